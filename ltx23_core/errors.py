@@ -1,0 +1,46 @@
+"""The one error family of the library.
+
+Every failure that a user can cause says three things: what was found, what was expected, and the one
+thing to do next. ComfyUI shows only the first line of a message, so all three stand in one line.
+"""
+from __future__ import annotations
+
+
+class LTX23Error(Exception):
+    """Base of every error this library raises on purpose.
+
+    Args:
+        found: what is there, with names and numbers ("width is 770").
+        expected: what should be there ("a multiple of 32").
+        fix: one next action, as an imperative sentence ("Use 768 or 800.").
+    """
+
+    def __init__(self, found: str, expected: str, fix: str) -> None:
+        self.found = found.strip().rstrip(".")
+        self.expected = expected.strip().rstrip(".")
+        self.fix = fix.strip()
+        super().__init__(f"{self.found}. Expected: {self.expected}. Next: {self.fix}")
+
+
+class GeometryError(LTX23Error, ValueError):
+    """A size, frame count, frame rate or tile that LTX-2.3 cannot make."""
+
+
+class RequestError(LTX23Error, ValueError):
+    """A generation request whose settings are out of range or do not fit together."""
+
+
+class OverlayError(LTX23Error):
+    """A source file or an overlay manifest that cannot be used."""
+
+
+class WeightsError(LTX23Error):
+    """Tensors that are missing, unexpected, mis-shaped or unreadable."""
+
+
+class MediaError(LTX23Error):
+    """An image, video or audio file or tensor that cannot be used."""
+
+
+class OutOfMemoryError(LTX23Error, MemoryError):
+    """Not enough device memory for what was asked."""
