@@ -1,0 +1,27 @@
+"""The nodes of the pack. Each node is a schema and a short `execute` that calls `ltx23_core`."""
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .conditions import ImageConditionNode
+from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
+from .guidance import GuidanceNode
+from .host import ComfyExtension
+from .load import LoadNode
+from .overlay import OverlayNode
+from .prompt import PromptNode
+from .sample import SamplerNode
+
+
+class LTX23Extension(ComfyExtension):
+    """Names the nodes to ComfyUI. Ids and input order are append-only: saved workflows depend on them."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the node classes, in the order of the menu."""
+        return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
+                DecodeAudioNode, DecodeToFileNode]
+
+
+async def comfy_entrypoint() -> LTX23Extension:
+    """Return the extension; ComfyUI calls this once at start-up."""
+    return LTX23Extension()

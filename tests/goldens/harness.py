@@ -139,3 +139,23 @@ def module(component: str) -> nn.Module:
                     state[new + key[len(old):]] = file.get_tensor(key).float()
     built.load_state_dict(state, strict=True, assign=True)
     return built
+
+
+@cache
+def lora_module(strength: float) -> nn.Module:
+    """The transformer with the distilled LoRA fused in float32: weight + strength * (B @ A)."""
+    import copy
+    fused = copy.deepcopy(module("transformer"))
+    weights = dict(fused.named_parameters())
+    with safe_open(companion("distilled-lora"), framework="pt") as file:
+        for key in file.keys():
+            if key.endswith(".lora_A.weight"):
+                a, b = file.get_tensor(key).float(), file.get_tensor(key.replace("lora_A", "lora_B")).float()
+                weights[key.removeprefix("diffusion_model.").removesuffix(".lora_A.weight") + ".weight"].data += strength * (b @ a)
+    return fused
+
+
+def latent_statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and std (channels,) of the video VAE's latents."""
+    buffers = dict(module("video_decoder").named_buffers())
+    return buffers["per_channel_statistics.mean-of-means"], buffers["per_channel_statistics.std-of-means"]

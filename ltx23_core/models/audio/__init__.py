@@ -1,0 +1,1 @@
+"""Audio: waveform <-> mel <-> latent, and the vocoder."""

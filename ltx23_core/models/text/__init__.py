@@ -1,0 +1,1 @@
+"""The text path: prompt -> Gemma hidden states -> features -> contexts (spec/03)."""

@@ -1,0 +1,1 @@
+"""Video VAE: pixels to latents and back (spec/04)."""

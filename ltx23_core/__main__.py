@@ -1,0 +1,12 @@
+"""``python -m ltx23_core``: see `ltx23_core.cli`."""
+from __future__ import annotations
+
+import signal
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    # A polite kill unwinds the stack, so that temporary files are removed as they are on Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.exit(main())

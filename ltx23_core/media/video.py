@@ -1,0 +1,202 @@
+"""Streamed mp4 writing: H.264 picture and AAC sound, nothing half-written, memory independent of the length."""
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+import torch
+
+from ..errors import MediaError
+from .audio import Audio
+from .image import to_uint8
+
+# Quality of the official writer (spec/04 §6).
+CRF, PRESET = 19, "veryfast"
+BT709, LIMITED_RANGE = 1, 1  # codes of H.273, used for primaries, transfer and matrix alike
+NTSC_RATES = (24, 30, 48, 60, 120)  # 23.976 means 24000/1001, not 2997/125
+
+
+def frame_rate(fps: float) -> Fraction:
+    """The exact rate behind a decimal number: 24 -> 24, 23.976 -> 24000/1001, 12.5 -> 25/2."""
+    if not (math.isfinite(fps) and fps > 0):
+        raise MediaError(f"the frame rate is {fps}", "a positive number of frames a second", "Use 24.")
+    for rate in NTSC_RATES:
+        if abs(fps - rate * 1000 / 1001) < 5e-3:
+            return Fraction(rate * 1000, 1001)
+    return Fraction(fps).limit_denominator(1001)
+
+
+def check_output_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a video to be written, refused if it cannot become one. Ask before hours of work, not after."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise MediaError(f"the output file is {path}", "a name that ends in .mp4", f"Use {path.with_suffix('.mp4')}.")
+    if path.is_dir():
+        raise MediaError(f"the output {path} is a folder", "a file name", "Name the file, for example out.mp4.")
+    if not path.parent.is_dir():
+        raise MediaError(f"there is no folder {path.parent}", "an existing folder for the video",
+                         "Create the folder or choose another one.")
+    return path
+
+
+class VideoWriter:
+    """Writes one mp4 file, frame by frame, in a ``with`` block.
+
+    The file appears under its name only when the block ends well; an exception or interrupt in the block leaves
+    neither the file nor its temporary. Sound is encoded alongside the picture, so that the two are interleaved.
+
+    Args:
+        path: ``.mp4`` file to write; an existing one is replaced at the end.
+        fps: frames a second; stored as an exact fraction.
+        audio: sound of the whole video, or None. Written as it is, shorter or longer than the picture.
+        metadata: container tags (for example a prompt), each a string.
+        crf: libx264 quality, 0 to 51, less is better.
+        preset: libx264 speed preset.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fps: float, audio: Audio | None = None, *,
+                 metadata: Mapping[str, str] | None = None, crf: int = CRF, preset: str = PRESET) -> None:
+        """Check the request; nothing is opened before the first frames."""
+        self.path, self.rate, self.frames = check_output_path(path), frame_rate(fps), 0
+        self._samples = None if audio is None else _stereo(audio)
+        self._sample_rate = 0 if audio is None else audio.sample_rate
+        self._metadata, self._options = dict(metadata or {}), {"crf": str(crf), "preset": preset}
+        self._position = 0  # samples already encoded
+        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        self._container: av.container.OutputContainer | None = None
+        self._size: tuple[int, int] | None = None
+
+    def __enter__(self) -> VideoWriter:
+        """Enter the block that writes the file."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Publish the file, or remove every trace of it."""
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._container is not None:
+                with contextlib.suppress(av.error.FFmpegError):  # a failed file has no trailer to write
+                    self._container.close()
+            self._part.unlink(missing_ok=True)
+
+    def write(self, frames: torch.Tensor) -> None:
+        """Append frames: (f, H, W, 3) float in [0, 1] or uint8, every time the same even size."""
+        self._check_frames(frames)
+        if self._container is None:
+            self._open(*frames.shape[1:3])
+        with _readable_errors(self.path):
+            for frame in to_uint8(frames).cpu().numpy():
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                # swscale assumes the BT.601 matrix unless told otherwise, whatever the stream's tags say.
+                picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+                picture.pts, picture.time_base = self.frames, 1 / self.rate
+                self._container.mux(self._video.encode(picture))
+                self.frames += 1
+                self._write_audio(until=self.frames / self.rate)
+
+    def _open(self, height: int, width: int) -> None:
+        """Create the temporary file and its streams."""
+        flags = "faststart+use_metadata_tags" if self._metadata else "faststart"
+        with _readable_errors(self.path):
+            self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": flags})
+        self._container.metadata.update(self._metadata)
+        self._video = self._container.add_stream("libx264", rate=self.rate, options=self._options)
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        context = self._video.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = BT709
+        context.color_range = LIMITED_RANGE
+        self._size = (height, width)
+        if self._samples is not None:
+            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="stereo")
+
+    def _write_audio(self, until: Fraction | None) -> None:
+        """Encode the sound up to a time in seconds; None: all that is left."""
+        if self._samples is None:
+            return
+        total = self._samples.shape[1]
+        end = total if until is None else min(total, int(until * self._sample_rate))
+        if end > self._position:
+            block = np.ascontiguousarray(self._samples[:, self._position:end])
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = self._sample_rate, self._position
+            frame.time_base = Fraction(1, self._sample_rate)
+            self._container.mux(self._audio.encode(frame))
+            self._position = end
+
+    def _finish(self) -> None:
+        """Flush both encoders, bring the file to the disk, give it its name."""
+        if self._container is None:
+            raise MediaError("there are no frames", "at least one frame", "Decode the video before writing it.")
+        with _readable_errors(self.path):
+            self._write_audio(until=None)
+            self._container.mux(self._video.encode(None))
+            if self._samples is not None:
+                self._container.mux(self._audio.encode(None))
+            self._container.close()
+            self._container = None
+            with open(self._part, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self._part, self.path)
+
+    def _check_frames(self, frames: torch.Tensor) -> None:
+        """Refuse what cannot be written, in words."""
+        if frames.ndim != 4 or frames.shape[3] != 3:
+            raise MediaError(f"the frames have shape {tuple(frames.shape)}", "(frames, height, width, 3)",
+                             "Give RGB frames, channels last.")
+        height, width = frames.shape[1:3]
+        if height % 2 or width % 2 or not (height and width):
+            raise MediaError(f"the frames are {width}x{height} pixels", "an even width and height",
+                             f"Crop to {max(width // 2 * 2, 2)}x{max(height // 2 * 2, 2)}.")
+        if self._size not in (None, (height, width)):
+            raise MediaError(f"a frame is {width}x{height} pixels", f"{self._size[1]}x{self._size[0]}, as the first",
+                             "Give all frames the same size.")
+        if frames.is_floating_point() and not bool(torch.isfinite(frames).all()):
+            raise MediaError(f"the picture holds NaN or infinity from frame {self.frames} on", "finite pixels",
+                             "Sample again in bfloat16 or float32; float16 overflows in this model.")
+
+
+def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float, audio: Audio | None = None,
+                *, metadata: Mapping[str, str] | None = None) -> int:
+    """Write an mp4 from chunks (f, H, W, 3) float32 in [0, 1] as they come; returns the number of frames.
+
+    Nothing is left behind if the iterator raises. Raises `MediaError`. Quality: see `VideoWriter`.
+    """
+    with VideoWriter(path, fps, audio, metadata=metadata) as writer:
+        for chunk in chunks:
+            writer.write(chunk)
+    return writer.frames
+
+
+@contextlib.contextmanager
+def _readable_errors(path: Path) -> Iterator[None]:
+    """Turn what FFmpeg or the file system says (disk full, no permission) into a `MediaError`."""
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"{path} could not be written ({error})", "free space and write access in its folder",
+                         "Free some space, close programs that hold the file, or choose another folder.") from error
+
+
+def _stereo(audio: Audio) -> np.ndarray:
+    """(B, 2, samples) or (2, samples) -> (2, samples) float32; refuses batches, other channel counts and NaN."""
+    waveform = audio.waveform
+    if waveform.ndim == 3 and waveform.shape[0] == 1:
+        waveform = waveform[0]
+    if waveform.ndim != 2 or waveform.shape[0] != 2:
+        raise MediaError(f"the sound has shape {tuple(audio.waveform.shape)}", "(1, 2, samples): one stereo waveform",
+                         "Write one video for each item of a batch; duplicate the channel of mono sound.")
+    if not bool(torch.isfinite(waveform).all()):
+        raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]",
+                         "Sample again in bfloat16 or float32; float16 overflows in this model.")
+    return waveform.detach().float().cpu().numpy()

@@ -1,0 +1,66 @@
+"""Gemma's hidden states to text features: the feature extractor V2 of LTX-2.3 (spec/03 §3)."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...config import TextProjectionConfig
+from ...errors import OverlayError
+
+EPS = 1e-6
+
+
+def normalize_and_concat(hidden_states: Sequence[Tensor] | Tensor) -> Tensor:
+    """Every layer's state over its root mean square, all layers of a token in one vector.
+
+    Args:
+        hidden_states: L tensors (B, T, D), or one (L, B, T, D). Arithmetic is in their dtype, as officially.
+
+    Returns:
+        (B, T, D * L), channel-major: element d * L + layer.
+    """
+    first = hidden_states[0]
+    joined = first.new_empty((*first.shape, len(hidden_states)))
+    for index, state in enumerate(hidden_states):
+        torch.mul(state, torch.rsqrt(state.square().mean(-1, keepdim=True) + EPS), out=joined[..., index])
+    return joined.flatten(-2)
+
+
+class FeatureExtractor(nn.Module):
+    """One linear projection per stream over all hidden states of a token (spec/03 §3)."""
+
+    def __init__(self, config: TextProjectionConfig) -> None:
+        """Build the two projections; sizes are those of the checkpoint."""
+        super().__init__()
+        self.config = config
+        self.video_aggregate_embed = nn.Linear(config.in_features, config.video_features)
+        self.audio_aggregate_embed = nn.Linear(config.in_features, config.audio_features)
+
+    def forward(self, hidden_states: Sequence[Tensor] | Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Project.
+
+        Args:
+            hidden_states: Gemma's layers + 1 states (B, T, D) each, in the dtype of the weights.
+            mask: (B, T), non-zero for tokens; padding yields the bias alone. None: there is no padding.
+
+        Returns:
+            Video features (B, T, Dv) and audio features (B, T, Da).
+
+        Raises:
+            OverlayError: the states are not those of the Gemma that the projection was trained with.
+        """
+        states, width = len(hidden_states), hidden_states[0].shape[-1]
+        if states * width != self.config.in_features or width != self.config.caption_channels:
+            raise OverlayError(f"the text encoder gives {states} states of width {width}",
+                               f"{self.config.in_features // self.config.caption_channels} of width "
+                               f"{self.config.caption_channels}, which the checkpoint's text projection takes",
+                               "Use the Gemma 3 that belongs to the checkpoint (Gemma 3 12B for LTX-2.3).")
+        joined = normalize_and_concat(hidden_states)
+        if mask is not None:
+            joined = joined.masked_fill((mask == 0)[..., None], 0)
+        video, audio = (linear(joined * math.sqrt(linear.out_features / width))
+                        for linear in (self.video_aggregate_embed, self.audio_aggregate_embed))
+        return video, audio

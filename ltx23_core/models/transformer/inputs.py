@@ -1,0 +1,75 @@
+"""What the transformer takes: streams, guidance passes and the tables that last a whole run."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ...ops.rope import Rope
+
+
+@dataclass(frozen=True)
+class StreamInput:
+    """One stream at one sigma.
+
+    Attributes:
+        latent: (B, N, channels) patchified tokens in the model's dtype.
+        sigma: float32 (B,), the schedule's sigma; 0 for a frozen stream.
+        timesteps: float32 (B, U) distinct values of sigma * mask, U = 1 where all tokens share one.
+        index: int64 (N,), which of the U values each token has; None where U is 1 or N.
+        enabled: False: the stream is not updated and still serves as keys and values.
+    """
+
+    latent: Tensor
+    sigma: Tensor
+    timesteps: Tensor
+    index: Tensor | None = None
+    enabled: bool = True
+
+    @property
+    def token_timesteps(self) -> Tensor:
+        """float32 (B, N or 1, 1): the timestep of every token."""
+        values = self.timesteps if self.index is None else self.timesteps[:, self.index]
+        return values[..., None]
+
+
+@dataclass(frozen=True)
+class StreamTables:
+    """What is constant over a run for one stream: rotary tables, and the bias of a self-attention mask."""
+
+    rope: Rope
+    cross_rope: Rope | None = None
+    self_bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Which attentions a pass skips (spec/02 §9). Block indices count from 0."""
+
+    video_self: frozenset[int] = frozenset()
+    audio_self: frozenset[int] = frozenset()
+    cross: bool = False  # both cross-modal attentions, in every block
+
+    def at(self, block: int) -> tuple[bool, bool, bool]:
+        """(skip video self, skip audio self, skip both crosses) in one block."""
+        return block in self.video_self, block in self.audio_self, self.cross
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One guidance pass: prompt contexts and perturbation.
+
+    Attributes:
+        video_context: (B, S, video width), or None without a video stream.
+        audio_context: (B, S, audio width), or None without an audio stream.
+        text_bias: additive (B, 1, 1, S) over the text tokens, or None; the pipelines never mask.
+    """
+
+    video_context: Tensor | None
+    audio_context: Tensor | None
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    text_bias: Tensor | None = None
+
+    def key(self, block: int) -> tuple[object, ...]:
+        """Two passes with equal keys in blocks 0..i have equal hidden states after block i (spec/08 §2)."""
+        return (id(self.video_context), id(self.audio_context), id(self.text_bias), *self.perturbation.at(block))

@@ -1,0 +1,165 @@
+"""Building blocks shared by the video encoder and decoder (spec/04 §2).
+
+Activations are (B, C, F, H, W) in channels_last_3d memory order, the order in which GPU convolutions run without
+transposing. Every convolution reads a buffer that already holds the repeated edge frames, so that padding never
+costs a copy of its own: the operation before the convolution writes straight into that buffer.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import OverlayError
+
+PIXEL_NORM_EPS = 1e-8
+KERNEL = 3
+# Suffix of a block name ("compress_<suffix>" or "compress_<suffix>_res") -> stride over frames, height, width.
+STRIDES: dict[str, tuple[int, int, int]] = {"space": (1, 2, 2), "time": (2, 1, 1), "all": (2, 2, 2)}
+
+
+class ChannelStatistics(nn.Module):
+    """Mean and standard deviation of each latent channel, (C,) each: raw latent <-> normalised latent."""
+
+    def __init__(self, channels: int) -> None:
+        """Buffers with the official names, which hold a hyphen."""
+        super().__init__()
+        self.register_buffer("mean-of-means", torch.empty(channels))
+        self.register_buffer("std-of-means", torch.empty(channels))
+
+    def _values(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = self.get_buffer("mean-of-means"), self.get_buffer("std-of-means")
+        return mean.to(latent).view(1, -1, 1, 1, 1), std.to(latent).view(1, -1, 1, 1, 1)
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        """Raw latent (B, C, F, H, W) -> the space the transformer works in; computed in the latent's dtype."""
+        mean, std = self._values(latent)
+        return (latent - mean) / std
+
+    def unnormalize(self, latent: Tensor) -> Tensor:
+        """Inverse of `normalize`."""
+        mean, std = self._values(latent)
+        return latent * std + mean
+
+
+def pad_frames(x: Tensor, causal: bool, write: Callable[[Tensor], object] | None = None) -> Tensor:
+    """Copy x into a new buffer of F + 2 frames whose edges repeat the first (and, not causal, the last) frame.
+
+    Args:
+        x: (B, C, F, H, W).
+        causal: both extra frames in front (the encoder); else one in front and one behind (the decoder).
+        write: fills the F inner frames of the buffer in place of a copy of x.
+
+    Returns:
+        (B, C, F + 2, H, W), channels_last_3d, in x's dtype.
+    """
+    batch, channels, frames, height, width = x.shape
+    front = KERNEL - 1 if causal else KERNEL // 2
+    buffer = torch.empty((batch, channels, frames + KERNEL - 1, height, width), dtype=x.dtype, device=x.device,
+                         memory_format=torch.channels_last_3d)
+    inner = buffer[:, :, front:front + frames]
+    if write is None:
+        inner.copy_(x)
+    else:
+        write(inner)
+    buffer[:, :, :front] = inner[:, :, :1]
+    buffer[:, :, front + frames:] = inner[:, :, -1:]
+    return buffer
+
+
+def activate(x: Tensor, causal: bool) -> Tensor:
+    """SiLU(PixelNorm(x)) with padded frames: (B, C, F, H, W) -> (B, C, F + 2, H, W).
+
+    PixelNorm divides by the root mean square over the channels. Only the norm, one number a position, is float32;
+    the squares are never stored.
+    """
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+    scale = norm.square_().div_(x.shape[1]).add_(PIXEL_NORM_EPS).rsqrt_()
+
+    def write(inner: Tensor) -> None:
+        torch.mul(x, scale, out=inner)
+        F.silu(inner, inplace=True)
+
+    return pad_frames(x, causal, write)
+
+
+class PaddedConv3d(nn.Module):
+    """3x3x3 convolution of frames that are padded already: (B, C, F + 2, H, W) -> (B, C', F, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Zero padding in space only."""
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels, KERNEL, padding=(0, 1, 1))
+
+    def forward(self, padded: Tensor) -> Tensor:
+        """Input from `pad_frames` or `activate`."""
+        return self.conv(padded)
+
+
+class ResnetBlock(nn.Module):
+    """x + conv2(SiLU(norm(conv1(SiLU(norm(x)))))), with equal channels on both ends."""
+
+    def __init__(self, channels: int, causal: bool) -> None:
+        """`causal` as in `pad_frames`."""
+        super().__init__()
+        self.causal = causal
+        self.conv1 = PaddedConv3d(channels, channels)
+        self.conv2 = PaddedConv3d(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, F, H, W) -> the same tensor, changed in place: no caller then keeps an old activation alive."""
+        h = self.conv1(activate(x, self.causal))
+        h = activate(h, self.causal)  # a line of its own: conv1's output is free before conv2 allocates
+        return x.add_(self.conv2(h))
+
+
+class ResnetStack(nn.Module):
+    """The blocks of one ``res_x`` entry."""
+
+    def __init__(self, channels: int, layers: int, causal: bool) -> None:
+        """`layers` blocks of equal width; `causal` as in `pad_frames`."""
+        super().__init__()
+        self.res_blocks = nn.ModuleList(ResnetBlock(channels, causal) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, F, H, W) -> the same tensor, changed in place."""
+        for block in self.res_blocks:
+            x = block(x)
+        return x
+
+
+def block_stride(name: str, suffix: str) -> tuple[int, int, int]:
+    """Stride of a block named ``compress_<space|time|all><suffix>``; raises `OverlayError` for any other name."""
+    for kind, stride in STRIDES.items():
+        if name == f"compress_{kind}{suffix}":
+            return stride
+    known = ", ".join(f"compress_{kind}{suffix}" for kind in STRIDES)
+    raise OverlayError(f"vae config has a block {name!r}", f"res_x, {known}", "Use an LTX-2.3 checkpoint.")
+
+
+def space_to_depth(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+    """(B, C, F*t, H*h, W*w) -> (B, C*t*h*w, F, H, W); channel order (c, t, h, w)."""
+    t, h, w = stride
+    x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))  # B C F t H h W w
+    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).movedim(4, 1)
+
+
+def depth_to_space(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+    """Inverse of `space_to_depth`; the result is channels_last_3d."""
+    x = x.unflatten(1, (-1, *stride))  # B C t h w F H W
+    x = x.permute(0, 5, 2, 6, 3, 7, 4, 1)  # B F t H h W w C
+    return x.flatten(5, 6).flatten(3, 4).flatten(1, 2).movedim(4, 1)
+
+
+def patchify(pixels: Tensor, patch: int) -> Tensor:
+    """(B, 3, F, H, W) -> (B, 3*p*p, F, H/p, W/p); channel order (colour, width offset, height offset)."""
+    x = pixels.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # B c F H q W r
+    return x.permute(0, 2, 3, 5, 1, 6, 4).flatten(4).movedim(4, 1)
+
+
+def unpatchify(x: Tensor, patch: int) -> Tensor:
+    """Inverse of `patchify`; the result is contiguous."""
+    x = x.unflatten(1, (-1, patch, patch))  # B c r q F H W
+    return x.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4)

@@ -1,0 +1,108 @@
+"""The optional files beside a checkpoint: latent upscalers (spec/01 §6, 06) and the distilled LoRA (spec/01 §5)."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import OverlayError
+from .architecture import Shapes, differences, examples, expected_tensors
+from .header import Header, read_header
+from .recognise import recognise
+from .source import TensorRef
+
+# (spatial, temporal, scale) of an upscaler's config -> component. The scale of a temporal one is not used.
+_UPSAMPLERS = {(True, False, 2.0): "upsampler_x2", (True, False, 1.5): "upsampler_x1.5",
+               (False, True, None): "upsampler_temporal_x2"}
+_GET_UPSAMPLER = ("Use ltx-2.3-spatial-upscaler-x2-1.1.safetensors of huggingface.co/Lightricks/LTX-2.3 "
+                  "(1.0 GB, folder models/latent_upscale_models).")
+_GET_LORA = ("Use ltx-2.3-22b-distilled-lora-384-1.1.safetensors of huggingface.co/Lightricks/LTX-2.3 "
+             "(7.6 GB, folder models/loras).")
+_LORA_PREFIX, _LORA_A, _LORA_B = "diffusion_model.", ".lora_A.weight", ".lora_B.weight"
+
+
+def metadata_json(header: Header, key: str, fix: str) -> dict[str, Any]:
+    """A JSON object among the metadata of a file."""
+    if key not in header.metadata:
+        raise OverlayError(f"{header.path} has no {key!r} in its metadata", "the metadata of the official file", fix)
+    try:
+        value = json.loads(header.metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise OverlayError(f"the metadata {key!r} of {header.path} is not JSON ({error})", "a JSON object", fix) from error
+    if not isinstance(value, dict):
+        raise OverlayError(f"the metadata {key!r} of {header.path} is not a JSON object", "a JSON object", fix)
+    return value
+
+
+def read_upsampler(path: Path, latent_channels: int) -> tuple[str, dict[str, Any], Header]:
+    """Read a latent upscaler file.
+
+    Args:
+        path: the file.
+        latent_channels: of the checkpoint's video VAE.
+
+    Returns:
+        component name, configuration, header.
+
+    Raises:
+        OverlayError: not an upscaler for this checkpoint.
+    """
+    header = read_header(path)
+    kind = recognise(header.tensors)
+    if kind.name != "a latent upscaler":
+        raise OverlayError(f"{path} is {kind.name}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
+    config = metadata_json(header, "config", _GET_UPSAMPLER)
+    spatial, temporal = bool(config.get("spatial_upsample")), bool(config.get("temporal_upsample"))
+    scale = float(config.get("spatial_scale", 2.0)) if spatial else None
+    component = _UPSAMPLERS.get((spatial, temporal, scale))
+    if component is None:
+        raise OverlayError(f"{path} scales {'space' * spatial} {'time' * temporal} by {scale}",
+                           "an upscaler for x2 or x1.5 in space, or for x2 in time", _GET_UPSAMPLER)
+    problems = differences(component, expected_tensors(component, config), header.tensors)
+    if config["in_channels"] != latent_channels:
+        problems.append(f"it is for latents of {config['in_channels']} channels, the checkpoint has {latent_channels}")
+    if problems:
+        raise OverlayError(f"{path}: " + "; ".join(problems), "an upscaler that fits the checkpoint", _GET_UPSAMPLER)
+    return component, config, header
+
+
+def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, TensorRef], Header]:
+    """Read a LoRA whose modules must all be Linear layers of the transformer.
+
+    Args:
+        path: the file.
+        transformer: names and shapes of the transformer's tensors.
+
+    Returns:
+        ``<module>.lora_A.weight`` and ``.lora_B.weight`` -> tensor, and the header.
+
+    Raises:
+        OverlayError: unknown keys, half pairs, shapes that do not fit.
+    """
+    header = read_header(path)
+    tensors = {key.removeprefix("model.").removeprefix(_LORA_PREFIX): ref for key, ref in header.tensors.items()}
+    problems = _lora_problems(tensors, transformer)
+    if problems or not tensors:
+        kind = recognise(header.tensors).name
+        raise OverlayError(f"{path} ({kind}): " + ("; ".join(problems) or "no tensors"),
+                           "pairs <module>.lora_A.weight, .lora_B.weight that fit the checkpoint's transformer",
+                           _GET_LORA)
+    return tensors, header
+
+
+def _lora_problems(tensors: dict[str, TensorRef], transformer: Shapes) -> list[str]:
+    unknown, half, shapes = [], [], []
+    for name, ref in tensors.items():
+        suffix = next((s for s in (_LORA_A, _LORA_B) if name.endswith(s)), None)
+        module = name.removesuffix(suffix or "")
+        weight = transformer.get(module + ".weight", ())
+        if suffix is None or len(weight) != 2:
+            unknown.append(name)
+        elif (other := tensors.get(module + (_LORA_B if suffix == _LORA_A else _LORA_A))) is None:
+            half.append(name)
+        elif suffix == _LORA_A and (len(ref.shape), len(other.shape)) != (2, 2) or (
+                suffix == _LORA_A and (other.shape[0], ref.shape[1], ref.shape[0]) != (*weight, other.shape[1])):
+            shapes.append(f"{module} is {list(other.shape)} times {list(ref.shape)}, the weight {list(weight)}")
+    return [f"{len(names)} {what} ({examples(names)})" for what, names in
+            (("keys of no Linear of the transformer", unknown), ("without the other half", half),
+             ("that do not fit their weight", shapes)) if names]

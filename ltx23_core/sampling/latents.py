@@ -1,0 +1,109 @@
+"""Latents <-> tokens, and the state of one stream while it is sampled (spec/00 §3, 07 §1, §3, §8)."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..geometry import VideoGrid
+
+Streams = tuple["Tensor | None", "Tensor | None"]
+"""(video, audio) tensors; None for an absent stream."""
+
+
+def video_to_tokens(latent: Tensor) -> Tensor:
+    """(B, C, F', H', W') -> (B, F' H' W', C); order frame, row, column."""
+    return latent.flatten(2).transpose(1, 2)
+
+
+def tokens_to_video(tokens: Tensor, grid: VideoGrid) -> Tensor:
+    """(B, N >= grid.tokens, C) -> (B, C, F', H', W'); appended tokens are dropped."""
+    return tokens[:, :grid.tokens].transpose(1, 2).unflatten(2, (grid.frames, grid.height, grid.width))
+
+
+def audio_to_tokens(latent: Tensor) -> Tensor:
+    """(B, C, T, bins) -> (B, T, C bins), channel-major."""
+    return latent.transpose(1, 2).flatten(2)
+
+
+def tokens_to_audio(tokens: Tensor, channels: int) -> Tensor:
+    """(B, T, channels * bins) -> (B, channels, T, bins)."""
+    return tokens.unflatten(2, (channels, -1)).transpose(1, 2)
+
+
+def map_streams(function: Callable[..., Tensor], *streams: Streams) -> Streams:
+    """Apply a function of tensors to each stream that is there."""
+    video, audio = (None if parts[0] is None else function(*parts) for parts in zip(*streams, strict=True))
+    return video, audio
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """One stream before sampling.
+
+    Attributes:
+        initial: (B, N, C) what noise is mixed with.
+        clean: (B, N, C) what conditioned tokens are held at.
+        mask: float32 (B, N, 1); 1 generates a token, 0 keeps its clean value.
+        positions: float32 (B, axes, N, 2), [start, end) of each token.
+        frozen: the stream is context only: its sigma is 0 (spec/07 §1).
+    """
+
+    initial: Tensor
+    clean: Tensor
+    mask: Tensor
+    positions: Tensor
+    frozen: bool = False
+
+    @classmethod
+    def from_tokens(cls, tokens: Tensor, positions: Tensor) -> StreamState:
+        """A state without conditions; the clean tokens start as a copy of the initial ones."""
+        mask = torch.ones(*tokens.shape[:2], 1, device=tokens.device)
+        return cls(tokens, tokens, mask, positions.to(tokens.device))
+
+    def replaced(self, tokens: Tensor, start: int, strength: float) -> StreamState:
+        """Hold tokens [start, start + n) at given clean values, mask 1 - strength (latent replace)."""
+        end = start + tokens.shape[1]
+        clean, mask = self.clean.clone(), self.mask.clone()
+        clean[:, start:end] = tokens.to(clean)
+        mask[:, start:end] = 1.0 - strength
+        return replace(self, clean=clean, mask=mask)
+
+    def appended(self, tokens: Tensor, positions: Tensor, strength: float) -> StreamState:
+        """Append condition tokens: initial latent 0, mask 1 - strength rounded to the latent's dtype (spec/07 §8)."""
+        tokens = tokens.to(self.clean)
+        mask = torch.full((*tokens.shape[:2], 1), 1.0 - strength, dtype=tokens.dtype, device=tokens.device).float()
+        return replace(self, initial=torch.cat((self.initial, torch.zeros_like(tokens)), dim=1),
+                       clean=torch.cat((self.clean, tokens), dim=1), mask=torch.cat((self.mask, mask), dim=1),
+                       positions=torch.cat((self.positions, positions.to(self.positions)), dim=2))
+
+    def noised(self, noise: Tensor, scale: float) -> Tensor:
+        """Start of sampling: two float32 lerps, then the latent's dtype (spec/07 §3).
+
+        Args:
+            noise: (B, N, C) standard normal, in the latent's dtype.
+            scale: first sigma of the schedule.
+        """
+        mixed = torch.lerp(self.initial.float(), noise.float(), scale)
+        return torch.lerp(self.clean.float(), mixed, self.mask).to(self.initial.dtype)
+
+    def blend(self, x: Tensor) -> Tensor:
+        """Hold conditioned tokens: x mask + clean (1 - mask) in float32, in x's dtype."""
+        held = x.float() * self.mask + self.clean.float() * (1 - self.mask)
+        return held.to(x.dtype)
+
+    def distinct_mask(self) -> tuple[Tensor, Tensor | None]:
+        """Distinct mask values (U,) and each token's index into them (N,), None where there is one value.
+
+        Waits for the device once; call it before the loop.
+        """
+        values, index = torch.unique(self.mask[0, :, 0], return_inverse=True)
+        return values, (index if len(values) > 1 else None)
+
+
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device,
+               dtype: torch.dtype) -> Tensor:
+    """Standard normal noise of a token shape, drawn where the generator lives (spec/07 §3)."""
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype).to(device)

@@ -1,0 +1,240 @@
+"""The only file that talks to ComfyUI: folders, devices and memory, progress, previews, interruption, output files.
+
+`Residency` is how weights of `ltx23_core` live under ComfyUI's memory management: every component stands in
+ComfyUI's list of loaded models, is counted at its true size, and is released when ComfyUI wants the room.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as mm
+import folder_paths
+import torch
+from comfy.cli_args import args as host_arguments
+from comfy.model_patcher import ModelPatcher
+from comfy.utils import ProgressBar
+from comfy_api.latest import ComfyExtension as ComfyExtension
+from comfy_api.latest import InputImpl, io, ui
+from PIL import Image
+
+from ..ltx23_core.errors import MediaError, OverlayError
+
+if TYPE_CHECKING:
+    from ..ltx23_core.pipeline import StepInfo
+    from ..ltx23_core.runtime.component import Component
+
+NONE = "none"
+PREVIEW_SIZE = 512  # pixels of the longer side
+WEIGHT_FILES = (".safetensors", ".sft")
+
+folder_paths.add_model_folder_path("ltx23_overlays", str(Path(folder_paths.models_dir) / "ltx23_overlays"))
+
+
+# Model folders
+
+def file_names(*folders: str) -> list[str]:
+    """Weight files in some of ComfyUI's model folders, as paths relative to them, each name once."""
+    names = dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder))
+    return [name for name in names if name.lower().endswith(WEIGHT_FILES)]
+
+
+def file_path(name: str, *folders: str) -> Path:
+    """Full path of a file chosen in a list; `OverlayError` says where it was looked for."""
+    found = (folder_paths.get_full_path(folder, name) for folder in folders)
+    path = next((Path(path) for path in found if path), None)
+    if path is None:
+        where = " or ".join(f"models/{folder}" for folder in folders)
+        have = ", ".join(file_names(*folders)[:5]) or "no .safetensors file"
+        raise OverlayError(f"file {name!r} is not in {where} (there: {have})", "a file that is there",
+                           f"Put {Path(name).name} into {where}, press R to refresh the lists, or choose another.")
+    return path
+
+
+def text_encoder_names() -> list[str]:
+    """Hugging Face folders (config.json and .safetensors files) in the text encoder folders, relative to them."""
+    names: dict[str, None] = {}
+    for root in map(Path, folder_paths.get_folder_paths("text_encoders")):
+        for config in sorted((*root.glob("*/config.json"), *root.glob("*/*/config.json"))):
+            if any(config.parent.glob("*.safetensors")):
+                names[config.parent.relative_to(root).as_posix()] = None
+    return list(names)
+
+
+def text_encoder_path(name: str) -> Path:
+    """Full path of a text encoder folder chosen in the list; `OverlayError` says where it was looked for."""
+    if name in text_encoder_names():
+        for root in map(Path, folder_paths.get_folder_paths("text_encoders")):
+            if (root / name / "config.json").is_file():
+                return root / name
+    have = ", ".join(text_encoder_names()[:5]) or "none"
+    raise OverlayError(
+        f"text encoder folder {name!r} is not in models/text_encoders (folders there: {have})",
+        "a Hugging Face folder with config.json and its .safetensors files",
+        "Put the folder of google/gemma-3-12b-it-qat-q4_0-unquantized into models/text_encoders, press R to refresh.")
+
+
+def manifest_path(name: str) -> Path:
+    """Where the manifest of an overlay is written: the first folder registered for `ltx23_overlays`."""
+    folder = Path(folder_paths.get_folder_paths("ltx23_overlays")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+# Devices and memory
+
+class _Shell(torch.nn.Module):
+    """What a `ModelPatcher` wraps: a component behind a module without parameters of its own.
+
+    The component's module is not wrapped itself: its parameters come and go with loading, and some modules (those
+    of transformers) have a read-only `device`, which ModelPatcher wants to set.
+    """
+
+    def __init__(self, component: Component) -> None:
+        super().__init__()
+        self.component = component
+
+
+class _ComponentPatcher(ModelPatcher):
+    """Tells ComfyUI the truth about a component, and loads or releases it whole.
+
+    A partly loaded plain torch module cannot run, so: `partially_load` loads all, `partially_unload` frees nothing
+    (ComfyUI then detaches the whole), and `detach` drops the weights. They are read again from their files, hence
+    there is no copy in RAM while they are off the device. Overrides take extra arguments because newer hosts pass some.
+    """
+
+    def model_size(self) -> int:
+        """Bytes of the weights when loaded."""
+        return self.model.component.size_bytes()
+
+    def loaded_size(self) -> int:
+        """Bytes of the weights on the device now."""
+        return self.model.component.loaded_bytes()
+
+    def partially_load(self, device_to: torch.device, *_: Any, **__: Any) -> int:  # noqa: ANN401
+        """Load everything, whatever the budget; ComfyUI has made room before. Returns the bytes added."""
+        before = self.loaded_size()
+        self.model.component.load(device_to)
+        self._note(device_to)
+        return self.loaded_size() - before
+
+    def partially_unload(self, *_: Any, **__: Any) -> int:  # noqa: ANN401
+        """Free nothing: ComfyUI then calls `detach`."""
+        return 0
+
+    def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
+        """Release the weights; with `unpatch_all` False only the list entry goes (ComfyUI is about to renew it)."""
+        if unpatch_all:
+            self.model.component.release()
+            self._note(self.offload_device)
+        return super().detach(unpatch_all)
+
+    def _note(self, device: torch.device) -> None:
+        self.model.device = device
+        self.model.model_loaded_weight_memory = self.loaded_size()
+
+
+def _devices(component: Component) -> tuple[torch.device, torch.device]:
+    """ComfyUI's choice of compute and offload device for a component; it knows --cpu, --gpu-only and the like."""
+    if component.name.startswith("text_encoder"):
+        return mm.text_encoder_device(), mm.text_encoder_offload_device()
+    if component.name in ("video_encoder", "video_decoder", "audio_encoder", "audio_decoder", "vocoder"):
+        return mm.vae_device(), mm.vae_offload_device()
+    return mm.get_torch_device(), mm.unet_offload_device()
+
+
+class Residency:
+    """Where the weights of one pipeline are: in ComfyUI's list of loaded models (contract: docs/architecture.md).
+
+    Holds the patchers; ComfyUI's list has weak references, so both end with the pipeline.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._patchers: dict[int, _ComponentPatcher] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """The device that ComfyUI computes on."""
+        return mm.get_torch_device()
+
+    def use(self, *components: Component, activation_bytes: int = 0) -> None:
+        """Bring components onto their devices, after ComfyUI has made room for them and for the activations.
+
+        Called before every stage: in between, other nodes may have evicted them.
+        """
+        mm.load_models_gpu([self._patcher(component) for component in components], memory_required=activation_bytes)
+
+    def check(self) -> None:
+        """Raise ComfyUI's own exception if the user pressed cancel."""
+        mm.throw_exception_if_processing_interrupted()
+
+    def _patcher(self, component: Component) -> _ComponentPatcher:
+        if id(component) not in self._patchers:  # the patcher keeps the component alive, so the id stays its own
+            self._patchers[id(component)] = _ComponentPatcher(_Shell(component), *_devices(component))
+        return self._patchers[id(component)]
+
+
+def intermediate(tensor: torch.Tensor) -> torch.Tensor:
+    """A node output: float32 on the device where ComfyUI keeps what lies between nodes."""
+    return tensor.to(mm.intermediate_device(), torch.float32)
+
+
+# Progress and previews
+
+def step_progress() -> Callable[[StepInfo], None]:
+    """A callback for `Pipeline.sample`: one tick of the node's bar and one preview image a step."""
+    bar = ProgressBar(1)
+
+    def on_step(info: StepInfo) -> None:
+        frames = info.preview() if info.preview else None
+        # The middle frame: with an image condition the first one shows nothing new.
+        image = None if frames is None else Image.fromarray(frames[len(frames) // 2])
+        bar.update_absolute(info.step, info.steps, image and ("JPEG", image, PREVIEW_SIZE))
+
+    return on_step
+
+
+def counted(chunks: Iterable[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
+    """Pass chunks of frames on; the node's bar advances by their frames out of `total`."""
+    bar = ProgressBar(total)
+    for chunk in chunks:
+        yield chunk
+        bar.update(len(chunk))
+
+
+# Output files
+
+def output_problem(prefix: str) -> str | None:
+    """What is wrong with a file name prefix, or None: it must stay in the output folder."""
+    root = Path(folder_paths.get_output_directory()).resolve()
+    if prefix.strip() and (root / prefix).resolve().is_relative_to(root):
+        return None
+    return str(MediaError(f"filename_prefix is {prefix!r}", "a name inside ComfyUI's output folder",
+                          "Use a relative name such as video/LTX-2.3."))
+
+
+def output_file(prefix: str, width: int, height: int, suffix: str = ".mp4") -> tuple[Path, ui.SavedResult]:
+    """The next free file for a prefix in the output folder, and the record that makes the page show it."""
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), width, height)
+    file = f"{name}_{counter:05}_{suffix}"
+    return Path(folder) / file, ui.SavedResult(file, subfolder, io.FolderType.output)
+
+
+def metadata(hidden: io.HiddenHolder) -> dict[str, str]:
+    """What ComfyUI writes into saved files, as JSON: dropping the file on the page brings the workflow back.
+
+    Empty where the server runs with --disable-metadata.
+    """
+    if host_arguments.disable_metadata:
+        return {}
+    found = {**(hidden.extra_pnginfo or {}), "prompt": hidden.prompt}
+    return {key: json.dumps(value) for key, value in found.items() if value is not None}
+
+
+def saved_video(path: Path, record: ui.SavedResult) -> io.NodeOutput:
+    """VIDEO output of a file that is already in the output folder, shown in the node."""
+    return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([record]))

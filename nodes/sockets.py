@@ -1,0 +1,29 @@
+"""The socket types of the pack, what each carries, and two helpers that keep schemas equal on old and new hosts."""
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "LTX-2.3"
+ALIASES = ["ltx", "ltx2", "ltx 2.3", "ltxv", "lightricks"]
+
+Overlay = io.Custom("LTX23_OVERLAY")        # ltx23_core.overlay.Overlay: what the files hold, no weights
+Model = io.Custom("LTX23_MODEL")            # ltx23_core.pipeline.Pipeline: the stages; holds weights once used
+Context = io.Custom("LTX23_CONTEXT")        # ltx23_core PromptContext: embeddings of a prompt and its negative
+Conditions = io.Custom("LTX23_CONDITIONS")  # tuple of ltx23_core.conditioning conditions, in the order given
+Guidance = io.Custom("LTX23_GUIDANCE")      # ltx23_core.sampling.guidance.Guidance: strengths for video and audio
+
+
+def advanced(widget: io.Input) -> io.Input:
+    """Mark a rarely used input; hosts whose inputs have no `advanced=` argument understand it this way too."""
+    widget.extra_dict["advanced"] = True
+    return widget
+
+
+def schema(aliases: list[str] | None = None, **fields: Any) -> io.Schema:  # noqa: ANN401
+    """Build a schema in the pack's category, without the fields that this host does not have yet."""
+    fields |= {"category": CATEGORY, "search_aliases": ALIASES + (aliases or [])}
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})

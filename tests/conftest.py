@@ -1,0 +1,130 @@
+"""Fixtures that several layers share: a real ComfyUI server with the pack in it. Documented in tests/host/README.md."""
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.host.client import HostClient
+from tools.browser import FLAGS, NO_BROWSER, find_browser
+from tools.host import Base, HostError, Server
+from tools.install import FRONT_END, Place
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "goldens" / "tiny"
+PACK_NAME = "ltx23.pack-under-test"  # not the folder's name, and with a dot, as a user's clone might have
+KEEP_SECONDS = 24 * 3600
+MODEL_FOLDERS = {"ltx-2.3-tiny.safetensors": "checkpoints", "gemma": "text_encoders",
+                 "ltx-2.3-tiny-distilled-lora.safetensors": "loras"}
+
+
+@dataclass
+class Host:
+    """A running server, its folders, and a client for it."""
+
+    server: Server
+    client: HostClient
+    pack: str = PACK_NAME
+    models: dict[str, Path] = field(default_factory=dict)  # file or folder name -> where it lies
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def base(self) -> Base:
+        """Folders: base.root, .models, .input, .output, .temp, .user, .custom_nodes."""
+        return self.server.base
+
+    @property
+    def log(self) -> str:
+        """All that the server printed so far."""
+        return self.server.log_text()
+
+    def new_client(self) -> HostClient:
+        """A second client, as another browser tab or for another thread."""
+        return HostClient(self.url, self.base.root)
+
+
+def fill_models(base: Base) -> dict[str, Path]:
+    """The tiny model of the goldens, where a user would put the real one."""
+    return {source.name: base.add_model(MODEL_FOLDERS.get(source.name, "latent_upscale_models"), source)
+            for source in sorted(TINY.iterdir())}
+
+
+@pytest.fixture(scope="session")
+def host_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder below .host/tests for this session, kept for a day where a test failed."""
+    parent = ROOT / ".host" / "tests"
+    parent.mkdir(parents=True, exist_ok=True)
+    for old in parent.iterdir():
+        if time.time() - old.stat().st_mtime > KEEP_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    yield folder
+    if not request.session.testsfailed:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def start_host(host_folder: Path) -> Iterator[Callable[..., Host]]:
+    """A function that starts one more server: start_host("name", options=[...], front_end="1.58.1", pack=..., ...)."""
+    place = Place(ROOT)
+    running: list[Host] = []
+
+    def start(name: str, *, options: tuple[str, ...] = (), front_end: str = FRONT_END, pack: Path = ROOT,
+              models: bool = True, environment: dict[str, str] | None = None) -> Host:
+        comfy = place.comfy(front_end)
+        if not (comfy.source / "main.py").exists() or not (comfy.front_end / "index.html").exists():
+            pytest.skip(f"No ComfyUI in {place.host}: `python3 run.py test` installs it.")
+        base = Base(host_folder / name).create()
+        base.link_pack(PACK_NAME, pack)
+        found = fill_models(base) if models else {}
+        server = Server(comfy, base, base.root / "server.log", options=("--cpu", "--preview-method", "auto", *options),
+                        environment=environment)
+        try:
+            server.start()
+        except HostError as error:
+            pytest.fail(str(error), pytrace=False)
+        running.append(Host(server, HostClient(server.url, base.root), models=found))
+        return running[-1]
+
+    yield start
+    for host in running:
+        host.client.close()
+        host.server.stop()
+
+
+@pytest.fixture(scope="session")
+def host(start_host: Callable[..., Host]) -> Host:
+    """The server that most host and browser tests share."""
+    return start_host("shared")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """A headless Chromium or Chrome (playwright's Browser); skips where none is installed."""
+    program = find_browser()
+    if program is None:
+        pytest.skip(NO_BROWSER)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(program), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Put the end of the server's log beside a failure of a test that used the server."""
+    report = yield
+    used = getattr(item, "funcargs", {}).get("host")
+    if report.failed and isinstance(used, Host):
+        report.sections.append((f"ComfyUI's log, {used.server.log}", "\n".join(used.log.splitlines()[-60:])))
+    return report
