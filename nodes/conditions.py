@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from ..ltx23_core.recipes import IMAGE_CRF
 from .sockets import Conditions, advanced, schema
 
 if TYPE_CHECKING:
     import torch
 
-    from ..ltx23_core.conditioning import ImageCondition
+    from ..ltx23_core.conditioning.image import ImageCondition
 
 MAX_FRAME = 10_000
 
@@ -30,13 +31,13 @@ class ImageConditionNode(io.ComfyNode):
                 io.Image.Input("image", tooltip=(
                     "The image; of a batch the first is used. It is scaled to cover the video's size and cut in the "
                     "middle, so the same proportions keep all of it.")),
-                io.Int.Input("frame", default=0, min=-1, max=MAX_FRAME, tooltip=(
+                io.Int.Input("frame", default=0, min=-MAX_FRAME, max=MAX_FRAME, tooltip=(
                     "Frame of the video that shows the image, counted from 0. 0 (default): the first, image to video. "
-                    "-1: the last.")),
+                    "Negative counts from the end: -1 is the last.")),
                 io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=(
                     "How firmly the image is kept, 0 to 1. 1 (official default): as it is. Lower lets the model "
                     "change it, which also helps if the video hardly moves; describe the movement in the prompt too.")),
-                advanced(io.Int.Input("crf", default=33, min=0, max=51, tooltip=(
+                advanced(io.Int.Input("crf", default=IMAGE_CRF, min=0, max=51, tooltip=(
                     "The image is compressed once as an H.264 frame before use, since the model learned from videos: "
                     "0 (off) to 51 (worst). Official default 33. A very clean image at low CRF may stay frozen."))),
                 Conditions.Input("conditions", optional=True, tooltip="Earlier conditions; this one is added to them."),
@@ -48,6 +49,6 @@ class ImageConditionNode(io.ComfyNode):
     def execute(cls, image: torch.Tensor, frame: int, strength: float, crf: int,
                 conditions: tuple[ImageCondition, ...] = ()) -> io.NodeOutput:
         """Add the image to the conditions, which themselves stay as they were."""
-        from ..ltx23_core.conditioning import ImageCondition
+        from ..ltx23_core.conditioning.image import from_batch
 
-        return io.NodeOutput((*conditions, ImageCondition(image[0, ..., :3], frame, strength, crf)))
+        return io.NodeOutput((*conditions, from_batch(image[..., :3], frame, strength, crf)))

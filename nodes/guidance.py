@@ -6,10 +6,13 @@ import re
 from comfy_api.latest import io
 
 from ..ltx23_core.errors import LTX23Error, RequestError
+from ..ltx23_core.recipes import OFFICIAL_LAYERS, official_guidance
+from ..ltx23_core.sampling.guidance import Guidance as GuidanceValues
+from ..ltx23_core.sampling.guidance import GuiderParams
 from .sockets import Guidance, advanced, schema
 
-CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it off and "
-       "saves a pass a step; official default {default} (LTX-2.3 dev, one stage).")
+CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it off "
+       "and, where video and audio are both 1, saves a pass a step; official default {default}.")
 STG = ("Spatio-temporal guidance: pushes the {what} away from a pass without self-attention, for steadier structure. "
        "0 switches it off and, where video and audio are both 0, saves a pass a step; official default {default}.")
 MODALITY = ("How strongly the {what} follows the other modality, for sound in time with the picture. 1 switches it "
@@ -17,7 +20,9 @@ MODALITY = ("How strongly the {what} follows the other modality, for sound in ti
 RESCALE = ("Pulls the contrast of the guided {what} back towards the unguided one: 0 (off) to 1. Raise it if the "
            "result looks or sounds overdriven; official default {default}.")
 STG_BLOCKS = ("Transformer blocks whose {what} self-attention the STG pass leaves out: numbers from 0, separated by "
-              "commas. Official default 28 of 48 blocks. Empty: none.")
+              "commas. Official default 28 (of 48). Empty is allowed where the STG scale is 0.")
+
+SCALES = [("cfg", CFG, 30.0), ("stg", STG, 10.0), ("modality", MODALITY, 10.0), ("rescale", RESCALE, 1.0)]
 
 
 def blocks(text: str) -> tuple[int, ...]:
@@ -28,9 +33,9 @@ def blocks(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def _scale(name: str, default: float, text: str, high: float, low: float = 0.0) -> io.Float.Input:
-    what = name.split("_")[0]
-    return io.Float.Input(name, default=default, min=low, max=high, step=0.05,
+def _scale(what: str, params: GuiderParams, name: str, text: str, high: float) -> io.Float.Input:
+    default = getattr(params, name)
+    return io.Float.Input(f"{what}_{name}", default=default, min=0.0, max=high, step=0.05,
                           tooltip=text.format(what=what, default=default))
 
 
@@ -40,12 +45,12 @@ class GuidanceNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Defaults are those of the official one-stage recipe (spec/07 §6)."""
-        inputs = [_scale("video_cfg", 3.0, CFG, 30.0), _scale("video_stg", 1.0, STG, 10.0),
-                  _scale("video_modality", 3.0, MODALITY, 10.0), _scale("video_rescale", 0.7, RESCALE, 1.0),
-                  _scale("audio_cfg", 7.0, CFG, 30.0), _scale("audio_stg", 1.0, STG, 10.0),
-                  _scale("audio_modality", 3.0, MODALITY, 10.0), _scale("audio_rescale", 0.7, RESCALE, 1.0)]
-        inputs += [advanced(io.String.Input(f"{what}_stg_blocks", default="28", tooltip=STG_BLOCKS.format(what=what)))
-                   for what in ("video", "audio")]
+        official = official_guidance(OFFICIAL_LAYERS)
+        streams = {"video": official.video, "audio": official.audio}
+        inputs = [_scale(what, params, *scale) for what, params in streams.items() for scale in SCALES]
+        inputs += [advanced(io.String.Input(f"{what}_stg_blocks", default=", ".join(map(str, params.stg_blocks)),
+                                            tooltip=STG_BLOCKS.format(what=what)))
+                   for what, params in streams.items()]
         return schema(
             node_id="LTX23Guidance", display_name="Guidance", aliases=["cfg", "stg", "rescale", "modality"],
             description="Strengths of guidance for video and audio. Without this node the recipe's official values "
@@ -69,9 +74,6 @@ class GuidanceNode(io.ComfyNode):
                 audio_cfg: float, audio_stg: float, audio_modality: float, audio_rescale: float,
                 video_stg_blocks: str, audio_stg_blocks: str) -> io.NodeOutput:
         """Collect the values."""
-        from ..ltx23_core.sampling.guidance import Guidance as GuidanceValues
-        from ..ltx23_core.sampling.guidance import GuiderParams
-
         return io.NodeOutput(GuidanceValues(
             video=GuiderParams(video_cfg, video_stg, video_modality, video_rescale, blocks(video_stg_blocks)),
             audio=GuiderParams(audio_cfg, audio_stg, audio_modality, audio_rescale, blocks(audio_stg_blocks))))

@@ -23,8 +23,8 @@ from PIL import Image
 from ..ltx23_core.errors import MediaError, OverlayError
 
 if TYPE_CHECKING:
-    from ..ltx23_core.pipeline import StepInfo
     from ..ltx23_core.runtime.component import Component
+    from ..ltx23_core.sampling.run import StepInfo
 
 NONE = "none"
 PREVIEW_SIZE = 512  # pixels of the longer side
@@ -85,8 +85,8 @@ def manifest_path(name: str) -> Path:
 
 # Devices and memory
 
-class _Shell(torch.nn.Module):
-    """What a `ModelPatcher` wraps: a component behind a module without parameters of its own.
+class LTX23Component(torch.nn.Module):
+    """What a `ModelPatcher` wraps (ComfyUI logs the name): a component behind a module without parameters of its own.
 
     The component's module is not wrapped itself: its parameters come and go with loading, and some modules (those
     of transformers) have a read-only `device`, which ModelPatcher wants to set.
@@ -107,16 +107,16 @@ class _ComponentPatcher(ModelPatcher):
 
     def model_size(self) -> int:
         """Bytes of the weights when loaded."""
-        return self.model.component.size_bytes()
+        return self.model.component.size_bytes
 
     def loaded_size(self) -> int:
         """Bytes of the weights on the device now."""
-        return self.model.component.loaded_bytes()
+        return self.model.component.loaded_bytes
 
     def partially_load(self, device_to: torch.device, *_: Any, **__: Any) -> int:  # noqa: ANN401
         """Load everything, whatever the budget; ComfyUI has made room before. Returns the bytes added."""
         before = self.loaded_size()
-        self.model.component.load(device_to)
+        self.model.component.load(device_to, mm.throw_exception_if_processing_interrupted)
         self._note(device_to)
         return self.loaded_size() - before
 
@@ -136,13 +136,13 @@ class _ComponentPatcher(ModelPatcher):
         self.model.model_loaded_weight_memory = self.loaded_size()
 
 
-def _devices(component: Component) -> tuple[torch.device, torch.device]:
-    """ComfyUI's choice of compute and offload device for a component; it knows --cpu, --gpu-only and the like."""
+def _offload_device(component: Component) -> torch.device:
+    """Where ComfyUI thinks that a component rests: its own answer for each kind."""
     if component.name.startswith("text_encoder"):
-        return mm.text_encoder_device(), mm.text_encoder_offload_device()
+        return mm.text_encoder_offload_device()
     if component.name in ("video_encoder", "video_decoder", "audio_encoder", "audio_decoder", "vocoder"):
-        return mm.vae_device(), mm.vae_offload_device()
-    return mm.get_torch_device(), mm.unet_offload_device()
+        return mm.vae_offload_device()
+    return mm.unet_offload_device()
 
 
 class Residency:
@@ -173,7 +173,8 @@ class Residency:
 
     def _patcher(self, component: Component) -> _ComponentPatcher:
         if id(component) not in self._patchers:  # the patcher keeps the component alive, so the id stays its own
-            self._patchers[id(component)] = _ComponentPatcher(_Shell(component), *_devices(component))
+            devices = self.device, _offload_device(component)
+            self._patchers[id(component)] = _ComponentPatcher(LTX23Component(component), *devices)
         return self._patchers[id(component)]
 
 
@@ -189,9 +190,8 @@ def step_progress() -> Callable[[StepInfo], None]:
     bar = ProgressBar(1)
 
     def on_step(info: StepInfo) -> None:
-        frames = info.preview() if info.preview else None
         # The middle frame: with an image condition the first one shows nothing new.
-        image = None if frames is None else Image.fromarray(frames[len(frames) // 2])
+        image = None if info.preview is None else Image.fromarray(info.preview[len(info.preview) // 2].numpy())
         bar.update_absolute(info.step, info.steps, image and ("JPEG", image, PREVIEW_SIZE))
 
     return on_step

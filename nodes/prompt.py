@@ -2,32 +2,22 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from comfy_api.latest import io
 
 from .sockets import Context, Model, schema
 
 if TYPE_CHECKING:
-    from ..ltx23_core.pipeline import Pipeline, PromptContext
+    from ..ltx23_core.pipeline import Pipeline
 
 NEGATIVE_TOOLTIP = (
-    "What to avoid. Left empty (default): the official negative prompt of LTX-2.3, a list of picture and sound "
-    "defects. The word none: no negative prompt. Has an effect only where CFG is above 1: not in distilled recipes.")
-
-# The last prompt of each model, so that a new seed does not load and run the 12B text encoder again where the
-# sampler encodes the prompt by itself. Weak: it ends with the model.
-_LAST: WeakKeyDictionary[Pipeline, tuple[tuple[str, str], PromptContext]] = WeakKeyDictionary()
+    "What to avoid. Left empty (default): the pack's list of the picture and sound defects that the official default "
+    "names. The word none: no negative prompt. Acts only where CFG is not 1, so not in distilled recipes.")
 
 
-def encode(model: Pipeline, prompt: str, negative_prompt: str) -> PromptContext:
-    """Encode a prompt, or return the context of the same texts if they were the last ones of this model."""
-    key = (prompt, negative_prompt.strip())
-    last = _LAST.get(model)
-    if last is None or last[0] != key:
-        negative = {"": None, "none": ""}.get(key[1].lower(), negative_prompt)
-        _LAST[model] = last = (key, model.encode(prompt, negative))
-    return last[1]
+def negative_text(field: str) -> str | None:
+    """What `Pipeline.encode` takes for a negative prompt field: None (the default list) where it is empty."""
+    return {"": None, "none": ""}.get(field.strip().lower(), field)
 
 
 class PromptNode(io.ComfyNode):
@@ -45,7 +35,7 @@ class PromptNode(io.ComfyNode):
                     "What is seen and heard, in one flowing paragraph: scene, subject, movement, camera, light, then "
                     "speech in quotes, sounds and music. At most 1024 tokens, about 700 words; more is cut off.")),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
-                                placeholder="empty: official default; none: no negative prompt",
+                                placeholder="empty: the default list; none: no negative prompt",
                                 tooltip=NEGATIVE_TOOLTIP),
             ],
             outputs=[Context.Output(display_name="context", tooltip="The encoded texts, for Sampler.")],
@@ -54,4 +44,4 @@ class PromptNode(io.ComfyNode):
     @classmethod
     def execute(cls, model: Pipeline, prompt: str, negative_prompt: str) -> io.NodeOutput:
         """Encode both texts."""
-        return io.NodeOutput(encode(model, prompt, negative_prompt))
+        return io.NodeOutput(model.encode(prompt, negative_text(negative_prompt)))

@@ -12,15 +12,13 @@ import pytest
 
 from tests.host.client import HostClient
 from tools.browser import FLAGS, NO_BROWSER, find_browser
+from tools.demo import add_tiny_model
 from tools.host import Base, HostError, Server
 from tools.install import FRONT_END, Place
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ROOT / "tests" / "goldens" / "tiny"
 PACK_NAME = "ltx23.pack-under-test"  # not the folder's name, and with a dot, as a user's clone might have
 KEEP_SECONDS = 24 * 3600
-MODEL_FOLDERS = {"ltx-2.3-tiny.safetensors": "checkpoints", "gemma": "text_encoders",
-                 "ltx-2.3-tiny-distilled-lora.safetensors": "loras"}
 
 
 @dataclass
@@ -51,12 +49,6 @@ class Host:
         return HostClient(self.url, self.base.root)
 
 
-def fill_models(base: Base) -> dict[str, Path]:
-    """The tiny model of the goldens, where a user would put the real one."""
-    return {source.name: base.add_model(MODEL_FOLDERS.get(source.name, "latent_upscale_models"), source)
-            for source in sorted(TINY.iterdir())}
-
-
 @pytest.fixture(scope="session")
 def host_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder below .host/tests for this session, kept for a day where a test failed."""
@@ -84,7 +76,7 @@ def start_host(host_folder: Path) -> Iterator[Callable[..., Host]]:
             pytest.skip(f"No ComfyUI in {place.host}: `python3 run.py test` installs it.")
         base = Base(host_folder / name).create()
         base.link_pack(PACK_NAME, pack)
-        found = fill_models(base) if models else {}
+        found = add_tiny_model(base, ROOT) if models else {}
         server = Server(comfy, base, base.root / "server.log", options=("--cpu", "--preview-method", "auto", *options),
                         environment=environment)
         try:

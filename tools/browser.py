@@ -8,8 +8,8 @@ from pathlib import Path
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = ("Google Chrome.app/Contents/MacOS/Google Chrome", "Chromium.app/Contents/MacOS/Chromium")
 WINDOWS = ("Google/Chrome/Application/chrome.exe", "Chromium/Application/chrome.exe")
-NO_BROWSER = ("No Chromium or Chrome was found: install one (Debian: apt install chromium), or name it in the environment "
-              "variable CHROME.")
+NO_BROWSER = ("No Chromium or Chrome was found: install one (Debian: apt install chromium), or name it in the "
+              "environment variable CHROME.")
 # Without the background switches Chromium asks outside addresses at every start.
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync")

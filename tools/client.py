@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+Json = Any  # decoded JSON
 Graph = dict[str, dict[str, Any]]  # API format: node id -> {"class_type", "inputs"}
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
@@ -26,7 +27,7 @@ PREVIEW_WITH_METADATA = 4
 class ClientError(RuntimeError):
     """The server did not do what it was asked; `status` and `body` are its answer, where there was one."""
 
-    def __init__(self, message: str, status: int = 0, body: Any = None) -> None:
+    def __init__(self, message: str, status: int = 0, body: Json = None) -> None:
         """Args: message for people, HTTP status or 0, decoded body or None."""
         super().__init__(message)
         self.status, self.body = status, body
@@ -50,8 +51,9 @@ class WebSocket:
         self._socket = socket.create_connection((host, port), timeout=timeout)
         self._stream = self._socket.makefile("rb")
         key = base64.b64encode(os.urandom(16)).decode()
-        self._socket.sendall((f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                              f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n").encode())
+        lines = (f"GET {path} HTTP/1.1", f"Host: {host}:{port}", "Upgrade: websocket", "Connection: Upgrade",
+                 f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", "")
+        self._socket.sendall("\r\n".join(lines).encode())
         head = iter(lambda: self._stream.readline().strip(), b"")
         lines = [line.decode("latin-1") for line in head]
         proof = base64.b64encode(hashlib.sha1((key + WEBSOCKET_KEY).encode()).digest()).decode()
@@ -140,12 +142,12 @@ class Client:
         except urllib.error.URLError as error:
             raise ClientError(f"{self.url} does not answer: {error.reason}") from None
 
-    def get(self, path: str, **query: str) -> Any:
+    def get(self, path: str, **query: str) -> Json:
         """The decoded JSON of a GET."""
         tail = "?" + urllib.parse.urlencode(query) if query else ""
         return json.loads(self.request(path + tail))
 
-    def post(self, path: str, body: Any = None) -> Any:
+    def post(self, path: str, body: Json = None) -> Json:
         """The decoded JSON of a POST with a JSON body; None where the answer is empty."""
         reply = self.request(path, json.dumps(body).encode() if body is not None else b"",
                              {"Content-Type": "application/json"})
@@ -235,7 +237,7 @@ def decode_preview(message: bytes) -> Event:
     return Event("binary", {"kind": kind}, message[4:])
 
 
-def refusal(body: Any) -> str:
+def refusal(body: Json) -> str:
     """ComfyUI's refusal of a prompt in one readable text: the error and each node's errors."""
     if not isinstance(body, dict):
         return str(body)[:500]

@@ -4,6 +4,7 @@ Facts about ComfyUI that this relies on were found by running 0.3.75 and 0.20.1;
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ IMPORT_FAILED = re.compile(r"seconds \(IMPORT FAILED\):(.*)")
 GUARD = """
 import os, runpy, sys, threading
 def end_with_parent():
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # not through sys.stdin, whose lock would break the interpreter's own end
         pass
     sys.stdout.flush()
     os._exit(0)
@@ -225,9 +226,9 @@ class Server:
         end = time.monotonic() + timeout
         while not answers(self.url + "/system_stats"):
             if self.process.poll() is not None:
-                raise HostError(f"ComfyUI did not start: it ended with code {self.process.returncode}. {self._tail()}")
+                raise HostError(f"ComfyUI did not start: it ended with code {self.process.returncode}. {self.tail()}")
             if time.monotonic() > end:
-                raise HostError(f"ComfyUI did not answer within {timeout:.0f} seconds. {self._tail()}")
+                raise HostError(f"ComfyUI did not answer within {timeout:.0f} seconds. {self.tail()}")
             time.sleep(ASK_SECONDS)
 
     def _check_packs(self) -> None:
@@ -244,13 +245,14 @@ class Server:
             if line.startswith("Cannot import") and f"/{name} module" in line.replace(os.sep, "/"):
                 first = max((i for i in range(end) if lines[i].startswith("Traceback")), default=end)
                 return "\n".join(lines[first:end + 1])
-        return self._tail()
+        return self.tail()
 
     def log_text(self) -> str:
         """All that the server printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
-    def _tail(self) -> str:
+    def tail(self) -> str:
+        """The end of the log, with its path, for a message."""
         lines = self.log_text().splitlines()[-LOG_LINES:]
         return f"The last lines of {self.log}:\n" + "\n".join(lines)
 
@@ -262,10 +264,8 @@ class Server:
         """End the server process and wait for its end; does nothing where none runs."""
         if self.process is None:
             return
-        try:
+        with contextlib.suppress(OSError):  # it has ended already
             self.process.stdin.close()
-        except OSError:
-            pass  # it has ended already
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -39,15 +39,16 @@ if not _has_ops():
 """
 # What pip prints, and what it means to the user.
 PIP_SAYS = (
-    (("No space left",), "The disk is full: about 2 GB are needed here (up to 8 GB where the index offers a CUDA build "
-                         "of torch)."),
-    (("Temporary failure in name resolution", "NewConnectionError", "Name or service not known", "nodename nor servname",
-      "getaddrinfo failed", "Connection refused", "Network is unreachable", "Max retries exceeded", "ReadTimeout",
-      "ProxyError"), "The package index could not be reached: check the network, or name another index with the "
-                     "environment variable PIP_INDEX_URL."),
-    (("No matching distribution",), f"The package index has no build of it for Python {sys.version_info[0]}."
-                                    f"{sys.version_info[1]} on this system: use Python 3.10 to 3.13 on 64-bit Linux, "
-                                    "Windows or Apple silicon."),
+    (("No space left",),
+     "The disk is full: about 2 GB are needed here, up to 8 GB where the index offers a CUDA build of torch."),
+    (("Temporary failure in name resolution", "Name or service not known", "nodename nor servname",
+      "getaddrinfo failed", "NewConnectionError", "Connection refused", "Network is unreachable",
+      "Max retries exceeded", "ProxyError", "ReadTimeout", "Read timed out"),
+     "The package index could not be reached: check the network, or name another index with the environment variable "
+     "PIP_INDEX_URL."),
+    (("No matching distribution",),
+     f"The package index has no build of it for Python {sys.version_info[0]}.{sys.version_info[1]} on this system: use "
+     "Python 3.10 to 3.14 on 64-bit Linux, Windows or Apple silicon."),
 )
 
 
@@ -142,13 +143,14 @@ def _is_stamped(place: Place, group: str) -> bool:
 
 def _is_venv(place: Place) -> bool:
     """Whether the environment is complete; pip comes into it last."""
-    return place.python.exists() and any(place.venv.glob("[Ll]ib/**/site-packages/pip/__main__.py"))
+    tails = ("lib/python*/site-packages/pip/__main__.py", "Lib/site-packages/pip/__main__.py")
+    return place.python.exists() and any(list(place.venv.glob(tail)) for tail in tails)
 
 
 def _make_venv(place: Place) -> None:
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
-        raise InstallError(f"This Python ({sys.executable}) comes without the modules venv and ensurepip. On Debian and "
-                           f"Ubuntu: sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv")
+        raise InstallError(f"This Python ({sys.executable}) comes without the modules venv and ensurepip. On Debian "
+                           f"and Ubuntu: sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv")
     shutil.rmtree(place.venv, ignore_errors=True)  # left half-made by an interrupted run
     result = subprocess.run([sys.executable, "-m", "venv", str(place.venv)], check=False, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -217,7 +219,8 @@ def mend_torch_companions(python: Path) -> None:
         library.unlink()  # an absent library is fine for torchaudio, one that cannot be loaded is not
     result = ask(PROBE)
     if result.returncode:
-        raise InstallError("torch, torchvision and torchaudio do not import together:\n" + result.stderr.strip()[-1500:])
+        reason = result.stderr.strip()[-1500:]
+        raise InstallError(f"torch, torchvision and torchaudio do not import together:\n{reason}")
 
 
 def _wheel(place: Place, requirement: str) -> Path:

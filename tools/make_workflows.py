@@ -93,16 +93,16 @@ def workflows() -> list[Workflow]:
     image[IMAGE] = node("LoadImage", image="example.png")
     image[CONDITION] = node("LTX23ImageCondition", image=[IMAGE, 0], frame=0, strength=1.0, crf=33)
     image[SAMPLER]["inputs"]["conditions"] = [CONDITION, 0]
-    places = {OVERLAY: (0, 0, 400, 0), LOAD: (0, 250, 400, 0), PROMPT_NODE: (450, 0, 420, 340),
-              SAMPLER: (920, 0, 400, 520), VIDEO: (1370, 0, 260, 0), AUDIO: (1370, 120, 260, 0),
-              CREATE: (1370, 240, 260, 0), SAVE: (1680, 0, 420, 0)}
+    # Columns, left to right as the data flows.
+    row = {OVERLAY: (0, 0, 390, 0), LOAD: (430, 0, 250, 0)}
+    places = row | {PROMPT_NODE: (720, 0, 400, 330), SAMPLER: (1160, 0, 350, 0), VIDEO: (1550, 0, 230, 0),
+                    AUDIO: (1550, 120, 230, 0), CREATE: (1820, 0, 230, 0), SAVE: (2090, 0, 400, 330)}
     return [
-        Workflow("quick_start", quick, {
-            OVERLAY: (0, 0, 400, 0), LOAD: (0, 250, 400, 0), SAMPLER: (450, 0, 420, 560), VIDEO: (920, 0, 420, 0),
-        }, (0, 410, 400, 230)),
-        Workflow("text_to_video", text, places, (0, 410, 400, 230)),
+        Workflow("quick_start", quick, row | {SAMPLER: (720, 0, 420, 560), VIDEO: (1180, 0, 400, 400)},
+                 (0, 250, 390, 230)),
+        Workflow("text_to_video", text, places, (0, 250, 390, 230)),
         Workflow("image_to_video", image, places | {
-            IMAGE: (0, 410, 400, 340), CONDITION: (450, 410, 420, 0)}, (450, 620, 420, 230)),
+            IMAGE: (430, 380, 250, 310), CONDITION: (720, 380, 400, 0)}, (0, 250, 390, 230)),
     ]
 
 
@@ -126,6 +126,7 @@ BUILD = """async ({id, graph, places, note, text, pack, version, models}) => {
   app.graph.add(sheet);
   sheet.pos = [note[0], note[1]];
   sheet.setSize([note[2], note[3]]);
+  sheet.title = "Files";
   sheet.widgets[0].value = text;
   app.graph.setDirtyCanvas(true, true);
   await new Promise((done) => setTimeout(done, 500));
@@ -147,7 +148,7 @@ FRAME = """([left, top, width, height]) => {
   app.canvas.ds.offset = [left / scale - x0, top / scale - y0];
   app.canvas.deselectAll?.();
   app.canvas.setDirty(true, true);
-  return {x: left - 15, y: top - 15, width: (x1 - x0) * scale + 30, height: (y1 - y0) * scale + 30};
+  return {x: left - 15, y: top - 30, width: (x1 - x0) * scale + 30, height: (y1 - y0) * scale + 45};
 }"""
 
 
@@ -174,7 +175,7 @@ def write(page: Any, workflow: Workflow, folder: Path) -> None:  # noqa: ANN401
                                  "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{workflow.name}"))})
     (folder / f"{workflow.name}.json").write_text(made["ui"] + "\n", encoding="utf-8")
     (folder / "api" / f"{workflow.name}.json").write_text(made["api"] + "\n", encoding="utf-8")
-    clip = page.evaluate(FRAME, [110, 110, 1680, 860])
+    clip = page.evaluate(FRAME, [110, 180, 1680, 800])
     page.wait_for_timeout(800)
     picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
     picture.thumbnail((1400, 1400))

@@ -5,7 +5,6 @@ import math
 import os
 from fractions import Fraction
 
-import av
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -54,6 +53,7 @@ def compress_image(image: torch.Tensor, crf: int) -> torch.Tensor:
     Returns:
         (H', W', 3) uint8; H' and W' are H and W rounded down to even numbers, unless ``crf`` is 0.
     """
+    import av  # here, so that sampling without pictures does not need it
     _check_image(image)
     if not 0 <= crf <= MAX_CRF:
         raise MediaError(f"image compression (CRF) is {crf}", f"0 (off) to {MAX_CRF}", "Use 33, the official value.")

@@ -94,7 +94,7 @@ def differences(component: str, want: Shapes, got: Mapping[str, TensorRef]) -> l
 
 def examples(names: list[str]) -> str:
     """The first few names, numbers in natural order."""
-    ordered = sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    ordered = sorted(names, key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)])
     return ", ".join(ordered[:EXAMPLES]) + (f", and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
 
 

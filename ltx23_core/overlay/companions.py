@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def metadata_json(header: Header, key: str, fix: str) -> dict[str, Any]:
     try:
         value = json.loads(header.metadata[key])
     except (ValueError, RecursionError) as error:
-        raise OverlayError(f"the metadata {key!r} of {header.path} is not JSON ({error})", "a JSON object", fix) from error
+        raise OverlayError(f"the metadata {key!r} of {header.path} is not JSON ({error})",
+                           "a JSON object", fix) from error
     if not isinstance(value, dict):
         raise OverlayError(f"the metadata {key!r} of {header.path} is not a JSON object", "a JSON object", fix)
     return value
@@ -53,10 +55,10 @@ def read_upsampler(path: Path, latent_channels: int) -> tuple[str, dict[str, Any
         raise OverlayError(f"{path} is {kind.name}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
     config = metadata_json(header, "config", _GET_UPSAMPLER)
     spatial, temporal = bool(config.get("spatial_upsample")), bool(config.get("temporal_upsample"))
-    scale = float(config.get("spatial_scale", 2.0)) if spatial else None
-    component = _UPSAMPLERS.get((spatial, temporal, scale))
+    scale = config.get("spatial_scale", 2.0) if spatial else None
+    component = _UPSAMPLERS.get((spatial, temporal, scale)) if isinstance(scale, int | float | None) else None
     if component is None:
-        raise OverlayError(f"{path} scales {'space' * spatial} {'time' * temporal} by {scale}",
+        raise OverlayError(f"{path} has spatial_upsample {spatial}, temporal_upsample {temporal}, scale {scale!r}",
                            "an upscaler for x2 or x1.5 in space, or for x2 in time", _GET_UPSAMPLER)
     problems = differences(component, expected_tensors(component, config), header.tensors)
     if config["in_channels"] != latent_channels:
@@ -90,6 +92,11 @@ def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, Tens
     return tensors, header
 
 
+def lora_fits(weight: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether B (out, r) times A (r, in) has the shape of the weight (out, in)."""
+    return len(a) == len(b) == len(weight) == 2 and [b[0], a[1]] == list(weight) and b[1] == a[0]
+
+
 def _lora_problems(tensors: dict[str, TensorRef], transformer: Shapes) -> list[str]:
     unknown, half, shapes = [], [], []
     for name, ref in tensors.items():
@@ -100,8 +107,7 @@ def _lora_problems(tensors: dict[str, TensorRef], transformer: Shapes) -> list[s
             unknown.append(name)
         elif (other := tensors.get(module + (_LORA_B if suffix == _LORA_A else _LORA_A))) is None:
             half.append(name)
-        elif suffix == _LORA_A and (len(ref.shape), len(other.shape)) != (2, 2) or (
-                suffix == _LORA_A and (other.shape[0], ref.shape[1], ref.shape[0]) != (*weight, other.shape[1])):
+        elif suffix == _LORA_A and not lora_fits(weight, ref.shape, other.shape):
             shapes.append(f"{module} is {list(other.shape)} times {list(ref.shape)}, the weight {list(weight)}")
     return [f"{len(names)} {what} ({examples(names)})" for what, names in
             (("keys of no Linear of the transformer", unknown), ("without the other half", half),

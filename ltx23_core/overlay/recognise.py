@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-OFFICIAL_FILE = "ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors of huggingface.co/Lightricks/LTX-2.3"
+OFFICIAL_FILE = ("ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors "
+                 "of huggingface.co/Lightricks/LTX-2.3")
 _USE_OFFICIAL = f"Use {OFFICIAL_FILE} (46 GB, folder models/checkpoints)."
 
 

@@ -46,7 +46,8 @@ class Denoiser:
         self._states = (video, audio)
         self._masks = [None if s is None else s.distinct_mask() for s in self._states]
         dtype = transformer.proj_out.weight.dtype
-        self._tables = transformer.tables(*(None if s is None else s.positions for s in self._states), dtype, video_mask)
+        positions = (None if s is None else s.positions for s in self._states)
+        self._tables = transformer.tables(*positions, dtype, video_mask)
         self._passes = self._plan(positive, negative)
 
     def _plan(self, positive: PromptContext, negative: PromptContext | None) -> dict[str, Pass]:

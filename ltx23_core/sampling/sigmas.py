@@ -13,10 +13,6 @@ BASE_SHIFT, MAX_SHIFT = 0.95, 2.05
 BASE_TOKENS, MAX_TOKENS = 1024, 4096
 TERMINAL = 0.1
 
-# Official constants of the distilled weights.
-DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
-STAGE_2_SIGMAS = (0.909375, 0.725, 0.421875, 0.0)
-
 
 def as_sigmas(values: Sequence[float] | torch.Tensor) -> list[float]:
     """Validate a schedule and round it to float32.

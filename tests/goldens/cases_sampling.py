@@ -12,7 +12,7 @@ from ltx23_core.sampling.guidance import Guidance, GuiderParams, combine
 from ltx23_core.sampling.latents import Streams, StreamState, map_streams, tokens_to_audio, tokens_to_video, video_to_tokens
 from ltx23_core.sampling.sigmas import beta_schedule, linear_quadratic_schedule, ltx2_schedule
 
-from .harness import HANDLERS, Case, case, config, latent_statistics, lora_module, module
+from .harness import HANDLERS, Case, case, config, latent_statistics, lora_module, module, pipeline
 
 
 def guider(settings: dict) -> GuiderParams:
@@ -192,3 +192,24 @@ def two_stage(run: Case) -> None:
     pixels = module("video_decoder")(video)
     run.check("pixels_frame0", pixels[:, :, 0])
     run.check("pixels_last_frame", pixels[:, :, -1])
+
+
+@case("pipeline_t2av")
+def pipeline_t2av(run: Case) -> None:
+    s, pipe = run.settings, pipeline()
+    pair = pipe.encode(s.prompt, s.negative_prompt)
+    for kind, context in (("", pair.positive), ("negative", pair.negative)):
+        run.inputs["video_" + (kind or "context")] = context.video
+        run.inputs["audio_" + (kind or "context")] = context.audio
+    grid = grid_of(s.latent_grid)
+    states = plain_states(run, grid, s.audio_frames, s.fps)
+    sigmas = ltx2_schedule(s.steps)
+    loop = Loop(run, states, guidance(run))
+    video, audio = as_latents(run, solvers.euler(loop.model, _start(run, states, sigmas[0]), sigmas), grid)
+    run.check("video_latent", video)
+    run.check("audio_latent", audio)
+    frames = torch.cat(list(pipe.decode_video(video)))
+    run.check("frames", frames[[0, len(frames) // 2, -1]])
+    sound = pipe.decode_audio(audio)
+    assert sound.sample_rate == s.sampling_rate
+    run.check("waveform", sound.waveform[0])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,6 +15,11 @@ from types import SimpleNamespace
 import torch
 from safetensors import safe_open
 from torch import nn
+
+from ltx23_core.models.registry import build
+from ltx23_core.overlay import Overlay, materialize
+from ltx23_core.pipeline import Pipeline
+from ltx23_core.weights import LoraUse, load_module, lora_pairs
 
 ROOT = Path(os.environ.get("LTX23_GOLDENS") or Path(__file__).parent)
 INDEX = json.loads((ROOT / "cases" / "index.json").read_text(encoding="utf-8"))
@@ -92,66 +98,36 @@ def config(part: str) -> dict:
     return json.loads(header(CHECKPOINT)[1]["config"])[part]
 
 
-# Component -> (checkpoint prefix, prefix kept in the component's names).
-_PREFIXES = {
-    "transformer": [("model.diffusion_model.", "")], "connectors": [("model.diffusion_model.", "")],
-    "text_projection": [("text_embedding_projection.", "")],
-    "video_encoder": [("vae.encoder.", ""), ("vae.per_channel_statistics.", "per_channel_statistics.")],
-    "video_decoder": [("vae.decoder.", ""), ("vae.per_channel_statistics.", "per_channel_statistics.")],
-    "audio_encoder": [("audio_vae.encoder.", ""), ("audio_vae.per_channel_statistics.", "per_channel_statistics.")],
-    "audio_decoder": [("audio_vae.decoder.", ""), ("audio_vae.per_channel_statistics.", "per_channel_statistics.")],
-    "vocoder": [("vocoder.", "")],
-}
-_CONFIG_PART = {"transformer": "transformer", "connectors": "transformer", "video_encoder": "vae",
-                "video_decoder": "vae", "audio_encoder": "audio_vae", "audio_decoder": "audio_vae",
-                "vocoder": "vocoder"}
+_UPSCALERS = ("spatial-upscaler-x2", "spatial-upscaler-x1.5", "temporal-upscaler-x2")
+
+
+@cache
+def overlay() -> Overlay:
+    """The tiny checkpoint with all its companions, described in a temporary folder."""
+    folder = tempfile.TemporaryDirectory(prefix="ltx23-goldens-")
+    _KEEP.append(folder)
+    return materialize(CHECKPOINT, GEMMA, upsamplers=[p for p in map(companion, _UPSCALERS) if p.exists()],
+                       distilled_lora=companion("distilled-lora"), output=Path(folder.name) / "overlay.json")
+
+
+_KEEP: list[tempfile.TemporaryDirectory[str]] = []  # deleted at exit
 
 
 @cache
 def module(component: str) -> nn.Module:
     """A component with the tiny checkpoint's weights in float32 on the CPU."""
-    # Interim loader, replaced by the overlay's own as soon as that exists.
-    from ltx23_core.models.registry import build
-    if component.startswith("upsampler_"):
-        suffix = {"upsampler_x2": "spatial-upscaler-x2", "upsampler_x1.5": "spatial-upscaler-x1.5",
-                  "upsampler_temporal_x2": "temporal-upscaler-x2"}[component]
-        path, prefixes = companion(suffix), [("", "")]
-        part = json.loads(header(path)[1]["config"])
-    elif component == "text_encoder":
-        path, prefixes, part = GEMMA / "model.safetensors", [("", "")], json.loads((GEMMA / "config.json").read_text())
-    else:
-        path, prefixes = CHECKPOINT, _PREFIXES[component]
-        if component == "text_projection":
-            shapes = header(CHECKPOINT)[0]
-            video = shapes["text_embedding_projection.video_aggregate_embed.weight"]
-            audio = shapes["text_embedding_projection.audio_aggregate_embed.weight"]
-            part = {"caption_channels": config("transformer")["caption_channels"], "in_features": video[1],
-                    "video_features": video[0], "audio_features": audio[0]}
-        else:
-            part = config(_CONFIG_PART[component])
-    built = build(component, part)
-    state = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():
-            for old, new in prefixes:
-                connector = "_embeddings_connector." in key
-                if key.startswith(old) and (component in ("connectors", "transformer")) <= (connector == (component == "connectors")):
-                    state[new + key[len(old):]] = file.get_tensor(key).float()
-    built.load_state_dict(state, strict=True, assign=True)
+    entry = overlay().require(component)
+    built = build(component, entry.config)
+    load_module(built, entry.tensors, "cpu", torch.float32, name=component)
     return built
 
 
-@cache
 def lora_module(strength: float) -> nn.Module:
     """The transformer with the distilled LoRA fused in float32: weight + strength * (B @ A)."""
-    import copy
-    fused = copy.deepcopy(module("transformer"))
-    weights = dict(fused.named_parameters())
-    with safe_open(companion("distilled-lora"), framework="pt") as file:
-        for key in file.keys():
-            if key.endswith(".lora_A.weight"):
-                a, b = file.get_tensor(key).float(), file.get_tensor(key.replace("lora_A", "lora_B")).float()
-                weights[key.removeprefix("diffusion_model.").removesuffix(".lora_A.weight") + ".weight"].data += strength * (b @ a)
+    entry = overlay().require("transformer")
+    fused = build("transformer", entry.config)
+    use = LoraUse(lora_pairs(overlay().require("distilled_lora").tensors), strength)
+    load_module(fused, entry.tensors, "cpu", torch.float32, loras=[use], name="transformer")
     return fused
 
 
@@ -159,3 +135,9 @@ def latent_statistics() -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and std (channels,) of the video VAE's latents."""
     buffers = dict(module("video_decoder").named_buffers())
     return buffers["per_channel_statistics.mean-of-means"], buffers["per_channel_statistics.std-of-means"]
+
+
+@cache
+def pipeline() -> Pipeline:
+    """The whole library on the tiny checkpoint, float32 on the CPU."""
+    return Pipeline(overlay(), device="cpu", dtype="fp32")

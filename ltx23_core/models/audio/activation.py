@@ -1,8 +1,8 @@
 """Anti-aliased SnakeBeta, the activation of the vocoder (spec/05 §4).
 
-The definition is: upsample by 2, apply SnakeBeta, downsample by 2, each resampling with its stored 12-tap filter.
-Computed here in polyphase form: the even and the odd samples of the doubled signal are two channels of the
-original length, so neither a transposed convolution nor an interleaving of samples is needed. Same sums, same taps.
+Both resamplings are depthwise convolutions: one stored filter, every channel alone. Measured on an H200 with the
+22B vocoder and 5 s of sound (102 ms, about half of it activations), three polyphase forms, without a transposed
+convolution or interleaving, took 100 to 116 ms. Hence the plain form.
 """
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TAPS = 12    # of both filters
-_REACH = 3    # samples that a phase of 6 taps reaches to each side, in the original rate
+_TAPS = 12  # of both filters
+_RATIO = 2
 
 
 class SnakeBeta(nn.Module):
@@ -23,8 +23,8 @@ class SnakeBeta(nn.Module):
         self.beta = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, phases, L) -> same."""
-        alpha, beta = self.alpha.exp()[:, None, None], self.beta.exp()[:, None, None]
+        """(B, C, L) -> same."""
+        alpha, beta = self.alpha.exp()[:, None], self.beta.exp()[:, None]
         return torch.addcmul(x, torch.sin(x * alpha).square_(), 1 / (beta + 1e-9))
 
 
@@ -35,17 +35,36 @@ class _Filter(nn.Module):
         super().__init__()
         self.register_buffer("filter", torch.empty(1, 1, _TAPS))
 
-
-def upsampling_phases(taps: Tensor) -> Tensor:
-    """Filter of a x2 upsampling (12,) -> its even and odd phase as a correlation kernel (2, 1, 7)."""
-    even, odd = 2 * taps.flip(0).view(-1, 2).T  # times 2: zeros inserted between samples halve the level
-    return torch.stack([F.pad(even, (0, 1)), F.pad(odd, (1, 0))])[:, None]
+    def per_channel(self, channels: int) -> Tensor:
+        """The filter for a depthwise convolution: (C, 1, taps), not copied."""
+        return self.filter.expand(channels, -1, -1)
 
 
-def downsampling_phases(taps: Tensor) -> Tensor:
-    """Filter of a x2 downsampling (12,) -> a correlation kernel over the two phases (1, 2, 7)."""
-    odd, even = taps.view(-1, 2).T
-    return torch.stack([F.pad(even, (1, 0)), F.pad(odd, (0, 1))])[None]
+class Upsample2(_Filter):
+    """Double the sample rate. The ends are continued by their last sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, L) -> (B, C, 2L)."""
+        channels = x.shape[1]
+        reach = _TAPS // _RATIO - 1
+        padded = F.pad(x, (reach, reach), mode="replicate")
+        wide = F.conv_transpose1d(padded, self.per_channel(channels), stride=_RATIO, groups=channels)
+        crop = reach * _RATIO + (_TAPS - _RATIO) // 2  # what was padded, and the filter's own delay
+        return wide[..., crop:-crop] * _RATIO          # zeros between the samples halve the level
+
+
+class Downsample2(nn.Module):
+    """Halve the sample rate. The ends are continued by their last sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lowpass = _Filter()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, 2L) -> (B, C, L)."""
+        channels = x.shape[1]
+        padded = F.pad(x, (_TAPS // 2 - 1, _TAPS // 2), mode="replicate")
+        return F.conv1d(padded, self.lowpass.per_channel(channels), stride=_RATIO, groups=channels)
 
 
 class AntiAliasedSnake(nn.Module):
@@ -54,16 +73,9 @@ class AntiAliasedSnake(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.act = SnakeBeta(channels)
-        self.upsample = _Filter()
-        self.downsample = nn.ModuleDict({"lowpass": _Filter()})
+        self.upsample = Upsample2()
+        self.downsample = Downsample2()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, L) -> same. Every channel is filtered alone; the ends are continued by their last sample."""
-        batch, channels, length = x.shape
-        rows = F.pad(x, (_REACH, _REACH), mode="replicate").flatten(0, 1)[:, None]
-        phases = F.conv1d(rows, upsampling_phases(self.upsample.filter.flatten()))
-        phases = self.act(phases.view(batch, channels, 2, length)).view(batch * channels, 2, length)
-        first = phases[:, :1, :1].expand(-1, 2, _REACH)   # the first sample of the doubled signal is an even one
-        last = phases[:, 1:, -1:].expand(-1, 2, _REACH)   # and the last an odd one
-        kernel = downsampling_phases(self.downsample["lowpass"].filter.flatten())
-        return F.conv1d(torch.cat([first, phases, last], dim=2), kernel).view(batch, channels, length)
+        """(B, C, L) -> same."""
+        return self.downsample(self.act(self.upsample(x)))

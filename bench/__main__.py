@@ -1,0 +1,13 @@
+"""``python -m bench NAME [options]``: run one benchmark."""
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+NAMES = {"one_stage": "bench.one_stage", "generate_weights": "bench.generate_weights"}
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+        sys.exit(f"usage: python -m bench {{{','.join(NAMES)}}} [options]")
+    name = sys.argv.pop(1)
+    import_module(NAMES[name]).main()

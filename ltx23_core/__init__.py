@@ -1,0 +1,34 @@
+"""LTX-2.3 as a library: overlay, text, sampling, decoding, without ComfyUI.
+
+Importing this package imports neither torch nor anything else that is heavy; names are resolved on first use.
+"""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .conditioning.image import ImageCondition
+    from .errors import LTX23Error
+    from .media import Audio, load_image
+    from .overlay import Overlay, materialize
+    from .pipeline import Pipeline
+    from .sampling.guidance import Guidance, GuiderParams
+    from .sampling.run import Latents, StepInfo
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Audio": ".media", "load_image": ".media", "Guidance": ".sampling.guidance", "GuiderParams": ".sampling.guidance",
+    "ImageCondition": ".conditioning.image", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
+    "LTX23Error": ".errors", "Overlay": ".overlay", "materialize": ".overlay", "Pipeline": ".pipeline",
+}
+__all__ = ["Audio", "Guidance", "GuiderParams", "ImageCondition", "LTX23Error", "Latents", "Overlay", "Pipeline",
+           "StepInfo", "load_image", "materialize"]
+
+
+def __getattr__(name: str) -> object:
+    """Resolve a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

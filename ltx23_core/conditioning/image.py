@@ -1,0 +1,78 @@
+"""Image conditions: the first frame held, other frames as appended keyframe tokens (spec/07 §8)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import RequestError
+from ..geometry import VideoGrid, video_positions
+from ..media.image import compress_image, resize_and_crop, to_uint8
+from ..models.video_vae.encoder import VideoEncoder
+from ..recipes import IMAGE_CRF
+from ..sampling.latents import StreamState, video_to_tokens
+
+
+@dataclass(frozen=True)
+class ImageCondition:
+    """A picture that one frame shall show.
+
+    Attributes:
+        image: (H, W, 3), uint8 or float in [0, 1]; any size, scaled to cover the video and cropped.
+        frame: pixel frame, 0 the first, negative from the end (-1 the last). Frame 0 replaces the first latent
+            frame; another one is appended as keyframe tokens, which are not in the output.
+        strength: 0 (no effect) to 1 (held exactly). High strength with a prompt without motion freezes the clip.
+        crf: H.264 quality of the round trip that gives the picture a video frame's look; 0 is off.
+    """
+
+    image: Tensor
+    frame: int = 0
+    strength: float = 1.0
+    crf: int = IMAGE_CRF
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise RequestError(f"image strength is {self.strength}", "a number from 0 to 1", "Use 1.0.")
+
+    def frame_in(self, frames: int) -> int:
+        """The condition's frame in a clip, counted from 0; `RequestError` if the clip has no such frame."""
+        frame = self.frame + frames if self.frame < 0 else self.frame
+        if not 0 <= frame < frames:
+            raise RequestError(f"an image is set at frame {self.frame} of a clip of {frames} frames",
+                               f"{-frames} to {frames - 1}", "Use 0 for the first frame or -1 for the last.")
+        return frame
+
+    def pixels(self, width: int, height: int) -> Tensor:
+        """The picture as the encoder takes it: float32 (1, 3, 1, height, width) in [-1, 1]."""
+        image = compress_image(to_uint8(self.image), self.crf) if self.crf else self.image
+        return resize_and_crop(image, height, width)
+
+
+def apply_images(state: StreamState, conditions: Sequence[ImageCondition], encoder: VideoEncoder, grid: VideoGrid,
+                 fps: float) -> StreamState:
+    """Encode each picture at the stage's size and condition the video state with it.
+
+    Args:
+        state: video state of (B, N, C) tokens.
+        encoder: on its device, in its dtype.
+        grid: latent grid of the stage.
+        fps: frame rate of the clip.
+    """
+    weight = encoder.conv_in.conv.weight
+    for condition in conditions:
+        frame = condition.frame_in(grid.pixel_frames)
+        pixels = condition.pixels(grid.width * 32, grid.height * 32).to(weight.device, weight.dtype)
+        tokens = video_to_tokens(encoder(pixels)).expand(state.clean.shape[0], -1, -1)
+        if frame == 0:
+            state = state.replaced(tokens, 0, condition.strength)
+        else:
+            positions = video_positions(VideoGrid(1, grid.height, grid.width), fps, start_frame=frame)
+            state = state.appended(tokens, positions, condition.strength)
+    return state
+
+
+def from_batch(images: Tensor, frame: int = 0, strength: float = 1.0, crf: int = IMAGE_CRF) -> ImageCondition:
+    """A condition from the first picture of a batch (B, H, W, 3)."""
+    return ImageCondition(images[0].detach().to(torch.float32).cpu(), frame, strength, crf)

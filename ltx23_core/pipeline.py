@@ -1,0 +1,314 @@
+"""The pipeline: the stages of generation as methods. What nodes, the command line and Python users call."""
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .conditioning.image import ImageCondition
+from .config import AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
+from .errors import RequestError
+from .geometry import VideoGrid, check_size
+from .media.audio import Audio
+from .models.registry import build
+from .models.video_vae.tiling import Tiling, auto_tiling, tiled_decode, tiled_decode_bytes
+from .ops.attention import attention_backend
+from .overlay import Overlay
+from .recipes import (
+    DEFAULT_NEGATIVE_PROMPT,
+    FPS,
+    FRAMES,
+    HEIGHT,
+    SEED,
+    WIDTH,
+    Recipe,
+    choose_recipe,
+    official_guidance,
+)
+from .runtime.component import Component
+from .runtime.device import choose_device, choose_dtype
+from .runtime.memory_plan import encode_bytes, sampling_bytes, upsample_bytes
+from .runtime.preview import LatentToRGB
+from .runtime.residency import LocalResidency, Residency
+from .sampling.denoiser import PromptContext
+from .sampling.guidance import Guidance
+from .sampling.run import Latents, OnStep, PromptPair, Request, StageRunner
+from .sampling.sigmas import as_sigmas, ltx2_schedule
+from .weights import LoraUse, lora_pairs, read_tensors
+
+CONTEXTS_KEPT = 16  # 12.6 MB a prompt in bfloat16
+AUTO_TILING = "auto"
+
+
+class Pipeline:
+    """LTX-2.3 from an overlay. Making one reads no weights; each stage loads what it needs and keeps it.
+
+    Args:
+        overlay: of `materialize`, or the path of a manifest.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        dtype: "auto" (bfloat16; float32 on the CPU), "bf16" or "fp32". The vocoder always runs in float32.
+        attention: a name of `ops.attention.BACKENDS`.
+        residency: decides what is on the device; None: `LocalResidency`.
+    """
+
+    def __init__(self, overlay: Overlay | str | Path, *, device: str | torch.device = "auto", dtype: str = "auto",
+                 attention: str = "auto", residency: Residency | None = None) -> None:
+        self.overlay = overlay if isinstance(overlay, Overlay) else Overlay.load(overlay)
+        chosen = device if isinstance(device, torch.device) else choose_device(device)
+        self.residency: Residency = residency or LocalResidency(chosen)
+        self.dtype = choose_dtype(dtype, self.residency.device)
+        self._attention = attention_backend(attention)
+        self._components: dict[str, Component] = {}
+        self._contexts: OrderedDict[str, PromptContext] = OrderedDict()
+
+    @classmethod
+    def load(cls, overlay: Overlay | str | Path, **options: object) -> Pipeline:
+        """Same as the constructor."""
+        return cls(overlay, **options)
+
+    # -- components ------------------------------------------------------------------------------------------------
+    @cached_property
+    def transformer_config(self) -> TransformerConfig:
+        """Architecture of the transformer."""
+        return TransformerConfig.from_dict(self.overlay.require("transformer").config)
+
+    @property
+    def audio_latent_channels(self) -> int:
+        """Channels of an audio latent (B, channels, T, bins)."""
+        return AudioVAEConfig.from_dict(self.overlay.require("audio_decoder").config).latent_channels
+
+    def component(self, name: str, *, distilled: bool = False) -> Component:
+        """A component of the overlay, made on first use; its weights are still in the files.
+
+        Args:
+            distilled: the transformer with the overlay's distilled LoRA fused at strength 1.
+
+        Raises:
+            OverlayError: the overlay lacks it; the message names the file that brings it.
+        """
+        key = name + ("+distilled" if distilled else "")
+        if key not in self._components:
+            entry = self.overlay.require(name)
+            loras = (LoraUse(lora_pairs(self.overlay.require("distilled_lora").tensors), 1.0),) if distilled else ()
+            self._components[key] = Component(
+                key, partial(self._build, name, entry.config), entry.tensors,
+                torch.float32 if name == "vocoder" else self.dtype, loras=loras, verify=self.overlay.verify)
+        return self._components[key]
+
+    def _build(self, name: str, config: dict[str, object]) -> torch.nn.Module:
+        module = build(name, config)
+        if name == "transformer":
+            module.set_attention(self._attention)
+        return module
+
+    def _use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:
+        components = [self.component(name) for name in names]
+        self.residency.use(*components, activation_bytes=activation_bytes)
+        return [component.module for component in components]
+
+    def _digest(self, name: str) -> str:
+        """Hash of where a component's bytes are and of the files' state: changes when its weights may have."""
+        refs = self.overlay.require(name).tensors
+        lines = [f"{key} {ref.dtype} {ref.shape} {ref.start} {ref.source}" for key, ref in sorted(refs.items())]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The components made so far."""
+        return tuple(self._components.values())
+
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and std of the video latents, (C,), read alone: the upscaler needs no encoder or decoder."""
+        names = [f"per_channel_statistics.{kind}-of-means" for kind in ("mean", "std")]
+        refs = self.overlay.require("video_decoder").tensors
+        read = dict(read_tensors({name: refs[name] for name in names}, self.residency.device, self.dtype))
+        return read[names[0]], read[names[1]]
+
+    # -- prompt ----------------------------------------------------------------------------------------------------
+    def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
+        """Encode a prompt and a negative prompt; equal texts are encoded once.
+
+        Args:
+            prompt: what is seen and heard; up to 1024 tokens, longer ones are cut with a warning.
+            negative_prompt: what guidance moves away from; None: `recipes.DEFAULT_NEGATIVE_PROMPT`.
+        """
+        negative_prompt = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
+        missing = [text for text in dict.fromkeys((prompt, negative_prompt)) if text not in self._contexts]
+        if missing:
+            self._encode(missing)
+        pair = PromptPair(self._contexts[prompt], self._contexts[negative_prompt], prompt, negative_prompt)
+        for text in (prompt, negative_prompt):
+            self._contexts.move_to_end(text)
+        while len(self._contexts) > CONTEXTS_KEPT:
+            self._contexts.popitem(last=False)
+        return pair
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> None:
+        """Gemma for all texts first, then projection and connectors: each half is on the device once."""
+        from .models.text.encode import contexts
+        from .models.text.gemma import hidden_states
+        from .models.text.tokenizer import Tokenizer
+        self.overlay.require("text_encoder")
+        tokenizer = Tokenizer(self.overlay.tokenizer)
+        ids = [tokenizer.encode(text) for text in texts]
+        [gemma] = self._use("text_encoder", activation_bytes=1 << 29)
+        states = [hidden_states(gemma, tokens, self.residency.check) for tokens in ids]
+        projection, connectors = self._use("text_projection", "connectors", activation_bytes=1 << 29)
+        for text, state in zip(texts, states, strict=True):
+            video, audio = contexts(projection, connectors, state, self.residency.check)
+            self._contexts[text] = PromptContext(video.cpu(), audio.cpu())
+
+    # -- sampling --------------------------------------------------------------------------------------------------
+    def recipe(self, name: str = "auto") -> Recipe:
+        """The recipe that a name means for these weights; raises `RequestError` if they cannot serve it."""
+        return choose_recipe(name, self.overlay.variant, tuple(self.overlay.components))
+
+    @torch.no_grad()
+    def sample(self, context: PromptPair, *, recipe: str = "auto", width: int = WIDTH, height: int = HEIGHT,
+               frames: int = FRAMES, fps: float = FPS, seed: int = SEED, steps: int | None = None,
+               guidance: Guidance | None = None, conditions: Sequence[ImageCondition] = (),
+               sigmas: Sequence[float] | Tensor | None = None, on_step: OnStep | None = None, preview: bool = False,
+               noise_device: str = "auto") -> Latents:
+        """Sample video and audio latents.
+
+        Args:
+            context: of `encode`.
+            recipe: a name of `recipes.RECIPE_NAMES`.
+            width, height: pixels, multiples of 32 (64 with two stages).
+            frames: 8 k + 1.
+            fps: frames per second; sets the audio's length too.
+            seed: any integer; the noise stream is the official one on the same kind of device.
+            steps: of the first stage; None: the recipe's.
+            guidance: None: the official guidance where the recipe is guided.
+            conditions: pictures at frames.
+            sigmas: schedule of the first stage instead of ``steps``.
+            on_step: called after each step with a `StepInfo`; what it raises ends the run.
+            preview: fill `StepInfo.preview` (fits the preview map to the decoder once).
+            noise_device: "auto" draws noise on the compute device as the official code does, "cpu" gives the same
+                noise everywhere.
+
+        Returns:
+            Latents on the CPU in the pipeline's dtype.
+
+        Raises:
+            GeometryError, RequestError: settings that cannot be; OverlayError, WeightsError: files that cannot.
+        """
+        chosen = self.recipe(recipe)
+        check_size(width, height, frames, fps, chosen.size_step)
+        for condition in conditions:
+            condition.frame_in(frames)
+        if guidance is None and chosen.guided:
+            guidance = official_guidance(self.transformer_config.layers)
+        self._check_blocks(guidance)
+        request = Request(context, width, height, frames, fps, seed, guidance, tuple(conditions),
+                          noise_device, on_step, self.preview_map() if preview and on_step else None)
+        schedules = [self._schedule(chosen, steps, sigmas), *([list(chosen.stage_2)] if chosen.stage_2 else [])]
+        return StageRunner(self, chosen, request).run(schedules)
+
+    def _schedule(self, recipe: Recipe, steps: int | None, sigmas: Sequence[float] | Tensor | None) -> list[float]:
+        if sigmas is not None:
+            return as_sigmas(sigmas)
+        if recipe.stage_1 is None:
+            return ltx2_schedule(recipe.steps if steps is None else steps)
+        if steps not in (None, recipe.steps):
+            raise RequestError(f"steps is {steps} with recipe {recipe.name}",
+                               f"{recipe.steps}, the sigmas that the weights were distilled for",
+                               "Leave steps at the recipe's default, or give your own sigmas.")
+        return as_sigmas(recipe.stage_1)
+
+    def _check_blocks(self, guidance: Guidance | None) -> None:
+        layers = self.transformer_config.layers
+        for params in guidance.streams if guidance else ():
+            wrong = [block for block in params.stg_blocks if not 0 <= block < layers]
+            if wrong and params.uses_stg:
+                raise RequestError(f"STG block {wrong[0]} of a transformer with {layers} blocks",
+                                   f"0 to {layers - 1}", "Use 28, the official block of the 48.")
+
+    # -- what a stage of sampling asks for ---------------------------------------------------------------------------
+    def use_transformer(self, recipe: Recipe, tokens: tuple[int, int], passes: int) -> torch.nn.Module:
+        """The transformer on the device, with room for a denoiser call over (video, audio) tokens."""
+        distilled = not recipe.guided and self.overlay.variant == "dev"
+        component = self.component("transformer", distilled=distilled)
+        need = sampling_bytes(self.transformer_config, *tokens, passes, 1, self.dtype.itemsize)
+        self.residency.use(component, activation_bytes=need)
+        return component.module
+
+    def use_video_encoder(self, width: int, height: int, frames: int = 1) -> torch.nn.Module:
+        """The video encoder on the device, with room for a clip of this size."""
+        [encoder] = self._use("video_encoder", activation_bytes=encode_bytes(width, height, frames, self.dtype.itemsize))
+        return encoder
+
+    @torch.no_grad()
+    def upscale(self, latent: Tensor) -> Tensor:
+        """x2 in height and width by the latent upsampler: (B, C, F', H', W') -> (B, C, F', 2 H', 2 W')."""
+        from .models.latent_upsampler import upsample
+        config = UpsamplerConfig.from_dict(self.overlay.require("upsampler_x2").config)
+        grid = VideoGrid(*latent.shape[2:])
+        [module] = self._use("upsampler_x2", activation_bytes=upsample_bytes(config.mid_channels, grid,
+                                                                             self.dtype.itemsize))
+        return upsample(module, latent.to(self.residency.device, self.dtype), *self._statistics)
+
+    def preview_map(self) -> LatentToRGB:
+        """The latent-to-RGB map of this VAE: kept beside the overlay, fitted to its decoder where there is none."""
+        if "_preview_map" not in self.__dict__:
+            path, decoder = self.overlay.path.with_suffix(".preview.json"), self._digest("video_decoder")
+            found = LatentToRGB.load(path, decoder)
+            if found is None:
+                [module] = self._use("video_decoder", activation_bytes=1 << 29)
+                channels = VideoVAEConfig.from_dict(self.overlay.require("video_decoder").config).latent_channels
+                found = LatentToRGB.fit(module, channels, self.residency.device, self.dtype)
+                found.save(path, decoder)
+            self._preview_map = found
+        return self._preview_map
+
+    # -- decoding --------------------------------------------------------------------------------------------------
+    def decode_video(self, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING) -> Iterator[Tensor]:
+        """Decode a video latent, streaming.
+
+        Args:
+            latent: (1, C, F', H', W').
+            tiling: "auto" (the official tiles), a `Tiling`, or None for one piece.
+
+        Yields:
+            (f, H, W, 3) float32 in [0, 1] on the CPU, in order, as soon as they cannot change.
+        """
+        config = VideoVAEConfig.from_dict(self.overlay.require("video_decoder").config)
+        if latent.ndim != 5 or latent.shape[1] != config.latent_channels:
+            raise RequestError(f"the video latent has shape {tuple(latent.shape)}",
+                               f"(batch, {config.latent_channels}, frames, height, width)",
+                               "Connect the video latent of the LTX-2.3 sampler.")
+        tiles = auto_tiling(latent.shape) if tiling == AUTO_TILING else tiling
+        need = tiled_decode_bytes(config, latent.shape, tiles, self.dtype)
+        [decoder] = self._use("video_decoder", activation_bytes=need)
+        with torch.no_grad():
+            for chunk in tiled_decode(decoder, latent.to(self.residency.device, self.dtype), tiles,
+                                      self.residency.check):
+                yield ((chunk[0] + 1) * 0.5).clamp(0, 1).permute(1, 2, 3, 0).float().cpu()
+
+    @torch.no_grad()
+    def decode_audio(self, latent: Tensor) -> Audio:
+        """Decode an audio latent (B, C, T, bins) to 48 kHz stereo, (B, 2, samples) float32 on the CPU."""
+        config = AudioVAEConfig.from_dict(self.overlay.require("audio_decoder").config)
+        if latent.ndim != 4 or latent.shape[1] != config.latent_channels or latent.shape[3] != config.latent_bins:
+            raise RequestError(f"the audio latent has shape {tuple(latent.shape)}",
+                               f"(batch, {config.latent_channels}, time, {config.latent_bins})",
+                               "Connect the audio latent of the LTX-2.3 sampler.")
+        decoder, vocoder = self._use("audio_decoder", "vocoder", activation_bytes=1 << 29)
+        mel = decoder(latent.to(self.residency.device, self.dtype))
+        self.residency.check()
+        rate = self.overlay.require("vocoder").config["bwe"]["output_sampling_rate"]
+        return Audio(vocoder(mel).float().cpu(), rate)
+
+    def decode_to_file(self, latents: Latents, path: str | Path, tiling: Tiling | str | None = AUTO_TILING) -> Path:
+        """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path."""
+        from .media.video import write_video  # PyAV: only needed here
+        audio = None if latents.audio is None else self.decode_audio(latents.audio)
+        write_video(path, self.decode_video(latents.video, tiling), latents.fps, audio)
+        return Path(path)

@@ -1,0 +1,32 @@
+"""How many bytes a stage needs beside its weights; estimated from shapes before anything is allocated."""
+from __future__ import annotations
+
+from ..config import TransformerConfig
+from ..geometry import VideoGrid
+
+
+def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: int, passes: int, batch: int,
+                   bytes_per_value: int) -> int:
+    """Peak activations of one denoiser call.
+
+    Each pass keeps its residual streams; one block works on one pass at a time and holds, at its feed-forward,
+    the residual, its norm, its modulated copy, two hidden layers of 4 widths (before and after the GELU) and the
+    output: 12 widths a token; its attention (q, k, v, rotated q and k, output) needs less.
+
+    Args:
+        video_tokens, audio_tokens: tokens of each stream, conditions included.
+        passes: guidance passes that are kept side by side.
+        bytes_per_value: 2 for bfloat16.
+    """
+    per_token = (passes + 12) * bytes_per_value * batch
+    return per_token * (video_tokens * config.video.width + audio_tokens * config.audio.width)
+
+
+def upsample_bytes(mid_channels: int, grid: VideoGrid, bytes_per_value: int) -> int:
+    """Peak activations of the x2 latent upsampler: 4 tensors of its width at the larger size."""
+    return 4 * mid_channels * grid.tokens * 4 * bytes_per_value
+
+
+def encode_bytes(width: int, height: int, frames: int, bytes_per_value: int) -> int:
+    """Peak activations of the video encoder: about 3 tensors of 128 channels at a quarter of the size."""
+    return 3 * 128 * (frames + 3) * (width // 4) * (height // 4) * bytes_per_value

@@ -1,0 +1,136 @@
+"""Byte ranges of files to tensors: each range is read once, into its final memory or through a small staging buffer."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from io import FileIO
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import WeightsError
+from ..overlay.source import DTYPE_BITS, TensorRef
+from .staging import PinnedRing
+
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
+    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}
+_STAGING = 64 << 20  # bytes of the buffer for casts on the CPU
+
+
+class RangeReader:
+    """Reads tensors of any number of files onto one device; files and buffers stay open between tensors.
+
+    On a CUDA device copies run on a stream of their own; results may be used on the current stream at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Open nothing yet.
+
+        Args:
+            device: where the tensors shall be.
+        """
+        self.device = device
+        self._files: dict[Path, FileIO] = {}
+        self._staging: Tensor | None = None
+        self._ring = PinnedRing(device) if device.type == "cuda" else None
+
+    def close(self) -> None:
+        """Wait for all copies and close all files."""
+        if self._ring is not None:
+            self._ring.close()
+        for file in self._files.values():
+            file.close()
+
+    def read(self, ref: TensorRef, dtype: torch.dtype | None) -> Tensor:
+        """One tensor.
+
+        Args:
+            ref: its byte range.
+            dtype: wanted dtype of floating-point tensors; None, and all other tensors: as stored.
+
+        Raises:
+            WeightsError: the file is too short, unreadable, or of a dtype that torch does not have.
+            OverlayError: the file changed after the overlay was made.
+        """
+        stored = TORCH_DTYPES.get(ref.dtype)
+        if stored is None:
+            raise WeightsError(f"a tensor of {ref.path} has dtype {ref.dtype}", f"one of {', '.join(TORCH_DTYPES)}",
+                               "Use another file of this model.")
+        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        file = self._open(ref)
+        file.seek(ref.start)
+        place = self.device if self._ring is not None else torch.device("cpu")
+        target = torch.empty(ref.shape, dtype=wanted, device=place)
+        if self._ring is not None:
+            self._ring.upload(lambda view: _fill(file, view, ref), target.view(-1), stored)
+        elif wanted == stored:
+            _fill(file, memoryview(target.view(-1).view(torch.uint8).numpy()), ref)
+        else:
+            self._read_and_cast(file, ref, target.view(-1), stored)
+        return target.to(self.device)
+
+    def _open(self, ref: TensorRef) -> FileIO:
+        if ref.path not in self._files:
+            try:
+                file = FileIO(ref.path)
+            except OSError as error:
+                raise WeightsError(f"{ref.path} cannot be read ({error.strerror or error})", "the weight file",
+                                   "Put the file back, or make the overlay again with the new path.") from error
+            self._files[ref.path] = file
+            if ref.source is not None:
+                ref.source.check_stat(os.fstat(file.fileno()))
+        return self._files[ref.path]
+
+    def _read_and_cast(self, file: FileIO, ref: TensorRef, target: Tensor, stored: torch.dtype) -> None:
+        if self._staging is None:
+            self._staging = torch.empty(_STAGING, dtype=torch.uint8)
+        step = _STAGING * 8 // DTYPE_BITS[ref.dtype]
+        for part in target.split(step):
+            raw = self._staging[:part.numel() * stored.itemsize]
+            _fill(file, memoryview(raw.numpy()), ref)
+            part.copy_(raw.view(stored))
+
+
+def _fill(file: FileIO, view: memoryview, ref: TensorRef) -> None:
+    """Read until the view is full: one readinto may give less (2 GB at most on some systems)."""
+    done = 0
+    while done < len(view):
+        try:
+            count = file.readinto(view[done:])
+        except OSError as error:
+            raise WeightsError(f"{ref.path} cannot be read ({error.strerror or error})", "a readable disk",
+                               "Check the disk, then download the file again.") from error
+        if not count:
+            raise WeightsError(f"{ref.path} ended while reading bytes {ref.start} to {ref.end}", "the complete file",
+                               "Download the file again, and make the overlay again.")
+        done += count
+
+
+def in_file_order(refs: Mapping[str, TensorRef]) -> list[tuple[str, TensorRef]]:
+    """Names and ranges so that every file is read from front to back."""
+    return sorted(refs.items(), key=lambda item: (str(item[1].path), item[1].start))
+
+
+def read_tensors(refs: Mapping[str, TensorRef], device: torch.device | str, dtype: torch.dtype | None, *,
+                 check: Callable[[], None] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Read tensors one after the other, in file order, each once.
+
+    Args:
+        refs: name -> byte range.
+        device: where they shall be.
+        dtype: wanted dtype of floating-point tensors; None: as stored.
+        check: called before each tensor; may raise to interrupt.
+
+    Yields:
+        (name, tensor), usable on the current stream.
+    """
+    with closing(RangeReader(torch.device(device))) as reader:
+        for name, ref in in_file_order(refs):
+            if check is not None:
+                check()
+            yield name, reader.read(ref, dtype)

@@ -1,0 +1,41 @@
+"""The shipped workflows with the tiny model and small sizes, in API format."""
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.host.client import Graph
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+CHECKPOINT, GEMMA = "ltx-2.3-tiny.safetensors", "gemma"
+UPSCALER, LORA = "ltx-2.3-tiny-spatial-upscaler-x2.safetensors", "ltx-2.3-tiny-distilled-lora.safetensors"
+OFFICIAL = {"ltx-2.3-22b-dev.safetensors": CHECKPOINT, "gemma-3-12b-it-qat-q4_0-unquantized": GEMMA}
+SMALL = {"width": 96, "height": 64, "frames": 17, "steps": 3}
+FRAME_SHAPE = (SMALL["frames"], SMALL["height"], SMALL["width"])
+
+
+def with_tiny_files(text: str) -> str:
+    """A workflow file's text with the official file names replaced by those of the tiny model."""
+    return re.sub("|".join(map(re.escape, OFFICIAL)), lambda match: OFFICIAL[match[0]], text)
+
+
+def workflow(name: str, prefix: str, **values: Any) -> Graph:
+    """A shipped workflow, small; `values` go to every node that has an input of that name."""
+    graph = json.loads(with_tiny_files((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")))
+    return with_values(graph, **{**SMALL, "filename_prefix": prefix, **values})
+
+
+def with_values(graph: Graph, **values: Any) -> Graph:
+    """A copy of a graph with some inputs changed wherever they occur."""
+    graph = json.loads(json.dumps(graph))
+    for node in graph.values():
+        node["inputs"] |= {key: value for key, value in values.items() if key in node["inputs"]}
+    return graph
+
+
+def node_id(graph: Graph, class_type: str) -> str:
+    """The id of the node of a class."""
+    return next(key for key, node in graph.items() if node["class_type"] == class_type)

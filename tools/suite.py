@@ -1,0 +1,77 @@
+"""`run.py test`: all layers of the test suite that this machine can run."""
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from tools.browser import NO_BROWSER, find_browser
+from tools.host import clean_environment
+from tools.install import FRONT_END, FRONT_END_NEWEST, Place, install
+
+SERVER_LAYERS = ("host", "browser")  # they share one server, so they run one after the other
+MOST_WORKERS = 4
+TEST_SECONDS = 600  # a single test that hangs must not take the whole run with it
+NO_TESTS = 5  # pytest's exit code
+COUNTS = ("passed", "failed", "skipped")
+
+
+def main(place: Place, arguments: list[str]) -> int:
+    """Install what is missing and run pytest with the given arguments, or without any the whole suite.
+
+    Returns:
+        0 only where tests ran and none failed.
+    """
+    install(place, ("host", "test"), (FRONT_END, FRONT_END_NEWEST), say=lambda text: print(text, flush=True))
+    browser = find_browser()
+    print(f"Browser layer: {browser or 'skipped. ' + NO_BROWSER}", flush=True)
+    if arguments:
+        return pytest(place, *arguments)
+    return whole_suite(place)
+
+
+def pytest(place: Place, *arguments: str, threads: str | None = None) -> int:
+    """Run pytest in the project's environment; its exit code."""
+    limits = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if threads else {}
+    command = [str(place.python), "-m", "pytest", "--timeout", str(TEST_SECONDS), *arguments]
+    return subprocess.run(command, check=False, cwd=place.root, env=clean_environment(limits)).returncode
+
+
+def whole_suite(place: Place) -> int:
+    """First what needs no server, on several cores; then the layers with a server. Ends with one line of counts."""
+    started = time.monotonic()
+    reports = place.host / "reports"
+    reports.mkdir(parents=True, exist_ok=True)
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    tests = place.root / "tests"
+    layers = [str(tests / layer) for layer in SERVER_LAYERS if any((tests / layer).glob("test_*.py"))]
+    without_server = [f"--ignore={tests / layer}" for layer in SERVER_LAYERS]
+    phases = [("components", [str(tests), *without_server, "-n", str(workers), "--dist", "worksteal"], "1"),
+              ("server", layers, None)]
+    totals = dict.fromkeys(COUNTS, 0)
+    bad = False
+    for name, arguments, threads in phases:
+        if not arguments:
+            continue
+        report = reports / f"{name}.xml"
+        report.unlink(missing_ok=True)
+        code = pytest(place, *arguments, f"--junitxml={report}", threads=threads)
+        bad = bad or code not in (0, NO_TESTS)
+        for key, count in count_tests(report).items():
+            totals[key] += count
+    print(f"The suite took {time.monotonic() - started:.0f} s.")
+    print(", ".join(f"{totals[key]} {key}" for key in COUNTS), flush=True)
+    return 1 if bad or totals["failed"] or not totals["passed"] else 0
+
+
+def count_tests(report: Path) -> dict[str, int]:
+    """Passed, failed (errors are failures) and skipped tests of a JUnit report; one failure where there is none."""
+    try:
+        suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
+    except (OSError, ElementTree.ParseError):
+        return {"passed": 0, "failed": 1, "skipped": 0}
+    tests, errors, failures, skipped = (sum(int(suite.get(key, "0")) for suite in suites)
+                                        for key in ("tests", "errors", "failures", "skipped"))
+    return {"passed": tests - errors - failures - skipped, "failed": errors + failures, "skipped": skipped}
