@@ -100,7 +100,8 @@ def check_tiny(device: torch.device) -> dict[str, float]:
         errors = {}
         for recipe, steps in (("distilled_one_stage", None), ("one_stage", 4)):
             runs = {}
-            for name, place, dtype in (("cpu fp32", "cpu", "fp32"), ("gpu bf16", device, "bf16"), ("gpu fp32", device, "fp32")):
+            for name, place, dtype in (("cpu fp32", torch.device("cpu"), "fp32"), ("gpu bf16", device, "bf16"),
+                                       ("gpu fp32", device, "fp32")):
                 pipe = Pipeline(overlay, device=place, dtype=dtype)
                 latents = pipe.sample(pipe.encode("a boat on a lake", "noise"), recipe=recipe, steps=steps, **settings)
                 runs[name] = latents, torch.cat(list(pipe.decode_video(latents.video)))

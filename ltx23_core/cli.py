@@ -16,6 +16,8 @@ from .errors import LTX23Error
 
 RECIPES = ("auto", "one_stage", "distilled", "distilled_one_stage")
 VARIANTS = ("auto", "dev", "distilled")
+DTYPES = ("auto", "bf16", "fp32")
+ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")
 USER_ERROR, INTERRUPTED = 2, 130
 
 _DESCRIPTION = "LTX-2.3 without ComfyUI: a prompt becomes a video with sound."
@@ -48,16 +50,25 @@ def image_option(text: str) -> ImageOption:
 
 
 def block_list(text: str) -> tuple[int, ...]:
-    """Parse ``28``, ``14,28`` or ``none``."""
-    if text.strip().lower() == "none":
-        return ()
-    try:
-        blocks = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        blocks = (-1,)
-    if min(blocks) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of block numbers such as 28 or 14,28, nor 'none'")
-    return blocks
+    """Parse ``28`` or ``14,28``."""
+    words = text.split(",")
+    if not all(word.strip().isascii() and word.strip().isdigit() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of block numbers such as 28 or 14,28")
+    return tuple(map(int, words))
+
+
+def crf(text: str) -> int:
+    """Parse an H.264 quality, 0 to 51."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 51):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 51")
+    return int(text)
+
+
+def steps(text: str) -> int:
+    """Parse a number of steps, 1 or more."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,7 +103,8 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.mp4",
                        help="video to write; an existing file is replaced when the new one is complete")
     group.add_argument("--negative-prompt", metavar="TEXT",
-                       help="what is to be avoided; acts only with guidance (default: the official list)")
+                       help="what is to be avoided; acts only with guidance (default: a list of picture "
+                            "and sound defects)")
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
@@ -121,18 +133,18 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
                        help="one_stage: dev weights, 30 guided steps; distilled: 8 steps at half size, x2 upscale, 3 "
                             "steps; distilled_one_stage: 8 steps at full size (default: auto, by the variant)")
     group.add_argument("--width", type=int, metavar="PIXELS",
-                       help="multiple of 32, of 64 for recipe distilled")
-    group.add_argument("--height", type=int, metavar="PIXELS", help="as --width")
+                       help="multiple of 32, of 64 for recipe distilled (official: 768)")
+    group.add_argument("--height", type=int, metavar="PIXELS", help="as --width (official: 512)")
     group.add_argument("--frames", type=int, metavar="N", help="8 k + 1: 1, 9, 17, ... (official: 121)")
     group.add_argument("--fps", type=float, metavar="RATE",
                        help="frames a second, above 0; 23.976 is written as 24000/1001 (official: 24)")
     group.add_argument("--seed", type=int, metavar="N", help="same seed and settings, same video (official: 10)")
-    group.add_argument("--steps", type=int, metavar="N",
+    group.add_argument("--steps", type=steps, metavar="N",
                        help="denoising steps, 1 or more, for one_stage (official: 30); distilled schedules are fixed")
     group.add_argument("--image", type=image_option, action="append", default=[], metavar="FILE[@FRAME[:STRENGTH]]",
-                       help="picture that the video shows at a frame (default: 0, the first) with a strength of 0 to 1 "
-                            "(default: 1, exactly); may be given several times")
-    group.add_argument("--crf", type=int, metavar="N",
+                       help="picture that the video shows at a frame (default: 0, the first; -1: the last) with a "
+                            "strength of 0 to 1 (default: 1, exactly); may be given several times")
+    group.add_argument("--crf", type=crf, metavar="N",
                        help="video compression given to the pictures first, 0 (none) to 51 (official: 33)")
 
 
@@ -149,16 +161,17 @@ def _add_guidance(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--{prefix}{name}", type=float, metavar="X",
                                help=f"{words.format(stream, other)}; {neutral} = off ({default})")
     group.add_argument("--stg-blocks", type=block_list, metavar="LIST",
-                       help="transformer blocks, from 0, that STG acts on, separated by commas, or none (28)")
+                       help="transformer blocks, from 0, that STG acts on, separated by commas (28)")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--device", default="auto", metavar="NAME",
                        help="cuda, cuda:1, mps or cpu (default: auto, the best there is)")
-    group.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto",
-                       help="precision of weights and latents (default: auto; the model is made for bfloat16)")
-    group.add_argument("--attention", default="auto", metavar="NAME", help="attention backend (default: auto)")
+    group.add_argument("--dtype", choices=DTYPES, default="auto",
+                       help="precision of weights and calculation (default: auto: bf16, but fp32 on a CPU)")
+    group.add_argument("--attention", choices=ATTENTION, default="auto",
+                       help="attention kernel; results differ by rounding (default: auto, torch chooses)")
     group.add_argument("--quiet", action="store_true", help="no progress, no messages; errors are still shown")
     _add_common(parser)
 

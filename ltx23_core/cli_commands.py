@@ -3,63 +3,76 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from .conditioning import ImageCondition
-from .errors import RequestError
+from . import __version__
+from .conditioning.image import ImageCondition
+from .geometry import check_size
 from .media import check_output_path, load_image, write_video
 from .overlay import Overlay, materialize
-from .pipeline import Pipeline, StepInfo
-from .recipes import default_guidance
+from .pipeline import Pipeline
+from .recipes import FPS, FRAMES, HEIGHT, IMAGE_CRF, SEED, WIDTH, official_guidance
+from .sampling.guidance import Guidance, GuiderParams
+from .sampling.run import Latents, StepInfo
 
-if TYPE_CHECKING:
-    import torch
-
-    from .sampling.guidance import Guidance, GuiderParams
-
-# Options that go to Pipeline.sample under their own names; None means: the recipe's default.
-_SAMPLING = ("width", "height", "frames", "fps", "seed", "steps")
+# Options of `Pipeline.sample` that go there under their own names, with the official defaults.
+_SIZE = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "fps": FPS}
+_SCALES = ("cfg", "stg", "modality", "rescale")
+_GUIDANCE = (*_SCALES, *(f"audio_{name}" for name in _SCALES), "stg_blocks")
 
 
 def overlay(options: Namespace) -> None:
     """Write a manifest and print what it holds."""
-    print(_materialize(options, options.checkpoint, options.output).report())
+    print(_materialize(options, options.output).report())
 
 
 def generate(options: Namespace) -> None:
-    """Make one video. Everything that can be wrong with the request is looked at before weights are read."""
+    """Make one video. What can be wrong with the request is looked at before any weights are read."""
     start = time.perf_counter()
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
+    logging.getLogger("ltx23").setLevel(logging.ERROR if options.quiet else logging.INFO)
     check_output_path(options.output)
     conditions = _conditions(options)
-    source = Overlay.load(options.overlay) if options.overlay else _materialize(options, options.checkpoint)
+    source = Overlay.load(options.overlay) if options.overlay else _materialize(options)
     pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention)
-    request = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
-    say = (lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
-    say("Reading the text encoder and encoding the prompt ...")
+    request = _request(options, pipe, conditions)
+    say = _silence if options.quiet else _say
+    say(f"{source.sources[0].path.name} ({source.variant}), recipe {request['recipe']}, {pipe.residency.device}, "
+        f"{str(pipe.dtype).removeprefix('torch.')}")
+    say("Encoding the prompt")
     context = pipe.encode(options.prompt, options.negative_prompt)
-    say("Reading the transformer ...")
     with StepBar(options.quiet) as bar:
-        latents = pipe.sample(context, recipe=options.recipe, guidance=_guidance(options, source),
-                              conditions=conditions, on_step=bar, **request)
-    audio = pipe.decode_audio(latents.audio)
-    chunks = _counted(pipe.decode_video(latents.video), latents.frames, options.quiet)
-    frames = write_video(options.output, chunks, latents.fps, audio, metadata={"ltx23": _settings(options)})
+        latents = pipe.sample(context, **request, conditions=conditions, on_step=bar)
+    frames = _write(pipe, latents, options, {"ltx23": _settings(options, source, request)})
     say(f"{options.output}: {frames} frames, {frames / latents.fps:.2f} s, made in {time.perf_counter() - start:.1f} s")
 
 
+def _request(options: Namespace, pipe: Pipeline, conditions: Sequence[ImageCondition]) -> dict[str, Any]:
+    """Arguments of `Pipeline.sample`: what was given, else the official defaults; refused if it cannot be."""
+    recipe = pipe.recipe(options.recipe)
+    size = {name: _or(getattr(options, name), default) for name, default in _SIZE.items()}
+    check_size(**size, step=recipe.size_step)
+    for condition in conditions:
+        condition.frame_in(size["frames"])
+    return {"recipe": recipe.name, **size, "seed": _or(options.seed, SEED), "steps": options.steps,
+            "guidance": _guidance(options, pipe)}
+
+
 class StepBar:
-    """Progress of sampling: called after every step, one bar a stage."""
+    """Progress of sampling on standard error; to be called after every step."""
 
     def __init__(self, quiet: bool) -> None:
-        """Show nothing if ``quiet``."""
-        self._quiet, self._stage, self._bar = quiet, None, None
+        self._bar = tqdm(desc="Sampling", unit="step", disable=quiet)
 
     def __enter__(self) -> StepBar:
         """Enter the block in which steps are reported."""
@@ -67,17 +80,22 @@ class StepBar:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        """Leave the last bar on the screen."""
-        if self._bar is not None:
-            self._bar.close()
+        """Leave the bar on the screen as it stands."""
+        self._bar.close()
 
     def __call__(self, info: StepInfo) -> None:
-        """Advance to a step; a new stage gets a new bar."""
-        if info.stage != self._stage:
-            self.__exit__(None, None, None)
-            self._stage = info.stage
-            self._bar = tqdm(total=info.steps, desc=f"Sampling, stage {info.stage}", unit="step", disable=self._quiet)
+        """Advance to a step."""
+        self._bar.total = info.steps
+        if info.stages > 1:
+            self._bar.set_description(f"Sampling, stage {info.stage} of {info.stages}", refresh=False)
         self._bar.update(info.step - self._bar.n)
+
+
+def _write(pipe: Pipeline, latents: Latents, options: Namespace, metadata: dict[str, str]) -> int:
+    """Decode into the output file; returns the number of frames."""
+    audio = None if latents.audio is None else pipe.decode_audio(latents.audio)
+    chunks = _counted(pipe.decode_video(latents.video), latents.frames, options.quiet)
+    return write_video(options.output, chunks, latents.fps, audio, metadata=metadata)
 
 
 def _counted(chunks: Iterable[torch.Tensor], frames: int, quiet: bool) -> Iterator[torch.Tensor]:
@@ -88,22 +106,51 @@ def _counted(chunks: Iterable[torch.Tensor], frames: int, quiet: bool) -> Iterat
             bar.update(len(chunk))
 
 
-def _materialize(options: Namespace, checkpoint: Any, output: Any = None) -> Overlay:
-    return materialize(checkpoint, options.text_encoder, upsamplers=options.upsampler,
+def _settings(options: Namespace, source: Overlay, request: dict[str, Any]) -> str:
+    """What made the video, as JSON for its metadata. File names only: folders would tell about the computer."""
+    images = [{"file": i.path.name, "frame": i.frame, "strength": i.strength} for i in options.image]
+    guidance = request["guidance"]
+    return json.dumps({
+        "version": __version__, "checkpoint": source.sources[0].path.name, "overlay": source.id,
+        "prompt": options.prompt, "negative_prompt": options.negative_prompt, **request,
+        "guidance": guidance and dataclasses.asdict(guidance), "images": images}, ensure_ascii=False)
+
+
+def _materialize(options: Namespace, output: Path | None = None) -> Overlay:
+    return materialize(options.checkpoint, options.text_encoder, upsamplers=options.upsampler,
                        distilled_lora=options.distilled_lora, variant=options.variant, output=output)
 
 
 def _conditions(options: Namespace) -> tuple[ImageCondition, ...]:
-    extra = {} if options.crf is None else {"crf": options.crf}
-    return tuple(ImageCondition(load_image(image.path), frame=image.frame, strength=image.strength, **extra)
-                 for image in options.image)
+    crf = _or(options.crf, IMAGE_CRF)
+    return tuple(ImageCondition(load_image(image.path), image.frame, image.strength, crf) for image in options.image)
 
 
-def _guidance(options: Namespace, source: Overlay) -> Guidance | None:
-    """The recipe's guidance with the given options put in; None if none is given."""
-    video = {name: getattr(options, name) for name in ("cfg", "stg", "modality", "rescale", "stg_blocks")}
-    audio = {name: getattr(options, f"audio_{name}") for name in ("cfg", "stg", "modality", "rescale")}
-    audio["stg_blocks"] = options.stg_blocks
-    if all(value is None for value in (*video.values(), *audio.values())):
+def _guidance(options: Namespace, pipe: Pipeline) -> Guidance | None:
+    """The recipe's guidance with the given values put in; None, the recipe's own, if none is given.
+
+    A recipe without guidance starts from none, so that ``--cfg 2`` adds this one pass and no other.
+    """
+    if all(getattr(options, name) is None for name in _GUIDANCE):
         return None
-    ...
+    official = official_guidance(pipe.transformer_config.layers)
+    streams = []
+    for prefix, params in (("", official.video), ("audio_", official.audio)):
+        values = {name: getattr(options, prefix + name) for name in _SCALES}
+        values["stg_blocks"] = options.stg_blocks
+        given = {name: value for name, value in values.items() if value is not None}
+        base = params if pipe.recipe(options.recipe).guided else GuiderParams(stg_blocks=params.stg_blocks)
+        streams.append(dataclasses.replace(base, **given))
+    return Guidance(*streams)
+
+
+def _or(value: object, default: object) -> object:
+    return default if value is None else value
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _silence(text: str) -> None:
+    """Print nothing."""

@@ -242,7 +242,8 @@ class Pipeline:
 
     def use_video_encoder(self, width: int, height: int, frames: int = 1) -> torch.nn.Module:
         """The video encoder on the device, with room for a clip of this size."""
-        [encoder] = self._use("video_encoder", activation_bytes=encode_bytes(width, height, frames, self.dtype.itemsize))
+        need = encode_bytes(width, height, frames, self.dtype.itemsize)
+        [encoder] = self._use("video_encoder", activation_bytes=need)
         return encoder
 
     @torch.no_grad()

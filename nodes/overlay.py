@@ -91,16 +91,20 @@ class OverlayNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, text_encoder: str | None = None,
                            upsampler: str | None = None, distilled_lora: str | None = None,
-                           variant: str | None = None) -> list[tuple[str, int, int]]:
-        """Path, time and size of every source file: the node runs again when one of them changed."""
+                           variant: str | None = None) -> str:
+        """Stands for path, time and size of every source file: the node runs again when one of them changed.
+
+        Hashed, because ComfyUI writes it into saved files together with the prompt: no paths of the user there.
+        """
         if checkpoint is None:
-            return []
+            return ""
         try:
             paths = _paths(checkpoint, text_encoder or host.NONE, upsampler or host.NONE, distilled_lora or host.NONE)
         except LTX23Error as error:  # the node itself will say so
-            return [(str(error), 0, 0)]
+            return str(error)
         files = [file for path in paths if path for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-        return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        seen = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
     @classmethod
     def execute(cls, checkpoint: str, text_encoder: str, upsampler: str = host.NONE, distilled_lora: str = host.NONE,

@@ -183,6 +183,7 @@ def make_video(client: Client, server: Server, graph: Graph, options: argparse.N
     for entry in videos:
         path = server.base.root / entry["type"] / entry["subfolder"] / entry["filename"]
         say(f"Video: {path}\n       {describe(server.comfy.python, path)}, {path.stat().st_size // 1024} KiB")
+    say("The tiny model has random weights: noise to see and hear is what is right here.")
 
 
 def follow(client: Client, prompt_id: str, graph: Graph) -> None:

@@ -160,7 +160,7 @@ def _make_venv(place: Place) -> None:
 
 
 def _install_packages(place: Place, group: str) -> None:
-    pip(place, "install", "-r", str(_requirements(place, group)))
+    pip(place, "install", "--upgrade", "-r", str(_requirements(place, group)))
     if group == "host":
         mend_torch_companions(place.python)
     path, wanted = _stamp(place, group)

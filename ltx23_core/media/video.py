@@ -21,6 +21,7 @@ from .image import to_uint8
 # Quality of the official writer (spec/04 §6).
 CRF, PRESET = 19, "veryfast"
 BT709, LIMITED_RANGE = 1, 1  # codes of H.273, used for primaries, transfer and matrix alike
+_NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
 NTSC_RATES = (24, 30, 48, 60, 120)  # 23.976 means 24000/1001, not 2997/125
 
 
@@ -163,7 +164,7 @@ class VideoWriter:
                              "Give all frames the same size.")
         if frames.is_floating_point() and not bool(torch.isfinite(frames).all()):
             raise MediaError(f"the picture holds NaN or infinity from frame {self.frames} on", "finite pixels",
-                             "Sample again in bfloat16 or float32; float16 overflows in this model.")
+                             _NAN_FIX)
 
 
 def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float, audio: Audio | None = None,
@@ -198,5 +199,5 @@ def _stereo(audio: Audio) -> np.ndarray:
                          "Write one video for each item of a batch; duplicate the channel of mono sound.")
     if not bool(torch.isfinite(waveform).all()):
         raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]",
-                         "Sample again in bfloat16 or float32; float16 overflows in this model.")
+                         _NAN_FIX)
     return waveform.detach().float().cpu().numpy()

@@ -1,0 +1,1 @@
+"""Hot operations behind one function each; the torch form is the definition."""

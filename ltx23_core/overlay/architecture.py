@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import OverlayError
@@ -12,6 +13,7 @@ from .source import TensorRef
 Shapes = dict[str, tuple[int, ...]]
 
 PLAIN_DTYPES = ("BF16", "F16", "F32")
+MAX_LAYERS = 999  # more is no model but a damaged file
 EXAMPLES = 8  # of each kind of problem, in an error
 # Components of many equal blocks are built with one of them and the names repeated: 48 blocks would take a second.
 _REPEATED = {"transformer": ("num_layers", "transformer_blocks")}
@@ -21,31 +23,38 @@ _GEMMA_DEFAULTS = {"vocab_size": 262_208, "hidden_size": 2304, "intermediate_siz
                    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 
 
-def expected_tensors(component: str, config: Mapping[str, Any]) -> Shapes:
+def expected_tensors(component: str, config: Mapping[str, Any], path: Path | None = None) -> Shapes:
     """Parameter names and shapes of a component.
 
     Args:
         component: a name of `models.registry`.
         config: its configuration, as an overlay stores it.
+        path: the file that the configuration comes from, for the error.
 
     Raises:
         OverlayError: the configuration lacks a value or asks for another architecture.
     """
+    where = "" if path is None else f"{path}: "
     try:
-        if component == "text_encoder":
-            return _gemma_tensors(config)
-        if component not in _REPEATED:
-            return _shapes(component, config)
-        key, stack = _REPEATED[component]
-        one = _shapes(component, {**config, key: 1})
-        first = f"{stack}.0."
-        blocks = {f"{stack}.{i}.{name[len(first):]}": shape for i in range(config[key])
-                  for name, shape in one.items() if name.startswith(first)}
-        return {name: shape for name, shape in one.items() if not name.startswith(first)} | blocks
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise OverlayError(f"the config of {component} cannot be used ({type(error).__name__}: {error})",
+        return _gemma_tensors(config) if component == "text_encoder" else _module_tensors(component, config)
+    except OverlayError as error:
+        raise OverlayError(where + error.found, error.expected, error.fix) from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise OverlayError(f"{where}the config of {component} cannot be used ({type(error).__name__}: {error})",
                            "the config of an LTX-2.3 file",
                            "Download the file again; if that does not help, use the official file.") from error
+
+
+def _module_tensors(component: str, config: Mapping[str, Any]) -> Shapes:
+    if component not in _REPEATED:
+        return _shapes(component, config)
+    key, stack = _REPEATED[component]
+    if not 1 <= config[key] <= MAX_LAYERS:
+        raise ValueError(f"{key} is {config[key]}")
+    one, first = _shapes(component, {**config, key: 1}), f"{stack}.0."
+    block = {name[len(first):]: shape for name, shape in one.items() if name.startswith(first)}
+    return {name: shape for name, shape in one.items() if not name.startswith(first)} | {
+        f"{stack}.{i}.{name}": shape for i in range(config[key]) for name, shape in block.items()}
 
 
 def _shapes(component: str, config: Mapping[str, Any]) -> Shapes:
@@ -53,8 +62,13 @@ def _shapes(component: str, config: Mapping[str, Any]) -> Shapes:
 
 
 def gemma_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of a Gemma config.json, with transformers' defaults."""
-    return {**_GEMMA_DEFAULTS, **config.get("text_config", config)}
+    """The language model's part of a Gemma config.json, with transformers' defaults; ValueError for absurd sizes."""
+    values = {**_GEMMA_DEFAULTS, **config.get("text_config", config)}
+    for name in _GEMMA_DEFAULTS:
+        most = MAX_LAYERS if name == "num_hidden_layers" else 1 << 31
+        if type(values[name]) is not int or not 1 <= values[name] <= most:
+            raise ValueError(f"{name} is {values[name]!r}")
+    return values
 
 
 def _gemma_tensors(config: Mapping[str, Any]) -> Shapes:

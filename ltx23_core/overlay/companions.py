@@ -60,7 +60,7 @@ def read_upsampler(path: Path, latent_channels: int) -> tuple[str, dict[str, Any
     if component is None:
         raise OverlayError(f"{path} has spatial_upsample {spatial}, temporal_upsample {temporal}, scale {scale!r}",
                            "an upscaler for x2 or x1.5 in space, or for x2 in time", _GET_UPSAMPLER)
-    problems = differences(component, expected_tensors(component, config), header.tensors)
+    problems = differences(component, expected_tensors(component, config, path), header.tensors)
     if config["in_channels"] != latent_channels:
         problems.append(f"it is for latents of {config['in_channels']} channels, the checkpoint has {latent_channels}")
     if problems:

@@ -120,16 +120,9 @@ def _broken(path: Path, why: str) -> OverlayError:
     return OverlayError(f"{path} has a damaged header: {why}", "a header as the safetensors format defines it", _AGAIN)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return table
-
-
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        table = json.loads(text, object_pairs_hook=_unique)
+        table = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _broken(path, str(error)) from error
     if not isinstance(table, dict):
@@ -161,11 +154,11 @@ def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRe
 
 
 def _check_ranges(path: Path, tensors: dict[str, TensorRef], base: int, size: int) -> None:
-    """Ranges may not overlap, and the last one must end where the file ends."""
+    """Ranges must follow each other without gap or overlap (so no name occurs twice) up to the end of the file."""
     end, last = base, "the header"
     for name, ref in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
-        if ref.start < end:
-            raise _broken(path, f"{name} overlaps {last}")
+        if ref.start != end:
+            raise _broken(path, f"{name} overlaps {last}" if ref.start < end else f"a gap between {last} and {name}")
         end, last = ref.end, name
     if end > size:
         raise OverlayError(f"{path} is truncated: it has {size} bytes, {end - size} are missing", f"{end} bytes",

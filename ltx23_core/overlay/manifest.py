@@ -93,11 +93,11 @@ class Overlay:
         if content.get("format") != FORMAT:
             raise OverlayError(f"{path} has the format {content.get('format')!r}", f"{FORMAT!r}", REMAKE)
         stored = content.pop("id", None)
-        if content_id(content) != stored:
+        if encode(content)[1] != stored:
             raise OverlayError(f"{path} was edited or damaged: its content does not have the id that it states",
                                "a manifest as materialize wrote it", REMAKE)
         try:
-            overlay = from_content(path, content)
+            overlay = _from_content(path, stored, content)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise OverlayError(f"{path} is damaged ({type(error).__name__}: {error})",
                                "a manifest as materialize wrote it", REMAKE) from error
@@ -153,7 +153,7 @@ def to_content(variant: str, model_version: str, layout: str, sources: tuple[Sou
     }
 
 
-def from_content(path: Path, content: Mapping[str, Any]) -> Overlay:
+def _from_content(path: Path, id: str, content: Mapping[str, Any]) -> Overlay:
     """An overlay from the manifest's JSON values; anything out of bounds raises ValueError, KeyError or TypeError."""
     sources = tuple(SourceFile(Path(f["path"]), int(f["size"]), int(f["mtime_ns"]), int(f["head_bytes"]),
                                str(f["head_sha256"])) for f in content["files"])
@@ -170,26 +170,23 @@ def from_content(path: Path, content: Mapping[str, Any]) -> Overlay:
     components = {name: ComponentEntry(dict(entry["config"]), {key: tensor(t) for key, t in entry["tensors"].items()})
                   for name, entry in content["components"].items()}
     tokenizer = content["tokenizer"]
-    return Overlay(path, content_id(content), content["variant"], str(content["model_version"]),
-                   str(content["layout"]), sources, components, None if tokenizer is None else Path(tokenizer))
+    return Overlay(path, id, content["variant"], str(content["model_version"]), str(content["layout"]), sources,
+                   components, None if tokenizer is None else Path(tokenizer))
 
 
-def _canonical(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+def encode(content: Mapping[str, Any]) -> tuple[str, str]:
+    """The manifest's text, and its id: the SHA-256 of the canonical form of everything else."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    id = hashlib.sha256(text.encode()).hexdigest()
+    return f'{{"id":"{id}",{text[1:]}', id
 
 
-def content_id(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the manifest's canonical form without its id."""
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()
-
-
-def save(path: Path, content: Mapping[str, Any]) -> None:
+def save(path: Path, text: str) -> None:
     """Write a manifest, all of it or nothing: temporary file, fsync, rename, one writer at a time.
 
     Raises:
         OverlayError: the folder cannot be written, or another process holds the lock for a minute.
     """
-    text = f'{{"id":"{content_id(content)}",' + _canonical(content)[1:]
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     lock = path.with_name(f".{path.name}.lock")
     try:

@@ -13,7 +13,7 @@ from .architecture import Shapes, differences, examples, expected_tensors
 from .companions import metadata_json, read_distilled_lora, read_upsampler
 from .header import read_header
 from .layout import OFFICIAL, Layout
-from .manifest import VARIANTS, ComponentEntry, Overlay, from_content, save, to_content
+from .manifest import VARIANTS, ComponentEntry, Overlay, encode, save, to_content
 from .recognise import CHECKPOINT, OFFICIAL_FILE, recognise
 from .source import SourceFile, TensorRef
 from .text_encoder import check_matches, read_text_encoder
@@ -52,10 +52,10 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
     if variant == "auto":
         variant = "distilled" if "distilled" in path.name.lower() else "dev"
     target = path.with_name(path.name + ".ltx23.json") if output is None else _absolute(output)
-    content = to_content(variant, version, OFFICIAL.name, tuple(parts.sources), parts.components, tokenizer)
-    overlay = from_content(target, content)
-    save(target, content)
-    return overlay
+    content = (variant, version, OFFICIAL.name, tuple(parts.sources), parts.components, tokenizer)
+    text, id = encode(to_content(*content))
+    save(target, text)
+    return Overlay(target, id, *content)
 
 
 @dataclass
@@ -88,7 +88,7 @@ def _add_checkpoint(parts: _Parts, path: Path, layout: Layout) -> tuple[str, Sha
         part = _part(path, config, layout.config[name])
         if name == "text_projection":
             part = _projection_config(path, part, tensors)
-        shapes[name] = expected_tensors(name, part)
+        shapes[name] = expected_tensors(name, part, path)
         problems += differences(name, shapes[name], tensors)
         entries[name] = ComponentEntry(part, tensors)
     if problems:

@@ -19,14 +19,15 @@ class Kind(NamedTuple):
     fix: str = _USE_OFFICIAL
 
 
-# Patterns are searched in the names, one a line, with and without the prefix of the transformer.
+# Patterns are searched in the names, one a line, with and without the prefix of the transformer; see `recognise`:
+# every block number is 0.
 KINDS: tuple[Kind, ...] = (
     Kind("a LoRA", (r"\.(lora_A|lora_B|lora_up|lora_down)(\.|$)",), (r"^(?!.*lora).*\.weight$",),
          fix="Give it where a LoRA is asked for, and a checkpoint here."),
     Kind("an LTX-2.5 checkpoint", (r"^duration_head\.",)),
     Kind("an LTX-2.5 checkpoint", (r"^keyframes_abs_pos_embedding",)),
-    Kind("an LTX-2.5 checkpoint", (r"^audio_adaln_single\.", r"^transformer_blocks\.\d+\.ff\.net\.2\.weight$"),
-         (r"^transformer_blocks\.\d+\.ff\.net\.2\.bias$",)),
+    Kind("an LTX-2.5 checkpoint", (r"^audio_adaln_single\.", r"^transformer_blocks\.0\.ff\.net\.2\.weight$"),
+         (r"^transformer_blocks\.0\.ff\.net\.2\.bias$",)),
     Kind("an LTX-2.0 checkpoint", (r"^audio_adaln_single\.", r"^caption_projection\.")),
     Kind("an LTX-2.0 checkpoint", (r"^text_embedding_projection\.aggregate_embed\.",)),
     Kind("an LTX-Video 0.9 checkpoint", (r"^adaln_single\.", r"^caption_projection\."), (r"^audio_adaln_single\.",)),
@@ -58,8 +59,9 @@ CHECKPOINT = "an LTX-2.3 single-file checkpoint"
 
 def recognise(names: Iterable[str]) -> Kind:
     """The kind of file that has these tensor names."""
-    names = list(names)
-    stripped = [re.sub(r"^(model\.)?diffusion_model\.", "", name) for name in names]
-    text = "\n".join(dict.fromkeys([*names, *stripped]))
+    one_block = re.sub(r"(blocks|layers)\.\d+\.", r"\1.0.", "\n".join(names))  # thousands of names become hundreds
+    lines = dict.fromkeys(one_block.split("\n"))
+    stripped = (line.removeprefix("model.").removeprefix("diffusion_model.") for line in lines)
+    text = "\n".join(dict.fromkeys([*lines, *stripped]))
     return next((kind for kind in KINDS if all(re.search(p, text, re.M) for p in kind.has)
                  and not any(re.search(p, text, re.M) for p in kind.lacks)), _UNKNOWN)

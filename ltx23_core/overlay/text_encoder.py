@@ -64,7 +64,7 @@ def read_text_encoder(path: Path) -> TextEncoder:
                            "Download the tokenizer files of the same model into this folder.")
     headers = [read_header(file) for file in _weight_files(folder)]
     text, vision = split_gemma((key, ref) for header in headers for key, ref in header.tensors.items())
-    problems = differences("text_encoder", expected_tensors("text_encoder", config), text)
+    problems = differences("text_encoder", expected_tensors("text_encoder", config, folder), text)
     if problems:
         raise OverlayError(f"{folder}: " + "; ".join(problems), "the tensors that its config.json describes",
                            "Download the folder again. " + _GET_GEMMA)

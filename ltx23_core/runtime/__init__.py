@@ -1,0 +1,1 @@
+"""Devices, residency of weights, memory estimates, previews."""

@@ -15,7 +15,7 @@ from ..config import VIDEO_SCALE
 
 log = logging.getLogger("ltx23")
 
-PROBES, PROBE_HEIGHT, PROBE_WIDTH = 24, 6, 8
+PROBES, PROBE_CELLS = 96, 5
 _FORMAT = "ltx23-preview/1"
 
 
@@ -42,20 +42,21 @@ class LatentToRGB:
             dtype: torch.dtype) -> LatentToRGB:
         """Least squares between probe latents and the decoder's mean colour of each cell.
 
-        Probes are one latent frame of standard normal cells, half of them smooth (a coarse grid enlarged), as
-        real latents are; 1152 equations for C + 1 unknowns a colour.
+        Probes are one latent frame each: one colour, a slow change over it and a little noise, about unit size.
+        Cells at the border see the decoder's padding and are left out: 864 equations for C + 1 unknowns.
         """
         generator = torch.Generator().manual_seed(0)
-        rough = torch.randn(PROBES, channels, PROBE_HEIGHT, PROBE_WIDTH, generator=generator)
+        shape = (PROBES, channels, PROBE_CELLS, PROBE_CELLS)
         coarse = torch.randn(PROBES, channels, 2, 2, generator=generator)
-        rough[PROBES // 2:] = torch.nn.functional.interpolate(coarse, (PROBE_HEIGHT, PROBE_WIDTH),
-                                                              mode="bilinear")[PROBES // 2:]
+        probes = torch.nn.functional.interpolate(coarse, shape[2:], mode="bilinear", align_corners=True)
+        flat = torch.randn(PROBES, channels, 1, 1, generator=generator)
+        probes = flat + 0.5 * probes + 0.1 * torch.randn(shape, generator=generator)
         colours = []
-        for probe in rough:  # one by one: a batch would need a large clip's memory
+        for probe in probes:  # one by one: a batch would need a large clip's memory
             pixels = decoder(probe[None, :, None].to(device, dtype))[0, :, 0].float().clamp(-1, 1)
-            cells = torch.nn.functional.avg_pool2d(pixels[None], VIDEO_SCALE[1:])[0]
+            cells = torch.nn.functional.avg_pool2d(pixels[None], VIDEO_SCALE[1:])[0, :, 1:-1, 1:-1]
             colours.append(((cells + 1) / 2).permute(1, 2, 0).reshape(-1, 3).cpu())
-        latents = rough.permute(0, 2, 3, 1).reshape(-1, channels).double()
+        latents = probes[:, :, 1:-1, 1:-1].permute(0, 2, 3, 1).reshape(-1, channels).double()
         design = torch.cat((latents, torch.ones(len(latents), 1, dtype=torch.float64)), dim=1)
         # A little ridge keeps the fit stable where channels outnumber what the probes show.
         gram = design.T @ design + 1e-3 * torch.eye(channels + 1, dtype=torch.float64)

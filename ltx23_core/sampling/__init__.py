@@ -1,0 +1,1 @@
+"""Schedules, noise, guidance, denoiser, solvers, and a run through them."""

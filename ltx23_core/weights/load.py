@@ -61,7 +61,7 @@ def load_module(module: nn.Module, refs: Mapping[str, TensorRef], device: torch.
     counter, begin = ReadCounter(), time.perf_counter()
     state = _read(refs, torch.device(device), dtype, active, check, counter)
     module.load_state_dict(state, strict=True, assign=True)
-    left = [key for key, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
+    left = [key for key, value in module.state_dict().items() if value.is_meta]
     if left:
         raise WeightsError(f"{name} has tensors that no file brings: {', '.join(left[:8])}", "none",
                            "Report this: the module needs constants that it does not make itself.")

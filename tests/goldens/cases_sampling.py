@@ -9,7 +9,15 @@ from ltx23_core.models.transformer.model import Transformer
 from ltx23_core.sampling import solvers
 from ltx23_core.sampling.denoiser import Denoiser, PromptContext
 from ltx23_core.sampling.guidance import Guidance, GuiderParams, combine
-from ltx23_core.sampling.latents import Streams, StreamState, map_streams, tokens_to_audio, tokens_to_video, video_to_tokens
+from ltx23_core.sampling.latents import (
+    Streams,
+    StreamState,
+    audio_to_tokens,
+    map_streams,
+    tokens_to_audio,
+    tokens_to_video,
+    video_to_tokens,
+)
 from ltx23_core.sampling.sigmas import beta_schedule, linear_quadratic_schedule, ltx2_schedule
 
 from .harness import HANDLERS, Case, case, config, latent_statistics, lora_module, module, pipeline
@@ -36,12 +44,15 @@ def grid_of(settings: dict) -> VideoGrid:
 class Loop:
     """A denoising loop on a case's inputs that records what enters and leaves the denoiser."""
 
-    def __init__(self, run: Case, states: Streams, guide: Guidance | None, transformer: Transformer | None = None) -> None:
-        given = run.inputs
-        negative = PromptContext(given["video_negative"], given["audio_negative"]) if "video_negative" in given else None
+    def __init__(self, run: Case, states: Streams, guide: Guidance | None,
+                 transformer: Transformer | None = None) -> None:
+        def context(kind: str) -> PromptContext | None:
+            known = "video_" + kind in run.inputs
+            return PromptContext(run.inputs["video_" + kind], run.inputs["audio_" + kind]) if known else None
+
         self.states = states
-        self.denoiser = Denoiser(transformer or module("transformer"),
-                                 PromptContext(given["video_context"], given["audio_context"]), negative, guide, *states)
+        self.denoiser = Denoiser(transformer or module("transformer"), context("context"), context("negative"), guide,
+                                 *states)
         self.inputs: list[Streams] = []
         self.outputs: list[Streams] = []
 
@@ -84,7 +95,8 @@ def scheduler(run: Case) -> None:
         else:
             tokens = kind.rpartition("tokens")[2]
             number = int(tokens) if tokens.isdigit() else run.settings.default_tokens
-            terminal = float(kind.split(".tokens")[0][len("terminal"):]) if kind.startswith("terminal") else run.settings.terminal
+            own = kind.partition(".tokens")[0].removeprefix("terminal")
+            terminal = float(own) if kind.startswith("terminal") else run.settings.terminal
             got = ltx2_schedule(steps, number, terminal=terminal, stretch=not kind.startswith("no_stretch"))
         run.check(name, torch.tensor(got))
 
@@ -108,9 +120,11 @@ def steps(run: Case) -> None:
             run.check(name, torch.tensor(solvers.sde_coefficients(sigmas[int(index) + 1], run.settings.res2s_eta)))
         elif kind:
             pair = sigmas[int(index)], sigmas[int(index) + 1]
-            got = {"euler": lambda p: solvers.euler_step(x, x0, *p),
-                   "res2s_sde": lambda p: solvers.sde_step(x, x0, *p, noise, eta=run.settings.res2s_eta),
-                   "ancestral": lambda p: solvers.ancestral_step(x, x0, *p, noise, eta=run.settings.ancestral_eta)}[kind](pair)
+            if kind == "euler":
+                got = solvers.euler_step(x, x0, *pair)
+            else:
+                function = {"res2s_sde": solvers.sde_step, "ancestral": solvers.ancestral_step}[kind]
+                got = function(x, x0, *pair, noise, eta=run.raw_settings[kind.removesuffix("_sde") + "_eta"])
             run.check(name, got)
     run.check("res2s_coefficients", torch.tensor([solvers.res_2s_coefficients(h) for h in run.settings.res2s_h],
                                                  dtype=torch.float64))
@@ -179,7 +193,7 @@ def two_stage(run: Case) -> None:
     upscaled = upsample(module("upsampler_x2"), video, *latent_statistics())
     run.check("upscaled_latent", upscaled)
     states = (StreamState.from_tokens(video_to_tokens(upscaled), video_positions(grid_2, s.fps)),
-              StreamState.from_tokens(audio.transpose(1, 2).flatten(2), audio_positions(s.audio_frames)))
+              StreamState.from_tokens(audio_to_tokens(audio), audio_positions(s.audio_frames)))
     start = map_streams(lambda state, n: state.noised(n, s.noise_scale), states,
                         (given["video_noise_2"], given["audio_noise_2"]))
     run.check("stage2_video_start", start[0])

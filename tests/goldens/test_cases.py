@@ -8,7 +8,8 @@ from .harness import HANDLERS, INDEX, Case
 
 # Issue 4 brings these; until then they are reported, not run.
 NOT_YET = frozenset("""reference_video audio_to_video i2v_strength i2v_two_stage keyframe_interpolation retake
-gradient_estimation guider_variants guider_loops text_to_audio video_only lora_edge ancestral scheduler_more""".split())
+gradient_estimation guider_variants guider_loops text_to_audio
+video_only lora_edge ancestral scheduler_more""".split())
 
 
 @pytest.mark.parametrize("name", list(INDEX["cases"]))

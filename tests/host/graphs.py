@@ -29,10 +29,11 @@ def workflow(name: str, prefix: str, **values: Any) -> Graph:
 
 
 def with_values(graph: Graph, **values: Any) -> Graph:
-    """A copy of a graph with some inputs changed wherever they occur."""
+    """A copy of a graph with some inputs changed wherever they occur as constants."""
     graph = json.loads(json.dumps(graph))
     for node in graph.values():
-        node["inputs"] |= {key: value for key, value in values.items() if key in node["inputs"]}
+        constants = {key for key, value in node["inputs"].items() if not isinstance(value, list)}
+        node["inputs"] |= {key: value for key, value in values.items() if key in constants}
     return graph
 
 

@@ -1,0 +1,138 @@
+"""Runs inside ComfyUI's source tree, started by test_memory.py: ComfyUI's memory management over our components.
+
+The device is a CPU that ComfyUI takes for a GPU (`cpu:0`, which differs from `cpu` but holds real tensors) with a fixed
+budget, so that all of its eviction logic runs. Prints one JSON object of what happened.
+"""
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+SOURCE, PACK = map(Path, sys.argv[1:3])
+sys.argv = ["main.py", "--cpu"]
+sys.path.insert(0, str(SOURCE))
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import comfy.model_management as mm  # noqa: E402
+import torch  # noqa: E402
+from comfy.model_patcher import ModelPatcher  # noqa: E402
+
+MB = 1024 * 1024
+BUDGET = 6000 * MB  # ComfyUI keeps about 1.2 GB of it for itself
+FAKE = torch.device("cpu", 0)
+
+
+def fake_device() -> None:
+    """Make ComfyUI believe in a GPU with `BUDGET` bytes."""
+    def free_memory(device: torch.device | None = None, torch_free_too: bool = False) -> object:
+        free = BUDGET - sum(model.model.loaded_size() for model in mm.current_loaded_models if model.model)
+        return (free, free) if torch_free_too else free
+
+    mm.is_device_cpu = lambda device: False
+    mm.get_torch_device = lambda: FAKE
+    mm.get_free_memory = free_memory
+    mm.soft_empty_cache = lambda force=False: None
+    mm.vram_state = mm.VRAMState.NORMAL_VRAM
+
+
+def import_pack() -> object:
+    """Import the pack's host.py as ComfyUI would: under a name made of a path."""
+    spec = importlib.util.spec_from_file_location("pack_x_path", PACK / "__init__.py",
+                                                  submodule_search_locations=[str(PACK)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack_x_path"] = module
+    spec.loader.exec_module(module)
+    return importlib.import_module("pack_x_path.nodes.host")
+
+
+class FakeComponent:
+    """Behaves like `runtime.component.Component`, of any size, without holding it."""
+
+    def __init__(self, name: str, megabytes: int) -> None:
+        self.name, self.size_bytes, self.loaded_bytes, self.loads = name, megabytes * MB, 0, 0
+        self.device = torch.device("meta")
+
+    def load(self, device: torch.device, check: object = None) -> int:
+        if self.device != device:
+            self.loads += 1
+        self.device, self.loaded_bytes = device, self.size_bytes
+        return self.size_bytes
+
+    def release(self) -> None:
+        self.device, self.loaded_bytes = torch.device("meta"), 0
+
+
+def foreign_model(megabytes: int) -> ModelPatcher:
+    """Another pack's or core's model, of layers that ComfyUI may move one by one."""
+    import comfy.ops
+    linear = comfy.ops.disable_weight_init.Linear
+    model = torch.nn.Sequential(*(linear(1024, 1024, bias=False, device="meta") for _ in range(megabytes // 4)))
+    for module in model.modules():
+        module.to = lambda *_: None  # meta tensors have no data to move; only the sizes matter here
+    return ModelPatcher(model, FAKE, torch.device("cpu"))
+
+
+def main() -> None:
+    fake_device()
+    host = import_pack()
+    found: dict[str, object] = {}
+    residency = host.Residency()
+    text, transformer, decoder = (FakeComponent(*args) for args in (
+        ("text_encoder", 3000), ("transformer", 4000), ("video_decoder", 500)))
+
+    def resident() -> list[str]:
+        return [part.name for part in (text, transformer, decoder) if part.loaded_bytes]
+
+    residency.use(text, activation_bytes=100 * MB)
+    found["first"] = resident()
+    found["device"] = str(text.device)
+    listed = [model.model.model_size() // MB for model in mm.current_loaded_models]
+    found["listed_megabytes"] = listed
+    residency.use(text, activation_bytes=100 * MB)
+    found["loads_after_second_use"] = text.loads
+    residency.use(transformer, activation_bytes=100 * MB)
+    found["transformer_evicts_text"] = resident()
+    residency.use(decoder, activation_bytes=100 * MB)
+    found["small_one_fits_beside"] = resident()
+    residency.use(decoder, activation_bytes=5000 * MB)
+    found["activations_evict"] = resident()
+    residency.use(transformer)
+    residency.use(transformer, decoder)
+    found["both_used_together"] = resident()
+    found["transformer_loads"] = transformer.loads
+
+    other = foreign_model(3000)
+    mm.load_models_gpu([other])
+    found["foreign_model_evicts"] = resident()
+    found["foreign_loaded_megabytes"] = other.loaded_size() // MB
+    residency.use(transformer)
+    found["comes_back_whole"] = [resident(), transformer.loaded_bytes == transformer.size_bytes]
+    mm.unload_all_models()
+    found["after_unload_all"] = [resident(), len(mm.current_loaded_models)]
+
+    residency.use(decoder)
+    del other, residency
+    gc.disable()
+    found["entries_after_del"] = len(mm.current_loaded_models)  # by reference counting alone: no cycle
+    found["free_after_del"] = mm.get_free_memory(FAKE) // MB
+
+    residency = host.Residency()
+    stopped = FakeComponent("transformer", 1000)
+    stopped.load = lambda device, check: check()
+    mm.interrupt_current_processing(True)
+    try:
+        residency.use(stopped)
+        found["interrupt_while_loading"] = "went on"
+    except mm.InterruptProcessingException:
+        found["interrupt_while_loading"] = "stopped"
+    found["entries_after_interrupt"] = len(mm.current_loaded_models)
+    print(json.dumps(found))
+
+
+main()

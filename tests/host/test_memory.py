@@ -1,0 +1,72 @@
+"""Our weights under ComfyUI's memory management, with a device of fixed size (see memory_in_process.py)."""
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tools.host import clean_environment
+from tools.install import FRONT_END, Place
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    comfy = Place(ROOT).comfy(FRONT_END)
+    if not (comfy.source / "main.py").exists():
+        pytest.skip(f"No ComfyUI in {comfy.source}: `python3 run.py test` installs it.")
+    script = Path(__file__).with_name("memory_in_process.py")
+    done = subprocess.run([str(comfy.python), str(script), str(comfy.source), str(ROOT)], check=False,
+                          capture_output=True, text=True, env=clean_environment(), cwd=comfy.source, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_first_use_loads_onto_the_compute_device(found: dict) -> None:
+    assert found["first"] == ["text_encoder"] and found["device"] == "cpu:0"
+    assert found["listed_megabytes"] == [3000], "ComfyUI sees the true size"
+
+
+def test_second_use_loads_nothing(found: dict) -> None:
+    assert found["loads_after_second_use"] == 1
+
+
+def test_a_part_that_needs_the_room_evicts_another_of_ours(found: dict) -> None:
+    assert found["transformer_evicts_text"] == ["transformer"]
+
+
+def test_parts_that_fit_stay_side_by_side(found: dict) -> None:
+    assert found["small_one_fits_beside"] == ["transformer", "video_decoder"]
+    assert found["both_used_together"] == ["transformer", "video_decoder"]
+
+
+def test_activations_are_given_room(found: dict) -> None:
+    assert found["activations_evict"] == ["video_decoder"]
+
+
+def test_parts_used_together_do_not_evict_each_other(found: dict) -> None:
+    assert found["transformer_loads"] == 2, "once at first, once after the activations had evicted it"
+
+
+def test_another_pack_s_model_evicts_ours_whole(found: dict) -> None:
+    assert "transformer" not in found["foreign_model_evicts"]
+    assert found["foreign_loaded_megabytes"] == 3000
+
+
+def test_it_comes_back_whole(found: dict) -> None:
+    names, whole = found["comes_back_whole"]
+    assert "transformer" in names and whole
+
+
+def test_unload_all_leaves_nothing(found: dict) -> None:
+    assert found["after_unload_all"] == [[], 0]
+
+
+def test_the_entry_ends_with_the_residency(found: dict) -> None:
+    assert found["entries_after_del"] == 0 and found["free_after_del"] == 6000
+
+
+def test_interrupt_while_loading(found: dict) -> None:
+    assert found["interrupt_while_loading"] == "stopped" and found["entries_after_interrupt"] == 0

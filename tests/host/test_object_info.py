@@ -1,0 +1,114 @@
+"""What the page learns about the nodes: complete, explained, and the same as the documentation's list."""
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT, Host
+
+NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt",
+         "LTX23ImageCondition": "Image Condition", "LTX23Guidance": "Guidance", "LTX23Sampler": "Sampler",
+         "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File"}
+
+# Ids, names and order are promises to saved workflows: only append here, never change.
+WIDGETS = {
+    "LTX23Overlay": ["checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant"],
+    "LTX23Load": ["overlay", "precision", "attention"],
+    "LTX23Prompt": ["model", "prompt", "negative_prompt"],
+    "LTX23ImageCondition": ["image", "frame", "strength", "crf", "conditions"],
+    "LTX23Guidance": ["video_cfg", "video_stg", "video_modality", "video_rescale", "audio_cfg", "audio_stg",
+                      "audio_modality", "audio_rescale", "video_stg_blocks", "audio_stg_blocks"],
+    "LTX23Sampler": ["model", "prompt", "recipe", "width", "height", "frames", "fps", "seed", "steps", "context",
+                     "conditions", "guidance", "sigmas", "negative_prompt"],
+    "LTX23DecodeVideo": ["model", "video"],
+    "LTX23DecodeAudio": ["model", "audio"],
+    "LTX23DecodeToFile": ["model", "video", "audio", "filename_prefix", "fps"],
+}
+OUTPUTS = {
+    "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
+    "LTX23ImageCondition": ["LTX23_CONDITIONS"], "LTX23Guidance": ["LTX23_GUIDANCE"],
+    "LTX23Sampler": ["LATENT", "LATENT", "FLOAT"], "LTX23DecodeVideo": ["IMAGE"], "LTX23DecodeAudio": ["AUDIO"],
+    "LTX23DecodeToFile": ["VIDEO"],
+}
+OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
+
+
+def inputs(info: dict) -> dict[str, list]:
+    return {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+
+
+def test_all_nodes_and_no_others(host: Host) -> None:
+    found = {name: info for name, info in host.client.get("/object_info").items() if name.startswith("LTX23")}
+    assert {name: info["display_name"] for name, info in found.items()} == NODES
+    assert {info["category"] for info in found.values()} == {"LTX-2.3"}
+    assert {info["python_module"] for info in found.values()} == {f"custom_nodes.{host.pack}"}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_everything_is_explained(host: Host, name: str) -> None:
+    info = host.client.node_info(name)
+    assert info["description"].endswith(".")
+    for key, (_, options) in inputs(info).items():
+        assert len(options.get("tooltip", "")) > 15 and options["tooltip"].endswith("."), f"{name}.{key}"
+    assert all(tip and tip.endswith(".") for tip in info["output_tooltips"]), name
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_numbers_name_their_default_in_the_tooltip(host: Host, name: str) -> None:
+    for key, (kind, options) in inputs(host.client.node_info(name)).items():
+        if kind in ("INT", "FLOAT") and "default" in options:
+            assert re.search(r"\b[Dd]efault", options["tooltip"]), f"{name}.{key}"
+            assert {"min", "max"} <= set(options), f"{name}.{key} has no range"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_names_and_order_are_kept(host: Host, name: str) -> None:
+    info = host.client.node_info(name)
+    order = info["input_order"]
+    assert [*order.get("required", []), *order.get("optional", [])] == WIDGETS[name]
+    assert info["output"] == OUTPUTS[name]
+
+
+def test_defaults_are_the_official_ones(host: Host) -> None:
+    found = inputs(host.client.node_info("LTX23Sampler"))
+    assert {key: found[key][1]["default"] for key in OFFICIAL} == OFFICIAL
+    assert found["seed"][1]["control_after_generate"] is True
+    guidance = inputs(host.client.node_info("LTX23Guidance"))
+    assert [guidance[key][1]["default"] for key in WIDGETS["LTX23Guidance"]] == [3, 1, 3, 0.7, 7, 1, 3, 0.7, "28", "28"]
+
+
+def test_rare_inputs_are_advanced(host: Host) -> None:
+    advanced = {(name, key) for name in NODES for key, (_, options) in inputs(host.client.node_info(name)).items()
+                if options.get("advanced")}
+    assert advanced == {
+        ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23ImageCondition", "crf"),
+        ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),
+        ("LTX23Sampler", "negative_prompt")}
+
+
+def test_lists_show_the_model_folders(host: Host) -> None:
+    found = inputs(host.client.node_info("LTX23Overlay"))
+    options = {key: found[key][1]["options"] for key in WIDGETS["LTX23Overlay"]}
+    assert options["checkpoint"] == ["ltx-2.3-tiny.safetensors"]
+    assert options["text_encoder"] == ["gemma", "none"] and found["text_encoder"][1]["default"] == "gemma"
+    assert options["upsampler"][0] == "none" and "ltx-2.3-tiny-spatial-upscaler-x2.safetensors" in options["upsampler"]
+    assert options["distilled_lora"] == ["none", "ltx-2.3-tiny-distilled-lora.safetensors"]
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_help_page_is_served(host: Host, name: str) -> None:
+    page = host.client.request(f"/extensions/{host.pack}/docs/{name}/en.md").decode()
+    assert page.startswith(f"# {NODES[name]}\n")
+
+
+def test_no_help_page_without_a_node() -> None:
+    assert {folder.name for folder in (ROOT / "web" / "docs").iterdir()} == set(NODES)
+
+
+def test_templates_are_the_ui_files_only(host: Host) -> None:
+    assert sorted(host.client.get("/workflow_templates")[host.pack]) == [
+        "image_to_video", "quick_start", "text_to_video"]
+    for name in ("image_to_video", "quick_start", "text_to_video"):
+        for suffix in (".json", ".jpg"):
+            assert host.client.request(f"/api/workflow_templates/{host.pack}/{name}{suffix}")

@@ -1,0 +1,164 @@
+"""Bad input: what the client is told, before a run and in it."""
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.conftest import Host
+from tests.host import graphs
+from tests.host.client import ClientError, Graph
+
+
+def refusal(host: Host, graph: Graph) -> dict[str, list[str]]:
+    """The details of each node's errors; fails if the server takes the graph."""
+    with pytest.raises(ClientError) as caught:
+        host.client.queue(graph)
+    errors = caught.value.body["node_errors"]
+    return {errors[node]["class_type"]: [error["details"] for error in errors[node]["errors"]] for node in errors}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"width": 770}, ("width is 770 pixels", "a multiple of 32", "Use 768 or 800.")),
+    ({"height": 500}, ("height is 500 pixels", "a multiple of 32", "Use 480 or 512.")),
+    ({"recipe": "distilled", "width": 736}, ("width is 736 pixels", "a multiple of 64", "Use 704 or 768.")),
+    ({"frames": 120}, ("frames is 120", "8 k + 1", "Use 113 or 121.")),
+    ({"recipe": "two_stage"}, ("recipe is 'two_stage'", "one_stage", "Choose auto.")),
+    ({"width": 0}, ("width is 0 pixels", "Use 32 or 64.")),
+])
+def test_settings_are_refused_before_the_run(host: Host, change: dict, words: tuple[str, ...]) -> None:
+    details = refusal(host, graphs.workflow("quick_start", "bad", **change))
+    assert list(details) == ["LTX23Sampler"]
+    assert all(word in details["LTX23Sampler"][0] for word in words), details
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"checkpoint": "gone.safetensors"}, ("'gone.safetensors' is not in models/checkpoints or models/diffusion_models",
+                                          graphs.CHECKPOINT, "press R")),
+    ({"text_encoder": "gone"}, ("'gone' is not in models/text_encoders", "folders there: gemma", "config.json")),
+    ({"upsampler": "gone.safetensors"}, ("is not in models/latent_upscale_models",)),
+    ({"checkpoint": "../../secret.safetensors"}, ("is not in models/checkpoints",)),
+    ({"text_encoder": "../checkpoints"}, ("is not in models/text_encoders",)),
+    ({"variant": "turbo"}, ("variant is 'turbo'", "Choose auto.")),
+])
+def test_files_are_refused_before_the_run(host: Host, change: dict, words: tuple[str, ...]) -> None:
+    details = refusal(host, graphs.workflow("quick_start", "bad", **change))
+    assert list(details) == ["LTX23Overlay"]
+    assert all(word in details["LTX23Overlay"][0] for word in words), details
+
+
+@pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", ""])
+def test_file_name_stays_in_the_output_folder(host: Host, prefix: str) -> None:
+    details = refusal(host, graphs.workflow("quick_start", prefix))
+    assert "a name inside ComfyUI's output folder" in details["LTX23DecodeToFile"][0]
+
+
+def test_stg_blocks_must_be_numbers(host: Host) -> None:
+    graph = graphs.workflow("quick_start", "bad")
+    names = host.client.node_info("LTX23Guidance")["input"]["required"]
+    graph["20"] = {"class_type": "LTX23Guidance",
+                   "inputs": {key: spec[1]["default"] for key, spec in names.items()} | {"video_stg_blocks": "28;x"}}
+    graph[graphs.node_id(graph, "LTX23Sampler")]["inputs"]["guidance"] = ["20", 0]
+    assert "STG blocks are '28;x'" in refusal(host, graph)["LTX23Guidance"][0]
+
+
+def failure(host: Host, graph: Graph, node: str) -> str:
+    """The message of a run that fails in a node."""
+    run = host.client.run(graph)
+    assert run.error is not None and run.error["node_type"] == node, (run.error, run.executed)
+    message = run.error["exception_message"].rstrip("\n")
+    assert "\n" not in message, "ComfyUI shows only the first line"
+    assert "Expected: " in message and "Next: " in message, message
+    return message
+
+
+def test_linked_values_are_checked_in_the_run(host: Host) -> None:
+    """A linked widget is unknown to validation; the same words come as the node's error."""
+    graph = graphs.workflow("quick_start", "bad")
+    graph["30"] = {"class_type": "PrimitiveInt", "inputs": {"value": 770}}
+    graph[graphs.node_id(graph, "LTX23Sampler")]["inputs"]["width"] = ["30", 0]
+    assert "Use 768 or 800." in failure(host, graph, "LTX23Sampler")
+
+
+def test_missing_text_encoder(host: Host) -> None:
+    message = failure(host, graphs.workflow("quick_start", "bad", text_encoder="none"), "LTX23Sampler")
+    assert "text_encoder" in message and "gemma-3-12b-it-qat-q4_0-unquantized" in message
+
+
+def test_missing_upsampler(host: Host) -> None:
+    graph = graphs.workflow("quick_start", "bad", recipe="distilled", width=128, steps=0, distilled_lora=graphs.LORA)
+    message = failure(host, graph, "LTX23Sampler")
+    assert "ltx-2.3-spatial-upscaler-x2" in message and "latent_upscale_models" in message
+
+
+def test_distilled_recipe_on_dev_weights(host: Host) -> None:
+    graph = graphs.workflow("quick_start", "bad", recipe="distilled_one_stage", steps=0)
+    assert "distilled LoRA" in failure(host, graph, "LTX23Sampler")
+
+
+def test_stg_block_that_the_model_lacks(host: Host) -> None:
+    graph = graphs.workflow("quick_start", "bad")
+    names = host.client.node_info("LTX23Guidance")["input"]["required"]
+    graph["20"] = {"class_type": "LTX23Guidance", "inputs": {key: spec[1]["default"] for key, spec in names.items()}}
+    graph[graphs.node_id(graph, "LTX23Sampler")]["inputs"]["guidance"] = ["20", 0]
+    assert "STG block 28" in failure(host, graph, "LTX23Sampler")
+
+
+def test_frame_of_an_image_outside_the_clip(host: Host) -> None:
+    graph = graphs.workflow("image_to_video", "bad", frame=99)
+    load, condition = (graphs.node_id(graph, name) for name in ("LoadImage", "LTX23ImageCondition"))
+    graph[load] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}}
+    graph[condition]["inputs"]["image"] = [load, 0]
+    assert "frame 99 of a clip of 17 frames" in failure(host, graph, "LTX23Sampler")
+
+
+def test_latent_of_another_model(host: Host) -> None:
+    graph = graphs.workflow("quick_start", "bad")
+    decoder = graphs.node_id(graph, "LTX23DecodeToFile")
+    graph["40"] = {"class_type": "EmptyLTXVLatentVideo",
+                   "inputs": {"width": 96, "height": 64, "length": 17, "batch_size": 1}}
+    graph[decoder]["inputs"]["video"] = ["40", 0]
+    assert "the video latent has shape" in failure(host, graph, "LTX23DecodeToFile")
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 46149\n", ("Git LFS",)),
+    ("empty.safetensors", b"", ("empty.safetensors",)),
+])
+def test_files_that_are_no_weights(host: Host, name: str, content: bytes, words: tuple[str, ...]) -> None:
+    file = host.base.models / "checkpoints" / name
+    file.write_bytes(content)
+    try:
+        message = failure(host, graphs.workflow("quick_start", "bad", checkpoint=name), "LTX23Overlay")
+    finally:
+        file.unlink()
+    assert all(word.lower() in message.lower() for word in words), message
+
+
+def test_truncated_checkpoint(host: Host) -> None:
+    source = host.models[graphs.CHECKPOINT]
+    cut = source.with_name("cut.safetensors")
+    shutil.copyfile(source, cut)
+    with cut.open("rb+") as file:
+        file.truncate(source.stat().st_size - 1000)
+    try:
+        message = failure(host, graphs.workflow("quick_start", "bad", checkpoint=cut.name), "LTX23Overlay")
+    finally:
+        cut.unlink()
+    assert "cut.safetensors" in message
+
+
+def test_wrong_kind_of_file(host: Host) -> None:
+    """An upscaler where the checkpoint belongs is named as what it is."""
+    upscaler = host.models[graphs.UPSCALER]
+    wrong = host.base.models / "checkpoints" / "wrong.safetensors"
+    shutil.copyfile(upscaler, wrong)
+    try:
+        message = failure(host, graphs.workflow("quick_start", "bad", checkpoint=wrong.name), "LTX23Overlay")
+    finally:
+        wrong.unlink()
+    assert "upscaler" in message
+
+
+def test_a_good_run_follows(host: Host) -> None:
+    assert host.client.run(graphs.workflow("quick_start", "after", frames=9)).ok

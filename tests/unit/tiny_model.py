@@ -1,0 +1,33 @@
+"""The tiny model of the golden data as a user would have it: own folder, own process."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.goldens.harness import CHECKPOINT, GEMMA, companion
+
+ROOT = Path(__file__).parents[2]
+
+
+def copy_model(folder: Path) -> tuple[Path, Path]:
+    """Copy checkpoint and text encoder, since an overlay is written beside the checkpoint -> their paths."""
+    shutil.copytree(GEMMA, folder / "gemma")
+    return Path(shutil.copy(CHECKPOINT, folder)), folder / "gemma"
+
+
+def copy_companion(suffix: str, folder: Path) -> Path:
+    """Copy a file that goes with the checkpoint."""
+    return Path(shutil.copy(companion(suffix), folder))
+
+
+def environment() -> dict[str, str]:
+    """The library findable from any folder; one thread, since tensors this small only wait for each other."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1"}
+
+
+def run(command: list[str], folder: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder and wait for it."""
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=seconds)
