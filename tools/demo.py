@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from tools.install import Place, install
 
 PACK_NAME = "ltx23"
 UI_PORT = 8188
+OLDEST_COMFYUI = "0.3.75"
 BAR = 24
 CHECKPOINT, TEXT_ENCODER = "ltx-2.3-tiny.safetensors", "gemma"
 TINY_MODEL = {CHECKPOINT: "checkpoints", TEXT_ENCODER: "text_encoders",  # name -> folder of ComfyUI's models
@@ -54,7 +56,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--ui", action="store_true", help="leave ComfyUI running and print its address, until Ctrl-C")
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help="use the ComfyUI installed in DIR; nothing "
                         "in it is changed (models, output and settings of the demo stay in .host/demo)")
-    parser.add_argument("--port", type=int, default=0, help="port of the server (default: a free one; with --ui "
+    parser.add_argument("--port", type=port_number, default=0, help="port of the server (default: a free one; with --ui "
                         f"{UI_PORT} if it is free)")
     return parser.parse_args(arguments)
 
@@ -102,8 +104,23 @@ def choose_comfyui(place: Place, folder: Path | None) -> ComfyUI:
         return place.comfy()
     folder = folder.expanduser().resolve()
     comfy = ComfyUI(folder, find_python(folder))
+    if comfy.version != "unknown" and numbers(comfy.version) < numbers(OLDEST_COMFYUI):
+        raise DemoError(f"ComfyUI {comfy.version} in {folder} is too old: the pack needs {OLDEST_COMFYUI} or newer. "
+                        "Update it, or leave --comfyui out.")
     say(f"Using ComfyUI {comfy.version} in {folder} with {comfy.python}")
     return comfy
+
+
+def numbers(version: str) -> list[int]:
+    """A version as numbers to compare."""
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def port_number(text: str) -> int:
+    """A TCP port from the command line."""
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to 65535")
+    return int(text)
 
 
 def prepare(place: Place, comfy: ComfyUI, options: argparse.Namespace) -> Server:

@@ -110,12 +110,12 @@ class Base:
         return target
 
     def link_pack(self, name: str, source: Path) -> Path:
-        """Make `source` a custom node called `name`; other packs that were linked here go away."""
-        nodes = self.root / "custom_nodes"
-        for old in nodes.iterdir():
-            remove_link(old)
-        link_folder(source.resolve(), nodes / name)
-        return nodes / name
+        """Make `source` a custom node called `name`, in place of an earlier one of that name."""
+        link = self.root / "custom_nodes" / name
+        if os.path.lexists(link):
+            remove_link(link)
+        link_folder(source.resolve(), link)
+        return link
 
 
 def _look(file: Path) -> tuple[int, int]:

@@ -95,10 +95,10 @@ def workflows() -> list[Workflow]:
     image[SAMPLER]["inputs"]["conditions"] = [CONDITION, 0]
     # Columns, left to right as the data flows.
     row = {OVERLAY: (0, 0, 390, 0), LOAD: (430, 0, 250, 0)}
-    places = row | {PROMPT_NODE: (720, 0, 400, 330), SAMPLER: (1160, 0, 350, 0), VIDEO: (1550, 0, 230, 0),
+    places = row | {PROMPT_NODE: (720, 0, 400, 330), SAMPLER: (1160, 0, 350, 690), VIDEO: (1550, 0, 230, 0),
                     AUDIO: (1550, 120, 230, 0), CREATE: (1820, 0, 230, 0), SAVE: (2090, 0, 400, 330)}
     return [
-        Workflow("quick_start", quick, row | {SAMPLER: (720, 0, 420, 560), VIDEO: (1180, 0, 400, 400)},
+        Workflow("quick_start", quick, row | {SAMPLER: (720, 0, 420, 780), VIDEO: (1180, 0, 400, 400)},
                  (0, 250, 390, 230)),
         Workflow("text_to_video", text, places, (0, 250, 390, 230)),
         Workflow("image_to_video", image, places | {

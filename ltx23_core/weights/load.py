@@ -39,7 +39,8 @@ def load_module(module: nn.Module, refs: Mapping[str, TensorRef], device: torch.
     """Give a module its weights, straight from the files. All or nothing: an interrupt leaves the module as it was.
 
     Args:
-        module: of `models.registry.build`; its parameters and persistent buffers are replaced.
+        module: of `models.registry.build`; all its parameters and persistent buffers are replaced, so none of
+            them stays on the meta device. Buffers that are in no file are left alone (Gemma restores its own).
         refs: parameter name -> byte range, exactly the module's.
         device: where the weights shall be.
         dtype: of floating-point weights; None: as stored.
@@ -48,7 +49,7 @@ def load_module(module: nn.Module, refs: Mapping[str, TensorRef], device: torch.
         name: of the component, for the log.
 
     Raises:
-        WeightsError: names or shapes differ, a file cannot be read, or something would stay on the meta device.
+        WeightsError: names or shapes differ, or a file cannot be read.
         OverlayError: a file changed after the overlay was made.
     """
     name = name or type(module).__name__
@@ -61,10 +62,6 @@ def load_module(module: nn.Module, refs: Mapping[str, TensorRef], device: torch.
     counter, begin = ReadCounter(), time.perf_counter()
     state = _read(refs, torch.device(device), dtype, active, check, counter)
     module.load_state_dict(state, strict=True, assign=True)
-    left = [key for key, value in module.state_dict().items() if value.is_meta]
-    if left:
-        raise WeightsError(f"{name} has tensors that no file brings: {', '.join(left[:8])}", "none",
-                           "Report this: the module needs constants that it does not make itself.")
     counter.seconds = time.perf_counter() - begin
     _log.info("loaded %s: %d tensors, %s from %s in %.2f s to %s", name, counter.tensors, _size(counter.bytes),
               _files(refs), counter.seconds, device)

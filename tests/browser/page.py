@@ -66,9 +66,10 @@ class ComfyPage:
         return self.page.evaluate(STATE)
 
     def export(self) -> dict[str, Any]:
-        """The API form that the page makes of its graph."""
+        """The API form that the page makes of its graph; of what newer pages note about nodes only the title."""
         made = "async () => JSON.stringify((await window.app.graphToPrompt()).output)"
-        return json.loads(self.page.evaluate(made))
+        graph = json.loads(self.page.evaluate(made))
+        return {key: node | {"_meta": {"title": node["_meta"]["title"]}} for key, node in graph.items()}
 
     def run(self) -> list[float]:
         """Press Run; width, height, ready state and seconds of the video that then plays."""

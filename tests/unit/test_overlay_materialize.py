@@ -266,7 +266,7 @@ PAIR: Layout = {LORA + "lora_A.weight": ("BF16", (4, 64)), LORA + "lora_B.weight
 
 
 @pytest.mark.parametrize(("layout", "text"), [
-    ({**PAIR, "diffusion_model.nowhere.lora_A.weight": ("BF16", (4, 64))}, "1 keys of no Linear of the transformer (no"),
+    ({**PAIR, "diffusion_model.nowhere.lora_A.weight": ("BF16", (4, 64))}, "1 keys of no Linear of the transformer (n"),
     ({**PAIR, LORA + "alpha": ("BF16", ())}, "to_q.alpha"),
     ({LORA + "lora_A.weight": ("BF16", (4, 64))}, "1 without the other half"),
     ({**PAIR, LORA + "lora_B.weight": ("BF16", (64, 5))}, "1 that do not fit"),

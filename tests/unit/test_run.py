@@ -237,10 +237,11 @@ def test_linking_a_pack_never_harms_it(tmp_path, monkeypatch, links):
 
         monkeypatch.setattr(Path, "symlink_to", refuse)
     base = Base(tmp_path / "base").create()
-    for name in ("first", "second.name"):
-        linked = base.link_pack(name, pack)
+    (base.custom_nodes / "of-the-user").mkdir()
+    for _ in range(2):
+        linked = base.link_pack("with.dot", pack)
         assert (linked / "__init__.py").read_text() == "x = 1"
-        assert [entry.name for entry in base.custom_nodes.iterdir()] == [name]
+        assert sorted(entry.name for entry in base.custom_nodes.iterdir()) == ["of-the-user", "with.dot"]
     assert (pack / "__init__.py").exists() and (pack / ".venv").exists()
 
 
@@ -305,6 +306,20 @@ def test_pack_that_does_not_import_shows_its_traceback(tmp_path):
 def test_taken_port_is_a_sentence(tmp_path):
     with fake_server(tmp_path) as server, pytest.raises(HostError, match=f"Port {server.port} is taken"):
         Server(server.comfy, server.base, tmp_path / "log", port=server.port).start()
+
+
+def test_comfyui_that_is_too_old_is_refused(tmp_path):
+    folder = fake_comfyui(tmp_path / "ComfyUI").source
+    (folder / "comfyui_version.py").write_text('__version__ = "0.3.9"\n')
+    with pytest.raises(demo.DemoError, match=r"ComfyUI 0\.3\.9 .* needs 0\.3\.75"):
+        demo.choose_comfyui(install.Place(tmp_path), folder)
+
+
+@pytest.mark.parametrize("port", ["0", "99999", "x"])
+def test_impossible_port_is_refused(port, capsys):
+    with pytest.raises(SystemExit):
+        demo.parse(["--port", port])
+    assert "1 to 65535" in capsys.readouterr().err
 
 
 def test_python_of_an_installed_comfyui(tmp_path):

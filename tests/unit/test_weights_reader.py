@@ -33,7 +33,8 @@ def mixed(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     tensors = {"scalar": torch.tensor(1.5), "empty": torch.zeros(0, 3), "ids": torch.arange(7),
                "bytes": torch.arange(11, dtype=torch.uint8), "flag": torch.tensor([True, False, True]),
-               "half": torch.randn(5, 7, generator=generator).half(), "double": torch.randn(3, generator=generator).double(),
+               "half": torch.randn(5, 7, generator=generator).half(),
+               "double": torch.randn(3, generator=generator).double(),
                "fp8": torch.randn(4, 4, generator=generator).to(torch.float8_e4m3fn),
                "odd": torch.randn(1237, 331, generator=generator).bfloat16(),
                "large": torch.randn(700, 1000, generator=generator)}
@@ -73,7 +74,7 @@ def test_small_buffers_give_the_same(device: str, mixed: Path, monkeypatch: pyte
 class CountingFile(FileIO):
     """Records every range that is read."""
 
-    ranges: list[tuple[int, int]] = []  # noqa: RUF012
+    ranges: list[tuple[int, int]] = []
 
     def readinto(self, view: memoryview) -> int:
         start = self.tell()
@@ -229,14 +230,6 @@ def test_names_and_shapes_must_match(layout: dict, text: str, tmp_path: Path, ra
     with refuses(WeightsError, text):
         load_module(module, read_header(path).tensors, "cpu", None)
     assert module.weight.is_meta and not ranges
-
-
-def test_nothing_may_stay_on_meta(tmp_path: Path) -> None:
-    module = linear()
-    module.register_buffer("frequencies", torch.empty(4, device="meta"), persistent=False)
-    path = write_sparse(tmp_path / "m.safetensors", {"weight": ("F32", (2, 3)), "bias": ("F32", (2,))})
-    with refuses(WeightsError, "no file brings: frequencies"):
-        load_module(module, read_header(path).tensors, "cpu", None)
 
 
 def test_loading_again_after_a_release() -> None:
