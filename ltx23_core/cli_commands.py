@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .conditioning.image import ImageCondition
+from .errors import OutOfMemoryError
 from .geometry import check_size
 from .media import check_output_path, load_image, write_video
 from .overlay import Overlay, materialize
@@ -49,11 +50,17 @@ def generate(options: Namespace) -> None:
     say = _silence if options.quiet else _say
     say(f"{source.sources[0].path.name} ({source.variant}), recipe {request['recipe']}, {pipe.residency.device}, "
         f"{str(pipe.dtype).removeprefix('torch.')}")
-    say("Encoding the prompt")
-    context = pipe.encode(options.prompt, options.negative_prompt)
-    with StepBar(options.quiet) as bar:
-        latents = pipe.sample(context, **request, conditions=conditions, on_step=bar)
-    frames = _write(pipe, latents, options, {"ltx23": _settings(options, source, request)})
+    try:
+        say("Encoding the prompt")
+        context = pipe.encode(options.prompt, options.negative_prompt)
+        with StepBar(options.quiet) as bar:
+            latents = pipe.sample(context, **request, conditions=conditions, on_step=bar)
+        frames = _write(pipe, latents, options, {"ltx23": _settings(options, source, request)})
+    except torch.cuda.OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{pipe.residency.device} ran out of memory at {request['width']}x{request['height']}, "
+                               f"{request['frames']} frames", "enough free device memory",
+                               "Close other programs that use the device, or choose a smaller size or fewer "
+                               "frames.") from error
     say(f"{options.output}: {frames} frames, {frames / latents.fps:.2f} s, made in {time.perf_counter() - start:.1f} s")
 
 

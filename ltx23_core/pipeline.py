@@ -309,7 +309,8 @@ class Pipeline:
 
     def decode_to_file(self, latents: Latents, path: str | Path, tiling: Tiling | str | None = AUTO_TILING) -> Path:
         """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path."""
-        from .media.video import write_video  # PyAV: only needed here
+        from .media.video import check_output_path, write_video  # PyAV: only needed here
+        check_output_path(path)
         audio = None if latents.audio is None else self.decode_audio(latents.audio)
         write_video(path, self.decode_video(latents.video, tiling), latents.fps, audio)
         return Path(path)

@@ -56,8 +56,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--ui", action="store_true", help="leave ComfyUI running and print its address, until Ctrl-C")
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help="use the ComfyUI installed in DIR; nothing "
                         "in it is changed (models, output and settings of the demo stay in .host/demo)")
-    parser.add_argument("--port", type=port_number, default=0, help="port of the server (default: a free one; with --ui "
-                        f"{UI_PORT} if it is free)")
+    parser.add_argument("--port", type=port_number, default=0, help="port of the server (default: a free one; with "
+                        f"--ui {UI_PORT} if it is free)")
     return parser.parse_args(arguments)
 
 

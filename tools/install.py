@@ -40,7 +40,7 @@ if not _has_ops():
 # What pip prints, and what it means to the user.
 PIP_SAYS = (
     (("No space left",),
-     "The disk is full: about 2 GB are needed here, up to 8 GB where the index offers a CUDA build of torch."),
+     "The disk is full: about 2 GB are needed here, about 7 GB where the index offers a CUDA build of torch."),
     (("Temporary failure in name resolution", "Name or service not known", "nodename nor servname",
       "getaddrinfo failed", "NewConnectionError", "Connection refused", "Network is unreachable",
       "Max retries exceeded", "ProxyError", "ReadTimeout", "Read timed out"),
@@ -121,7 +121,7 @@ def install(place: Place, groups: tuple[str, ...], front_ends: tuple[str, ...] =
 
 
 def _describe(group: str) -> str:
-    sizes = {"host": "torch and ComfyUI's packages (1 to 3 minutes, 1.5 GB; more where torch comes with CUDA)",
+    sizes = {"host": "torch and ComfyUI's packages (1 to 5 minutes, 1.6 GB; 5 GB where torch comes with CUDA)",
              "test": "test tools (10 seconds)"}
     return sizes[group]
 
