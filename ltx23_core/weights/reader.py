@@ -1,17 +1,16 @@
 """Byte ranges of files to tensors: each range is read once, into its final memory or through a small staging buffer."""
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from io import FileIO
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..overlay.source import DTYPE_BITS, TensorRef
+from ..overlay.source import TensorRef
+from .files import SourceReader
 from .staging import PinnedRing
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -35,16 +34,15 @@ class RangeReader:
             device: where the tensors shall be.
         """
         self.device = device
-        self._files: dict[Path, FileIO] = {}
+        self._source = SourceReader()
         self._staging: Tensor | None = None
         self._ring = PinnedRing(device) if device.type == "cuda" else None
 
     def close(self) -> None:
-        """Wait for all copies and close all files."""
+        """Wait for everything under way and close all files."""
+        self._source.close()
         if self._ring is not None:
             self._ring.close()
-        for file in self._files.values():
-            file.close()
 
     def read(self, ref: TensorRef, dtype: torch.dtype | None) -> Tensor:
         """One tensor.
@@ -62,53 +60,25 @@ class RangeReader:
             raise WeightsError(f"a tensor of {ref.path} has dtype {ref.dtype}", f"one of {', '.join(TORCH_DTYPES)}",
                                "Use another file of this model.")
         wanted = dtype if dtype is not None and stored.is_floating_point else stored
-        file = self._open(ref)
-        file.seek(ref.start)
         place = self.device if self._ring is not None else torch.device("cpu")
         target = torch.empty(ref.shape, dtype=wanted, device=place)
         if self._ring is not None:
-            self._ring.upload(lambda view: _fill(file, view, ref), target.view(-1), stored)
+            self._ring.upload(partial(self._source.fill, ref), target.view(-1), stored)
         elif wanted == stored:
-            _fill(file, memoryview(target.view(-1).view(torch.uint8).numpy()), ref)
+            self._source.fill(ref, memoryview(target.view(-1).view(torch.uint8).numpy()), 0)
         else:
-            self._read_and_cast(file, ref, target.view(-1), stored)
+            self._read_and_cast(ref, target.view(-1), stored)
         return target.to(self.device)
 
-    def _open(self, ref: TensorRef) -> FileIO:
-        if ref.path not in self._files:
-            try:
-                file = FileIO(ref.path)
-            except OSError as error:
-                raise WeightsError(f"{ref.path} cannot be read ({error.strerror or error})", "the weight file",
-                                   "Put the file back, or make the overlay again with the new path.") from error
-            self._files[ref.path] = file
-            if ref.source is not None:
-                ref.source.check_stat(os.fstat(file.fileno()))
-        return self._files[ref.path]
-
-    def _read_and_cast(self, file: FileIO, ref: TensorRef, target: Tensor, stored: torch.dtype) -> None:
+    def _read_and_cast(self, ref: TensorRef, target: Tensor, stored: torch.dtype) -> None:
         if self._staging is None:
             self._staging = torch.empty(_STAGING, dtype=torch.uint8)
-        step = _STAGING * 8 // DTYPE_BITS[ref.dtype]
-        for part in target.split(step):
+        done = 0
+        for part in target.split(_STAGING // stored.itemsize):
             raw = self._staging[:part.numel() * stored.itemsize]
-            _fill(file, memoryview(raw.numpy()), ref)
+            self._source.fill(ref, memoryview(raw.numpy()), done)
             part.copy_(raw.view(stored))
-
-
-def _fill(file: FileIO, view: memoryview, ref: TensorRef) -> None:
-    """Read until the view is full: one readinto may give less (2 GB at most on some systems)."""
-    done = 0
-    while done < len(view):
-        try:
-            count = file.readinto(view[done:])
-        except OSError as error:
-            raise WeightsError(f"{ref.path} cannot be read ({error.strerror or error})", "a readable disk",
-                               "Check the disk, then download the file again.") from error
-        if not count:
-            raise WeightsError(f"{ref.path} ended while reading bytes {ref.start} to {ref.end}", "the complete file",
-                               "Download the file again, and make the overlay again.")
-        done += count
+            done += raw.numel()
 
 
 def in_file_order(refs: Mapping[str, TensorRef]) -> list[tuple[str, TensorRef]]:

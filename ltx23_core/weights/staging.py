@@ -32,11 +32,11 @@ class PinnedRing:
         """Wait for all copies: the buffers are freed next."""
         self._stream.synchronize()
 
-    def upload(self, fill: Callable[[memoryview], None], target: Tensor, stored: torch.dtype) -> None:
-        """Fill a device tensor with the file's next bytes, cast to its dtype.
+    def upload(self, fill: Callable[[memoryview, int], None], target: Tensor, stored: torch.dtype) -> None:
+        """Fill a device tensor from a file, cast to its dtype.
 
         Args:
-            fill: reads the next bytes of the file into a buffer.
+            fill: fills a buffer with the bytes of the tensor from an offset on.
             target: 1-D on the device, any dtype.
             stored: dtype in the file.
         """
@@ -45,7 +45,7 @@ class PinnedRing:
         done = 0
         while done < target.numel():
             host = self._take((target.numel() - done) * stored.itemsize)
-            fill(memoryview(host.numpy()))
+            fill(memoryview(host.numpy()), done * stored.itemsize)
             count = host.numel() // stored.itemsize
             self._copy(host, target[done:done + count], stored)
             self._offset += -(-host.numel() // _ALIGN) * _ALIGN

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-SOURCE, PACK = map(Path, sys.argv[1:3])
+SOURCE, PACK, MANIFEST = map(Path, sys.argv[1:4])
 sys.argv = ["main.py", "--cpu"]
 sys.path.insert(0, str(SOURCE))
 
@@ -78,6 +78,22 @@ def foreign_model(megabytes: int) -> ModelPatcher:
     return ModelPatcher(model, FAKE, torch.device("cpu"))
 
 
+def real_pipeline(host: object) -> dict[str, object]:
+    """The tiny model as a Load node makes it: on the device ComfyUI says, counted, and gone with its last reference."""
+    materialize = importlib.import_module("pack_x_path.ltx23_core.overlay").materialize
+    pipeline_type = importlib.import_module("pack_x_path.ltx23_core.pipeline").Pipeline
+    overlay = materialize(PACK / "tests/goldens/tiny/ltx-2.3-tiny.safetensors", output=MANIFEST)
+    pipeline = pipeline_type.load(overlay, residency=host.Residency())
+    latent = torch.zeros(1, pipeline.transformer_config.video.in_channels, 2, 2, 2)
+    frames = sum(len(chunk) for chunk in pipeline.decode_video(latent))
+    decoder = pipeline.component("video_decoder")
+    listed = [model.model.model_size() for model in mm.current_loaded_models]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in decoder.module.state_dict().values())
+    found = {"pipeline_frames": frames, "pipeline_device": str(decoder.device), "pipeline_bytes": [listed, [held]]}
+    del pipeline, decoder, overlay
+    return found | {"entries_after_pipeline": len(mm.current_loaded_models)}
+
+
 def main() -> None:
     fake_device()
     host = import_pack()
@@ -121,6 +137,10 @@ def main() -> None:
     gc.disable()
     found["entries_after_del"] = len(mm.current_loaded_models)  # by reference counting alone: no cycle
     found["free_after_del"] = mm.get_free_memory(FAKE) // MB
+
+    found |= real_pipeline(host)
+    gc.enable()
+    gc.collect()
 
     residency = host.Residency()
     stopped = FakeComponent("transformer", 1000)

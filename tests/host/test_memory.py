@@ -13,12 +13,13 @@ from tools.install import FRONT_END, Place
 
 
 @pytest.fixture(scope="module")
-def found() -> dict:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     comfy = Place(ROOT).comfy(FRONT_END)
     if not (comfy.source / "main.py").exists():
         pytest.skip(f"No ComfyUI in {comfy.source}: `python3 run.py test` installs it.")
     script = Path(__file__).with_name("memory_in_process.py")
-    done = subprocess.run([str(comfy.python), str(script), str(comfy.source), str(ROOT)], check=False,
+    manifest = tmp_path_factory.mktemp("overlay") / "tiny.ltx23.json"
+    done = subprocess.run([str(comfy.python), str(script), str(comfy.source), str(ROOT), str(manifest)], check=False,
                           capture_output=True, text=True, env=clean_environment(), cwd=comfy.source, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -66,6 +67,16 @@ def test_unload_all_leaves_nothing(found: dict) -> None:
 
 def test_the_entry_ends_with_the_residency(found: dict) -> None:
     assert found["entries_after_del"] == 0 and found["free_after_del"] == 6000
+
+
+def test_a_real_pipeline_is_counted_at_its_true_size(found: dict) -> None:
+    listed, held = found["pipeline_bytes"]
+    assert listed == held and found["pipeline_device"] == "cpu:0" and found["pipeline_frames"] == 9
+
+
+def test_a_real_pipeline_ends_with_its_last_reference(found: dict) -> None:
+    """Changing a loader's inputs must free the old model before the new one is loaded, without waiting for gc."""
+    assert found["entries_after_pipeline"] == 0
 
 
 def test_interrupt_while_loading(found: dict) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from ltx23_core.errors import OverlayError, WeightsError
 from ltx23_core.models.registry import build
 from ltx23_core.overlay.header import read_header
-from ltx23_core.weights import TensorRef, load_module, read_tensors, reader
+from ltx23_core.weights import TensorRef, files, load_module, read_tensors, reader
 from tests.goldens.harness import CHECKPOINT, overlay
 from tests.unit.overlay_support import refuses, write_sparse
 
@@ -59,8 +59,11 @@ def test_values_equal_the_safetensors_library(device: str, dtype: torch.dtype | 
 
 
 @DEVICES
-def test_small_buffers_give_the_same(device: str, mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors larger than the staging buffer arrive in slices."""
+def test_small_buffers_and_many_threads_give_the_same(device: str, mixed: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors larger than the staging buffer arrive in slices, and slices in pieces."""
+    monkeypatch.setattr(files, "THREADS", 3)
+    monkeypatch.setattr(files, "LEAST_BYTES", 100)
     monkeypatch.setattr(reader, "_STAGING", 4096)
     if device == "cuda":
         from ltx23_core.weights import staging
@@ -86,15 +89,21 @@ class CountingFile(FileIO):
 @pytest.fixture
 def ranges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     CountingFile.ranges = []
-    monkeypatch.setattr(reader, "FileIO", CountingFile)
+    monkeypatch.setattr(files, "FileIO", CountingFile)
     return CountingFile.ranges
 
 
+@pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("dtype", [None, torch.float32])
-def test_every_byte_is_read_once_and_in_file_order(dtype: torch.dtype | None, ranges: list[tuple[int, int]]) -> None:
+def test_every_byte_is_read_once_and_in_file_order(dtype: torch.dtype | None, threads: int, ranges: list[tuple[int, int]],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "THREADS", threads)
+    monkeypatch.setattr(files, "LEAST_BYTES", 1000)
     refs = read_header(CHECKPOINT).tensors
     names = [name for name, _ in read_tensors(dict(reversed(refs.items())), "cpu", dtype)]
     assert names == sorted(refs, key=lambda name: refs[name].start)
+    if threads > 1:
+        ranges.sort()
     assert ranges[0][0] == min(ref.start for ref in refs.values()) and ranges[-1][1] == CHECKPOINT.stat().st_size
     assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
 
@@ -129,10 +138,13 @@ def test_no_second_copy_in_memory(dtype: str, tmp_path: Path) -> None:
     assert growth < kept + 100e6
 
 
-def test_shrunken_file(mixed: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_shrunken_file(threads: int, mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a recorded source the end of the file is noticed while reading."""
     refs = {n: TensorRef(r.path, r.dtype, r.shape, r.start, r.end) for n, r in read_header(mixed).tensors.items()}
     os.truncate(mixed, mixed.stat().st_size - 100)
+    monkeypatch.setattr(files, "THREADS", threads)
+    monkeypatch.setattr(files, "LEAST_BYTES", 1000)
     for dtype in (None, torch.float32):
         with refuses(WeightsError, str(mixed), "ended while reading"):
             list(read_tensors(refs, "cpu", dtype))
@@ -200,7 +212,7 @@ def test_interrupt_leaves_the_module_as_it_was_and_the_files_closed(monkeypatch:
             super().__init__(path)
             opened.append(self)
 
-    monkeypatch.setattr(reader, "FileIO", File)
+    monkeypatch.setattr(files, "FileIO", File)
 
     def check() -> None:
         if next(calls) == 5:
