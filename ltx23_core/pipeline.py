@@ -17,7 +17,7 @@ from .geometry import VideoGrid, check_size
 from .media.audio import Audio
 from .models.registry import build
 from .models.video_vae.tiling import Tiling, auto_tiling, tiled_decode, tiled_decode_bytes
-from .ops.attention import attention_backend
+from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
 from .recipes import (
     DEFAULT_NEGATIVE_PROMPT,
@@ -43,6 +43,14 @@ from .weights import LoraUse, lora_pairs, read_tensors
 
 CONTEXTS_KEPT = 16  # 12.6 MB a prompt in bfloat16
 AUTO_TILING = "auto"
+
+
+def _build(name: str, config: dict[str, object], attention: AttentionFunction) -> torch.nn.Module:
+    """Not a method: a component that held its pipeline would keep it, and all weights, alive until a collection."""
+    module = build(name, config)
+    if name == "transformer":
+        module.set_attention(attention)
+    return module
 
 
 class Pipeline:
@@ -96,15 +104,9 @@ class Pipeline:
             entry = self.overlay.require(name)
             loras = (LoraUse(lora_pairs(self.overlay.require("distilled_lora").tensors), 1.0),) if distilled else ()
             self._components[key] = Component(
-                key, partial(self._build, name, entry.config), entry.tensors,
+                key, partial(_build, name, entry.config, self._attention), entry.tensors,
                 torch.float32 if name == "vocoder" else self.dtype, loras=loras, verify=self.overlay.verify)
         return self._components[key]
-
-    def _build(self, name: str, config: dict[str, object]) -> torch.nn.Module:
-        module = build(name, config)
-        if name == "transformer":
-            module.set_attention(self._attention)
-        return module
 
     def _use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:
         components = [self.component(name) for name in names]

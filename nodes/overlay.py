@@ -61,7 +61,7 @@ class OverlayNode(io.ComfyNode):
                     "ltx-2.3-spatial-upscaler-x2-1.1.safetensors. Other recipes do not use it. Default: none.")),
                 io.Combo.Input("distilled_lora", optional=True, options=[host.NONE, *host.file_names(*LORAS)],
                                default=host.NONE, tooltip=(
-                    "Distilled LoRA from models/loras (ltx-2.3-22b-distilled-lora-384.safetensors): lets a dev "
+                    "Distilled LoRA from models/loras (ltx-2.3-22b-distilled-lora-384-1.1.safetensors): lets a dev "
                     "checkpoint run the distilled recipes. Default: none.")),
                 io.Combo.Input("variant", optional=True, options=VARIANTS, default="auto", tooltip=(
                     "Which model the checkpoint is: dev needs guidance and 30 steps, distilled runs in 8 steps "

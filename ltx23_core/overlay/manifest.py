@@ -198,9 +198,10 @@ def save(path: Path, text: str) -> None:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, path)
-            finally:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
+            finally:  # what is left of a failure, and the lock file, which is of no use to anyone
+                for leftover in (temporary, lock):
+                    with contextlib.suppress(OSError):
+                        leftover.unlink()
     except Timeout as error:
         raise OverlayError(f"another process has been writing {path} for {_LOCK_SECONDS} s", "a free manifest",
                            f"Wait for it, or delete {lock} if none is running.") from error
@@ -208,6 +209,3 @@ def save(path: Path, text: str) -> None:
         raise OverlayError(f"{path} cannot be written ({error.strerror or error})",
                            "a folder with write permission and free space",
                            "Give another output path: materialize(..., output=...).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()

@@ -131,6 +131,10 @@ def main() -> None:
     found["comes_back_whole"] = [resident(), transformer.loaded_bytes == transformer.size_bytes]
     mm.unload_all_models()
     found["after_unload_all"] = [resident(), len(mm.current_loaded_models)]
+    mm.vram_state = mm.VRAMState.NO_VRAM
+    residency.use(decoder)
+    found["no_vram"] = decoder.loaded_bytes == decoder.size_bytes
+    mm.vram_state = mm.VRAMState.NORMAL_VRAM
 
     residency.use(decoder)
     del other, residency

@@ -65,6 +65,11 @@ def test_unload_all_leaves_nothing(found: dict) -> None:
     assert found["after_unload_all"] == [[], 0]
 
 
+def test_a_tiny_budget_still_loads_whole(found: dict) -> None:
+    """--novram offers a tenth of a byte; part of a plain torch module could not run."""
+    assert found["no_vram"]
+
+
 def test_the_entry_ends_with_the_residency(found: dict) -> None:
     assert found["entries_after_del"] == 0 and found["free_after_del"] == 6000
 

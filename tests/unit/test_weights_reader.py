@@ -95,7 +95,8 @@ def ranges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("dtype", [None, torch.float32])
-def test_every_byte_is_read_once_and_in_file_order(dtype: torch.dtype | None, threads: int, ranges: list[tuple[int, int]],
+def test_every_byte_is_read_once_and_in_file_order(dtype: torch.dtype | None, threads: int,
+                                                   ranges: list[tuple[int, int]],
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "THREADS", threads)
     monkeypatch.setattr(files, "LEAST_BYTES", 1000)
