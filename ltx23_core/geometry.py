@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TIME_SCALE, HEIGHT_SCALE, WIDTH_SCALE = VIDEO_SCALE
 AUDIO_FRAMES_PER_LATENT = 4
-AUDIO_SECONDS_PER_FRAME = 160 / 16000  # hop / rate of the mel front end
+AUDIO_HOP, AUDIO_RATE = 160, 16000  # samples a mel frame and samples a second of the mel front end
 
 
 @dataclass(frozen=True)
@@ -107,5 +107,6 @@ def audio_positions(length: int) -> torch.Tensor:
     """[start, end) in seconds of every audio token: float32 (1, 1, length, 2) (spec/02 §4)."""
     import torch
     edges = torch.arange(length + 1, dtype=torch.float32) * AUDIO_FRAMES_PER_LATENT
-    edges = (edges + 1 - AUDIO_FRAMES_PER_LATENT).clamp(min=0) * AUDIO_SECONDS_PER_FRAME
+    edges = (edges + 1 - AUDIO_FRAMES_PER_LATENT).clamp(min=0)
+    edges = edges * AUDIO_HOP / AUDIO_RATE  # not times 0.01: that rounds otherwise than the official code
     return torch.stack((edges[:-1], edges[1:]), dim=-1)[None, None]

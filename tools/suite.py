@@ -57,7 +57,7 @@ def whole_suite(place: Place) -> int:
             continue
         report = reports / f"{name}.xml"
         report.unlink(missing_ok=True)
-        code = pytest(place, *arguments, f"--junitxml={report}", threads=threads)
+        code = pytest(place, *arguments, f"--junitxml={report}", "-o", "junit_family=xunit1", threads=threads)
         bad = bad or code not in (0, NO_TESTS)
         for key, count in count_tests(report).items():
             totals[key] += count

@@ -82,7 +82,7 @@ def _read_head(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorRef:
     """One tensor as a byte range of a file.
 

@@ -11,8 +11,8 @@ from ltx23_core.sampling.sigmas import BASE_SHIFT, BASE_TOKENS, MAX_SHIFT, MAX_T
 from .support import DIFFUSERS, randn, same
 
 pytest.importorskip("diffusers", reason=DIFFUSERS)
-from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: E402
-from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift, rescale_noise_cfg  # noqa: E402
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift, rescale_noise_cfg
 
 
 @pytest.mark.parametrize("tokens", [12, 1024, 4096, 6144, 9000])

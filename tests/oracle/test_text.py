@@ -72,12 +72,13 @@ def test_gemma_hidden_states(size: str) -> None:
     layers, width, inner, heads, keys, dim, window, every, vocabulary, tokens = GEMMA_SIZES[size]
     kinds = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
     fields = {
-        "num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner, "num_attention_heads": heads,
-        "num_key_value_heads": keys, "head_dim": dim, "query_pre_attn_scalar": dim + 2, "sliding_window": window,
-        "layer_types": kinds, "vocab_size": vocabulary, "pad_token_id": 0, "rope_parameters": {
+        "model_type": "gemma3_text", "num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner,
+        "num_attention_heads": heads, "num_key_value_heads": keys, "head_dim": dim,
+        "query_pre_attn_scalar": dim + 2, "sliding_window": window, "layer_types": kinds, "vocab_size": vocabulary,
+        "pad_token_id": 0, "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 7000.0}}}
-    ours = random_module("text_encoder", {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"} | fields})
+    ours = random_module("text_encoder", {"model_type": "gemma3", "text_config": fields})
     theirs = Gemma3TextModel(Gemma3TextConfig(**fields)).eval()
     theirs.load_state_dict(ours.state_dict(), strict=True)
     ids = torch.randint(1, vocabulary, (tokens,), generator=torch.Generator().manual_seed(5))

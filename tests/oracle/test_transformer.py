@@ -19,7 +19,7 @@ from .renames import TRANSFORMER, renamed
 from .support import DIFFUSERS, randn, random_module, same
 
 pytest.importorskip("diffusers", reason=DIFFUSERS)
-from diffusers import LTX2VideoTransformer3DModel  # noqa: E402
+from diffusers import LTX2VideoTransformer3DModel
 
 BATCH, TEXT = 2, 40
 # layers, heads, head dims (video, audio), channels (in, out; in, out), limits (seconds, rows, columns; seconds),

@@ -10,8 +10,8 @@ from .renames import renamed
 from .support import DIFFUSERS, randn, random_module, same
 
 pytest.importorskip("diffusers", reason=DIFFUSERS)
-from diffusers import LTX2Pipeline  # noqa: E402
-from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel  # noqa: E402
+from diffusers import LTX2Pipeline
+from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 
 # latent channels, width, blocks, space, time, scale, rational, latent size
 SIZES = {

@@ -8,8 +8,8 @@ from .renames import renamed, video_decoder, video_encoder
 from .support import DIFFUSERS, randn, random_module, same
 
 pytest.importorskip("diffusers", reason=DIFFUSERS)
-from diffusers import LTX2Pipeline  # noqa: E402
-from diffusers.models.autoencoders.autoencoder_kl_ltx2 import (  # noqa: E402
+from diffusers import LTX2Pipeline
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import (
     LTX2VideoCausalConv3d,
     LTX2VideoDecoder3d,
     LTX2VideoEncoder3d,
@@ -19,11 +19,12 @@ KINDS = {"space": "spatial", "time": "temporal", "all": "spatiotemporal"}
 # latent channels, patch, base channels (encoder, decoder), then for both, from the pixel side:
 # layers of each residual stack, and (kind, multiplier) of the steps between them
 SIZES = {
-    "three steps": (6, 4, (10, 4), ((2, 1, 3, 1), (("all", 1), ("all", 3), ("all", 2))),
+    "three steps": (6, 4, (8, 12), ((2, 1, 3, 1), (("all", 1), ("all", 4), ("all", 2))),
                     ((1, 3, 1, 2), (("all", 3), ("all", 1), ("all", 2)))),
-    "five steps": (5, 4, (4, 6), ((1, 1, 2, 1, 1, 1), (("time", 2), ("space", 2), ("time", 1), ("all", 2), ("space", 1))),
+    "five steps": (5, 4, (4, 16),
+                   ((1, 1, 2, 1, 1, 1), (("time", 2), ("space", 2), ("time", 1), ("all", 2), ("space", 1))),
                    ((1, 2, 1, 1, 1, 2), (("space", 1), ("time", 2), ("all", 2), ("space", 1), ("time", 1)))),
-    "patch 2": (9, 2, (9, 3), ((1, 2, 1, 1, 1), (("space", 4), ("all", 1), ("all", 2), ("all", 1))),
+    "patch 2": (9, 2, (12, 10), ((1, 2, 1, 1, 1), (("space", 4), ("all", 1), ("all", 2), ("all", 1))),
                 ((2, 1, 1, 1, 1), (("all", 2), ("all", 2), ("space", 1), ("all", 1)))),
 }
 
