@@ -34,6 +34,10 @@ class OverlayError(LTX23Error):
     """A source file or an overlay manifest that cannot be used."""
 
 
+class ExportError(LTX23Error):
+    """Files that cannot be written for other tools."""
+
+
 class WeightsError(LTX23Error):
     """Tensors that are missing, unexpected, mis-shaped or unreadable."""
 

@@ -1,0 +1,183 @@
+"""The only file that talks to huggingface_hub: listing, metadata, the user's cache, and the bytes.
+
+Bytes are read with the library's own HTTP session (its proxies, certificates, offline switch and login), not with its
+`hf_hub_download`: from 2.x on that one deletes what has arrived when a download is interrupted. Only functions that
+both 0.26 (transformers 4.50) and 2.4 have are used.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ..overlay.header import read_json
+from .errors import HubError, explained, is_passing
+from .request import Request, is_safe
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+T = TypeVar("T")
+CHUNK = 1 << 18  # bytes; an interruption waits for one
+ATTEMPTS = 2     # of a question to the hub
+# What a model is made of. No program code, no pickles, no pictures.
+PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the hub describes it.
+
+    Args:
+        path: in the repository.
+        url: of its content, with the commit in it.
+        size: bytes.
+        etag: SHA-256 of the content for large files, git's hash for small ones.
+    """
+
+    path: str
+    url: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A hub and a cache.
+
+    Args:
+        endpoint: address without a slash at the end; None takes HF_ENDPOINT, else huggingface.co.
+        cache: folder of the hub's cache; None takes the user's own.
+    """
+
+    endpoint: str | None = None
+    cache: Path | None = None
+
+    def address(self, request: Request) -> str:
+        """The page of the repository."""
+        from huggingface_hub import constants
+
+        return f"{(self.endpoint or constants.ENDPOINT).rstrip('/')}/{request.repo}"
+
+    def files(self, request: Request, root: Path | None) -> list[RemoteFile]:
+        """Ask the hub for all that a request names, one question a file, so that no refusal comes late.
+
+        Raises:
+            HubError: there is no such file, it may not be read, or the hub cannot be reached.
+        """
+        from huggingface_hub import HfApi
+
+        with self._explained(request, root):
+            if not request.is_folder:
+                return [self._file(request, request.path, request.revision)]
+            info = _patiently(lambda: HfApi(endpoint=self.endpoint).model_info(
+                request.repo, revision=request.revision, timeout=_timeout()))
+            names = [each.rfilename for each in info.siblings or () if _belongs(each.rfilename, request.path)]
+            if not names:
+                raise HubError(f"{request.repo} {request.path} holds no model files".replace("  ", " "),
+                               f"files such as {', '.join(PATTERNS)}", f"Look at {self.address(request)}/tree/main.")
+            return [self._file(request, name, info.sha or request.revision) for name in names]
+
+    def _file(self, request: Request, path: str, revision: str) -> RemoteFile:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        if not is_safe(path):
+            raise HubError(f"{request.repo} names a file {path!r}", "a path that stays in its folder",
+                           "Do not use this repository.")
+        url = hf_hub_url(request.repo, path, revision=revision, endpoint=self.endpoint)
+        data = _patiently(lambda: get_hf_file_metadata(url, timeout=_timeout()))
+        if data.commit_hash is None or data.etag is None or data.size is None:
+            raise HubError(f"{url} is not answered as a Hugging Face hub does", "size, commit and hash of the file",
+                           "Check HF_ENDPOINT and the proxy: a login page of the network answers like this.")
+        pinned = hf_hub_url(request.repo, path, revision=data.commit_hash, endpoint=self.endpoint)
+        return RemoteFile(path, pinned, data.size, data.etag)
+
+    def cached(self, request: Request, file: RemoteFile) -> Path | None:
+        """The file in the user's cache, of this commit and whole, or None."""
+        from huggingface_hub import try_to_load_from_cache
+
+        commit = file.url.split("/resolve/")[-1].split("/")[0]
+        found = try_to_load_from_cache(request.repo, file.path, cache_dir=self.cache, revision=commit)
+        return Path(found) if isinstance(found, str) and Path(found).stat().st_size == file.size else None
+
+    def cached_unasked(self, request: Request) -> dict[str, Path]:
+        """What the cache has of a request, without a hub to compare it with; empty unless it is complete."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if not request.is_folder:
+            found = try_to_load_from_cache(request.repo, request.path, cache_dir=self.cache, revision=request.revision)
+            return {request.path: Path(found)} if isinstance(found, str) else {}
+        config = try_to_load_from_cache(request.repo, f"{request.path}config.json", cache_dir=self.cache,
+                                        revision=request.revision)
+        if not isinstance(config, str) or not is_complete(Path(config).parent):
+            return {}
+        root = Path(config).parent
+        return {request.path + path.relative_to(root).as_posix(): path
+                for path in sorted(root.rglob("*")) if path.is_file() and _belongs(path.name, "")}
+
+    @contextmanager
+    def stream(self, file: RemoteFile, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Open a file at a byte; gives where the answer really begins (0 if the server knows no ranges) and chunks.
+
+        Redirects to other hosts do not carry the login: both clients see to that.
+        """
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        headers = {**build_hf_headers(library_name="ltx23"), "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        session = get_session()
+        if callable(getattr(session, "stream", None)):  # httpx, from huggingface_hub 1.0 on
+            opened = session.stream("GET", file.url, headers=headers, timeout=_timeout(), follow_redirects=True)
+        else:  # requests
+            opened = session.get(file.url, headers=headers, timeout=_timeout(), stream=True)
+        with opened as answer:
+            hf_raise_for_status(answer)
+            chunks = answer.iter_bytes(CHUNK) if hasattr(answer, "iter_bytes") else answer.iter_content(CHUNK)
+            yield start if answer.status_code == 206 else 0, chunks  # noqa: PLR2004
+
+    def explained(self, request: Request, root: Path | None) -> AbstractContextManager[None]:
+        """Errors in our words around what is done with the results of `stream`."""
+        return self._explained(request, root)
+
+    def _explained(self, request: Request, root: Path | None) -> AbstractContextManager[None]:
+        address = self.address(request)
+        where = address + (f"/tree/{request.revision}" if request.is_folder else
+                           f"/resolve/{request.revision}/{request.path}")
+        put = f"put it into {root}" if root else "name its place"
+        return explained(request, address, f"Or download {where} on another computer and {put} as {request.name}.")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a model folder has weights, and all that its indices name."""
+    if not any(folder.glob("*.safetensors")) or any(folder.glob(".*.incomplete")):
+        return False
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all((folder / str(name)).is_file() for name in set(shards.values())):
+            return False
+    return True
+
+
+def _belongs(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and any(fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in PATTERNS)
+
+
+def _timeout() -> float:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_DOWNLOAD_TIMEOUT
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask, and once more if the way there was disturbed."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return ask()
+        except Exception as error:
+            if attempt == ATTEMPTS or not is_passing(error):
+                raise
+    raise AssertionError
