@@ -11,17 +11,14 @@ if sys.version_info < (3, 10):  # noqa: UP036 -- before anything that an older P
     sys.exit(f"run.py needs Python 3.10 or newer; this is {sys.version.split()[0]} ({sys.executable}). Start it with a "
              "newer one, for example python3.11 run.py")
 
-import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT))
-sys.dont_write_bytecode = True
+from tools import demo, suite
+from tools.client import ClientError
+from tools.host import HostError
+from tools.install import InstallError, Place
 
-from tools import demo, suite  # noqa: E402
-from tools.client import ClientError  # noqa: E402
-from tools.host import HostError  # noqa: E402
-from tools.install import InstallError, Place  # noqa: E402
+ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str]) -> int:
@@ -46,5 +43,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     sys.exit(main(sys.argv[1:]))

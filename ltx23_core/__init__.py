@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .errors import LTX23Error
     from .media import Audio, load_image
     from .overlay import Overlay, materialize
+    from .overlay.export import export
     from .pipeline import Pipeline
     from .sampling.guidance import Guidance, GuiderParams
     from .sampling.run import Latents, StepInfo
@@ -22,9 +23,10 @@ _HOMES = {
     "Audio": ".media", "load_image": ".media", "Guidance": ".sampling.guidance", "GuiderParams": ".sampling.guidance",
     "ImageCondition": ".conditioning.image", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
     "LTX23Error": ".errors", "Overlay": ".overlay", "materialize": ".overlay", "Pipeline": ".pipeline",
+    "export": ".overlay.export",
 }
 __all__ = ["Audio", "Guidance", "GuiderParams", "ImageCondition", "LTX23Error", "Latents", "Overlay", "Pipeline",
-           "StepInfo", "load_image", "materialize"]
+           "StepInfo", "export", "load_image", "materialize"]
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from .errors import LTX23Error
@@ -19,6 +20,9 @@ VARIANTS = ("auto", "dev", "distilled")
 DTYPES = ("auto", "bf16", "fp32")
 ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")
 USER_ERROR, INTERRUPTED = 2, 130
+_MODULES = {"fetch": ".cli_fetch", "export": ".cli_export"}  # commands that need no torch
+_STOPPED = {"fetch": "The same command continues the download.", "export": "The same command continues the export."}
+LAYOUTS = ("diffusers", "monolith", "split")
 
 _DESCRIPTION = "LTX-2.3 without ComfyUI: a prompt becomes a video with sound."
 _EXAMPLES = """\
@@ -94,6 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
                          help="manifest to write (default: CHECKPOINT with .ltx23.json added)")
     _add_parts(overlay)
     _add_common(overlay)
+    _add_fetch(commands)
+    _add_export(commands)
     return parser
 
 
@@ -180,6 +186,45 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def _add_fetch(commands: argparse._SubParsersAction) -> None:
+    fetch = commands.add_parser(
+        "fetch", help="download model files from huggingface.co", allow_abbrev=False,
+        description="Download model files, continue what was interrupted, check their hashes. A file in the Hugging "
+                    "Face cache is linked, not downloaded again. For gated files log in first: `hf auth login`, or set "
+                    "HF_TOKEN.")
+    fetch.add_argument("names", nargs="*", metavar="NAME",
+                       help="name from --list, with @REVISION if need be; or ORG/REPO[@REVISION]:PATH for a file, "
+                            "ORG/REPO[@REVISION] for a model folder; or a file's address on huggingface.co")
+    fetch.add_argument("--list", action="store_true", help="print the names, with sizes and folders, and stop")
+    place = fetch.add_mutually_exclusive_group()
+    place.add_argument("--to", type=Path, metavar="DIR", help="folder to put the files into")
+    place.add_argument("--comfyui", type=Path, metavar="DIR",
+                       help="ComfyUI's folder: each file goes to its place in models/")
+    fetch.add_argument("--folder", metavar="NAME",
+                       help="with --comfyui: folder in models/ for files that are not in --list, for example loras")
+    fetch.add_argument("--quiet", action="store_true", help="no progress; the results are still printed")
+    _add_common(fetch)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser(
+        "export", help="write the model as real files for other tools", allow_abbrev=False,
+        description="Copy the weights that an overlay describes into files that other tools read. Needs as much space "
+                    "as the files have (less where the file system shares blocks) and little memory. The same command "
+                    "continues after an interruption.")
+    export.add_argument("--overlay", type=Path, required=True, metavar="FILE",
+                        help="manifest written by the overlay command")
+    export.add_argument("--layout", choices=LAYOUTS, required=True,
+                        help="diffusers: a folder for LTX2Pipeline; monolith: the official single file; split: "
+                             "ComfyUI's files in their folders")
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
+                        help="new or empty folder, or one with the same export begun")
+    export.add_argument("--no-verify", action="store_true",
+                        help="do not read the files back and compare them with their sources")
+    export.add_argument("--quiet", action="store_true", help="no progress; the list of files is still printed")
+    _add_common(export)
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse, and refuse what does not go together; exits with code 2 as argparse does."""
     parser = build_parser()
@@ -188,6 +233,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             options.text_encoder or options.upsampler or options.distilled_lora or options.variant != "auto"):
         parser.error("--overlay already names all files: --text-encoder, --upsampler, --distilled-lora and --variant "
                      "go with --checkpoint")
+    if options.command == "fetch" and not options.list and not options.names:
+        parser.error("fetch needs a NAME; --list prints those that are known")
     return options
 
 
@@ -195,15 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for an error that the user can mend, 130 when interrupted."""
     options = parse(arguments)
     try:
-        from . import cli_commands
-        getattr(cli_commands, options.command)(options)
+        getattr(import_module(_MODULES.get(options.command, ".cli_commands"), __package__), options.command)(options)
     except LTX23Error as error:
         if options.debug:
             raise
         print(error_text(error), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("\nStopped. Nothing was written.", file=sys.stderr)
+        print(f"\nStopped. {_STOPPED.get(options.command, 'Nothing was written.')}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

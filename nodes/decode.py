@@ -31,7 +31,7 @@ class DecodeVideoNode(io.ComfyNode):
         """See each input's tooltip."""
         return schema(
             node_id="LTX23DecodeVideo", display_name="Decode Video", aliases=["vae decode"],
-            description="Decodes the video latent to images, in tiles where memory is short.",
+            description="Decodes the video latent to images, with the official tiles where it is large or long.",
             inputs=[
                 Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Latent.Input("video", tooltip="Video latent, from Sampler."),

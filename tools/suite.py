@@ -49,7 +49,7 @@ def whole_suite(place: Place) -> int:
     layers = [str(tests / layer) for layer in SERVER_LAYERS if any((tests / layer).glob("test_*.py"))]
     without_server = [f"--ignore={tests / layer}" for layer in SERVER_LAYERS]
     phases = [("components", [str(tests), *without_server, "-n", str(workers), "--dist", "worksteal"], "1"),
-              ("server", layers, None)]
+              ("server", layers, "1")]
     totals = dict.fromkeys(COUNTS, 0)
     bad = False
     for name, arguments, threads in phases:

@@ -1,6 +1,7 @@
 """What can go wrong between here and the hub, said with the next step."""
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -65,7 +66,7 @@ def _explain(error: Exception, request: Request, address: str, manual: str) -> H
     what = f"{request.repo} ({request.revision})"
     if isinstance(error, theirs.OfflineModeIsEnabled):
         return OfflineError(f"{request.name} is not on this computer and HF_HUB_OFFLINE forbids to download it",
-                            "a connection", f"Unset HF_HUB_OFFLINE. {manual}")
+                            "a connection", f"Unset HF_HUB_OFFLINE. {manual}".rstrip())
     if isinstance(error, theirs.GatedRepoError):
         return _gated(request, address)
     if isinstance(error, theirs.RepositoryNotFoundError):
@@ -78,13 +79,21 @@ def _explain(error: Exception, request: Request, address: str, manual: str) -> H
     if isinstance(error, theirs.EntryNotFoundError):
         return HubError(f"{what} has no file {request.path!r}", "the path of a file in the repository",
                         f"Look it up at {address}/tree/{request.revision}.")
+    if isinstance(error, (theirs.FileMetadataError, json.JSONDecodeError)):
+        return not_a_hub(address)
     if status := status_of(error):
         return _refused(status, request, address)
     if is_broken_connection(error):
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
         return OfflineError(f"{request.name} is not on this computer and the hub cannot be reached ({reason})",
-                            f"a connection to {address}", f"Try again when there is one. {manual}")
+                            f"a connection to {address}", f"Try again when there is one; what has arrived is kept. {manual}".rstrip())
     return None
+
+
+def not_a_hub(address: str) -> HubError:
+    """For an answer that no hub gives."""
+    return HubError(f"{address} is not answered as a Hugging Face hub does", "size, commit and hash of the file",
+                    "Check HF_ENDPOINT and the proxy: a login page of the network answers like this.")
 
 
 def _gated(request: Request, address: str) -> HubError:

@@ -6,6 +6,7 @@ both 0.26 (transformers 4.50) and 2.4 have are used.
 """
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..overlay.header import read_json
-from .errors import HubError, explained, is_passing
+from . import errors
+from .errors import HubError, is_passing
 from .request import Request, is_safe
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ class RemoteFile:
         path: in the repository.
         url: of its content, with the commit in it.
         size: bytes.
+        commit: of the repository.
         etag: SHA-256 of the content for large files, git's hash for small ones.
     """
 
     path: str
     url: str
     size: int
+    commit: str
     etag: str
 
 
@@ -70,7 +73,7 @@ class Hub:
         """
         from huggingface_hub import HfApi
 
-        with self._explained(request, root):
+        with self.explained(request, root):
             if not request.is_folder:
                 return [self._file(request, request.path, request.revision)]
             info = _patiently(lambda: HfApi(endpoint=self.endpoint).model_info(
@@ -90,17 +93,15 @@ class Hub:
         url = hf_hub_url(request.repo, path, revision=revision, endpoint=self.endpoint)
         data = _patiently(lambda: get_hf_file_metadata(url, timeout=_timeout()))
         if data.commit_hash is None or data.etag is None or data.size is None:
-            raise HubError(f"{url} is not answered as a Hugging Face hub does", "size, commit and hash of the file",
-                           "Check HF_ENDPOINT and the proxy: a login page of the network answers like this.")
+            raise errors.not_a_hub(url)
         pinned = hf_hub_url(request.repo, path, revision=data.commit_hash, endpoint=self.endpoint)
-        return RemoteFile(path, pinned, data.size, data.etag)
+        return RemoteFile(path, pinned, data.size, data.commit_hash, data.etag)
 
     def cached(self, request: Request, file: RemoteFile) -> Path | None:
         """The file in the user's cache, of this commit and whole, or None."""
         from huggingface_hub import try_to_load_from_cache
 
-        commit = file.url.split("/resolve/")[-1].split("/")[0]
-        found = try_to_load_from_cache(request.repo, file.path, cache_dir=self.cache, revision=commit)
+        found = try_to_load_from_cache(request.repo, file.path, cache_dir=self.cache, revision=file.commit)
         return Path(found) if isinstance(found, str) and Path(found).stat().st_size == file.size else None
 
     def cached_unasked(self, request: Request) -> dict[str, Path]:
@@ -114,9 +115,7 @@ class Hub:
                                         revision=request.revision)
         if not isinstance(config, str) or not is_complete(Path(config).parent):
             return {}
-        root = Path(config).parent
-        return {request.path + path.relative_to(root).as_posix(): path
-                for path in sorted(root.rglob("*")) if path.is_file() and _belongs(path.name, "")}
+        return files_below(Path(config).parent, request.path)
 
     @contextmanager
     def stream(self, file: RemoteFile, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
@@ -137,18 +136,21 @@ class Hub:
         with opened as answer:
             hf_raise_for_status(answer)
             chunks = answer.iter_bytes(CHUNK) if hasattr(answer, "iter_bytes") else answer.iter_content(CHUNK)
-            yield start if answer.status_code == 206 else 0, chunks  # noqa: PLR2004
+            yield start if answer.status_code == 206 else 0, chunks
 
     def explained(self, request: Request, root: Path | None) -> AbstractContextManager[None]:
-        """Errors in our words around what is done with the results of `stream`."""
-        return self._explained(request, root)
-
-    def _explained(self, request: Request, root: Path | None) -> AbstractContextManager[None]:
+        """Errors in our words around questions to the hub; `root` is where the files are to be."""
         address = self.address(request)
         where = address + (f"/tree/{request.revision}" if request.is_folder else
                            f"/resolve/{request.revision}/{request.path}")
-        put = f"put it into {root}" if root else "name its place"
-        return explained(request, address, f"Or download {where} on another computer and {put} as {request.name}.")
+        manual = f"Or download {where} on another computer and put it into {root} as {request.name}." if root else ""
+        return errors.explained(request, address, manual)
+
+
+def files_below(folder: Path, prefix: str) -> dict[str, Path]:
+    """The model files in a folder by their paths in the repository, where the folder is called `prefix`."""
+    return {prefix + path.relative_to(folder).as_posix(): path
+            for path in sorted(folder.rglob("*")) if path.is_file() and _belongs(path.name, "")}
 
 
 def is_complete(folder: Path) -> bool:
@@ -156,8 +158,11 @@ def is_complete(folder: Path) -> bool:
     if not any(folder.glob("*.safetensors")) or any(folder.glob(".*.incomplete")):
         return False
     for index in folder.glob("*.safetensors.index.json"):
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all((folder / str(name)).is_file() for name in set(shards.values())):
+        try:
+            shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return False
+        if not all((folder / str(name)).is_file() for name in shards):
             return False
     return True
 

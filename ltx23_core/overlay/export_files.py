@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError
+from .architecture import PLAIN_DTYPES
+from .manifest import Overlay
 from .source import DTYPE_BITS, SourceFile, TensorRef
 
 ALIGN = 4096  # blocks that file systems can share between files
@@ -133,6 +135,21 @@ def sharded(folder: str, stem: str, tensors: Mapping[str, TensorRef], limit: int
     return files
 
 
+def plain_tensors(overlay: Overlay, component: str) -> dict[str, TensorRef]:
+    """The tensors of a component, by their names in the overlay.
+
+    Raises:
+        OverlayError: the overlay does not have the component.
+        ExportError: its weights are quantised.
+    """
+    tensors = overlay.require(component).tensors
+    for name, ref in tensors.items():
+        if ref.dtype not in PLAIN_DTYPES:
+            raise ExportError(f"{component} has quantised weights ({name} is {ref.dtype})", ", ".join(PLAIN_DTYPES),
+                              "Export an overlay of the bf16 files; quantised ones are used as they are.")
+    return tensors
+
+
 def in_order(tensors: Mapping[str, TensorRef]) -> list[tuple[str, TensorRef]]:
     """Largest elements first, then as the sources have them."""
     return sorted(tensors.items(), key=lambda item: (-DTYPE_BITS[item[1].dtype], str(item[1].path), item[1].start,
@@ -170,12 +187,7 @@ def _padding(length: int, ranges: list[Range]) -> int:
     least = -length % _TENSOR_ALIGN
     if not ranges:
         return least
-    position, before = 0, 0
-    largest = max(ranges, key=lambda part: part.end - part.start)
-    for part in ranges:
-        if part is largest:
-            position = before
-            break
-        before += part.end - part.start
-    wanted = (largest.start - position - length) % ALIGN
+    sizes = [part.end - part.start for part in ranges]
+    largest = sizes.index(max(sizes))
+    wanted = (ranges[largest].start - sum(sizes[:largest]) - length) % ALIGN
     return wanted if (length + wanted) % _TENSOR_ALIGN == 0 else least

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,32 @@ def read_header(path: Path) -> Header:
     tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in table.items()}
     _check_ranges(path, tensors, 8 + length, size)
     return Header(source, tensors, metadata)
+
+
+def read_small(refs: Mapping[str, TensorRef], limit: int) -> dict[str, bytes]:
+    """Content of small tensors that describe others; of a larger one only the beginning.
+
+    Args:
+        refs: name -> where it is.
+        limit: bytes of one.
+
+    Raises:
+        OverlayError: a file cannot be read.
+    """
+    content: dict[str, bytes] = {}
+    by_file: dict[Path, list[tuple[int, int, str]]] = {}
+    for name, ref in refs.items():
+        by_file.setdefault(ref.path, []).append((ref.start, min(ref.size_bytes, limit), name))
+    for path, places in by_file.items():
+        try:
+            with open(path, "rb", buffering=1 << 16) as file:
+                for start, count, name in sorted(places):
+                    file.seek(start)
+                    content[name] = file.read(count)
+        except OSError as error:
+            raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
+                               "Check the path and the permissions.") from error
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

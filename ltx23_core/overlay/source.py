@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -105,3 +106,51 @@ class TensorRef:
     def size_bytes(self) -> int:
         """Bytes in the file."""
         return self.end - self.start
+
+
+Parameter = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class QuantRef:
+    """One weight that is stored quantised, as several tensors (spec/09 §2). Stands where a `TensorRef` stands.
+
+    Args:
+        format: a key of `weights.dequant.FORMATS`, which states how the parts become numbers.
+        shape: of the weight that the parts stand for.
+        parts: by canonical name ("weight", "weight_scale", …), whatever the file calls them.
+        parameters: what else the format needs, for example the size of a group.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, TensorRef] = field(hash=False)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict, hash=False)
+
+    @property
+    def path(self) -> Path:
+        """File of the weight; the other parts are in the same one."""
+        return self.parts["weight"].path
+
+    @property
+    def source(self) -> SourceFile | None:
+        """What the file was when the overlay was made."""
+        return self.parts["weight"].source
+
+    @property
+    def start(self) -> int:
+        """Where the weight itself begins."""
+        return self.parts["weight"].start
+
+    @property
+    def dtype(self) -> str:
+        """The format, for reports; no key of `DTYPE_BITS`."""
+        return self.format
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all parts in the file."""
+        return sum(part.size_bytes for part in self.parts.values())
+
+
+AnyRef = TensorRef | QuantRef

@@ -153,7 +153,7 @@ def _denoise(run: Case) -> None:
         last = video_positions(VideoGrid(1, grid.height, grid.width), s.fps, start_frame=s.frame_idx)
         video = states[0].replaced(video_to_tokens(run.inputs["keyframe_0_latent"]), 0, s.strength_first)
         video = video.appended(video_to_tokens(run.inputs["keyframe_last_latent"]), last, s.strength_last)
-        run.check("video_positions", video.positions)
+        run.check("video_positions", video.positions.expand(s.batch, -1, -1, -1))
         states = (video, states[1])
     loop = Loop(run, states, guidance(run))
     x = _start(run, states, sigmas[0])

@@ -1,32 +1,13 @@
 """Golden cases: text."""
 from __future__ import annotations
 
-import json
-from functools import cache
-
 import torch
-from safetensors.torch import load_file
-from torch import nn
 
-from ltx23_core.models.registry import build
 from ltx23_core.models.text.encode import contexts
 from ltx23_core.models.text.gemma import hidden_states
 from ltx23_core.models.text.tokenizer import Tokenizer
 
 from .harness import GEMMA, Case, case, module
-
-_LANGUAGE_MODEL = "language_model.model."
-
-
-@cache
-def gemma() -> nn.Module:
-    """The data set's language model in float32 on the CPU."""
-    built, state = build("text_encoder", json.loads((GEMMA / "config.json").read_text(encoding="utf-8"))), {}
-    for path in sorted(GEMMA.glob("model*.safetensors")):
-        state.update({key.removeprefix(_LANGUAGE_MODEL): tensor.float() for key, tensor in load_file(path).items()
-                      if key.startswith(_LANGUAGE_MODEL)})
-    built.load_state_dict(state, strict=True, assign=True)
-    return built
 
 
 @case("connectors")
@@ -52,7 +33,7 @@ def text_encode(run: Case) -> None:
         assert len(padded) == run.settings.max_length and run.settings.padding_side == "left"
         assert padded.tolist() == [padded[0].item()] * (len(padded) - len(ids)) + ids, "other token ids"
         run.check(f"{index}.num_tokens", torch.tensor([len(ids)]))
-        states = hidden_states(gemma(), ids)
+        states = hidden_states(module("text_encoder"), ids)
         run.check(f"{index}.hidden_states", torch.cat(states))
         video, audio = contexts(module("text_projection"), module("connectors"), states)
         for name, context in (("video", video[0]), ("audio", audio[0])):

@@ -28,6 +28,8 @@ def rope(run: Case) -> None:
         run.check(name + ".sin", sin)
 
     for suffix, video, audio in (("", cfg.video, cfg.audio), ("_22b", None, None)):
+        if f"video_positions{suffix}" not in run.inputs:
+            continue
         video_mid, audio_mid = (run.inputs[f"{k}_positions{suffix}"].mean(-1) for k in ("video", "audio"))
         # The real model's widths (spec/02 §1) where the case says 22b.
         vw, vh, aw, ah = (video.width, video.heads, audio.width, audio.heads) if video else (4096, 32, 2048, 32)
@@ -49,8 +51,9 @@ def latent_layout(run: Case) -> None:
     run.check("video_tokens", video_to_tokens(run.inputs["video"]))
     run.check("audio_tokens", audio_to_tokens(run.inputs["audio"]))
     grid = VideoGrid(s.latent_grid["F"], s.latent_grid["H"], s.latent_grid["W"])
-    run.check("video_positions", video_positions(grid, s.fps))
-    run.check("audio_positions", audio_positions(s.audio_frames))
+    batch = len(run.inputs["video"])  # positions do not depend on the sample: the library keeps one set
+    run.check("video_positions", video_positions(grid, s.fps).expand(batch, -1, -1, -1))
+    run.check("audio_positions", audio_positions(s.audio_frames).expand(batch, -1, -1, -1))
     run.check("video_positions_b", video_positions(VideoGrid(*s.b["latent_grid"]), s.b["fps"]))
     run.check("audio_positions_b", audio_positions(s.b["audio_frames"]))
     sizes = []

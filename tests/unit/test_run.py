@@ -54,7 +54,7 @@ def fake_server(tmp_path: Path, main: str = FAKE_MAIN, **options) -> Server:
 
 def test_old_pythons_can_read_run_py_and_are_told(monkeypatch):
     source = (ROOT / "run.py").read_text(encoding="utf-8")
-    head = source.split("import os\n")[0]
+    head = source.split("from pathlib")[0]
     ast.parse(source, feature_version=(3, 7))
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
     with pytest.raises(SystemExit, match=r"needs Python 3\.10 or newer"):

@@ -1,0 +1,251 @@
+"""From requests to files in their places: plan, room on the disk, then link or download one after the other."""
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import RequestError
+from .errors import HubError
+from .partial import download, partial_path
+from .remote import CHUNK, Hub, RemoteFile, files_below, is_complete
+from .request import Request
+
+Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, file; may raise to stop
+MARGIN = 512 * 10**6                        # bytes that stay free on the disk
+GB = 10**9
+
+THERE, IN_CACHE = "already there", "in the Hugging Face cache"
+DOWNLOADED, UNCHECKED = "downloaded, hash checked", "downloaded (the server states no hash)"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to provide.
+
+    Args:
+        file: as the hub describes it; without url where the hub could not be asked.
+        target: its place; None leaves a cached file where it is.
+        cached: where the user's cache has it.
+    """
+
+    request: Request
+    file: RemoteFile
+    target: Path | None
+    cached: Path | None
+
+    @property
+    def to_load(self) -> int:
+        """Bytes that have to come from the hub, an earlier part included."""
+        return 0 if self.cached or self.is_there else self.file.size
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the place is taken, by a file of this size."""
+        return self.target is not None and self.target.is_file()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of a request: the file or folder, and how each of its files came there."""
+
+    request: Request
+    path: Path
+    size: int
+    ways: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """One line for the user."""
+        each = ", ".join(f"{self.ways.count(way)} {way}" if len(self.ways) > 1 else way
+                         for way in dict.fromkeys(self.ways))
+        return f"{self.request.name}: {size_text(self.size)}, {each} -> {self.path}"
+
+
+def fetch(wanted: Sequence[tuple[Request, Path | None]], on_progress: Progress = lambda *_: None,
+          hub: Hub | None = None) -> list[Fetched]:
+    """Provide files.
+
+    Args:
+        wanted: each request with the folder it goes to. With None a file is taken from the user's cache, in place.
+        on_progress: called with bytes done, bytes of all downloads together, name of the file.
+        hub: another than the user's.
+
+    Raises:
+        HubError: not there, not allowed, not reachable, wrong hash, no room.
+        RequestError: a place is taken by another file, or none was named for a file that is not in the cache.
+    """
+    hub = hub or Hub()
+    plans = [(request, root, plan(hub, request, root)) for request, root in dict.fromkeys(wanted)]
+    items = [item for *_, items in plans for item in items]
+    _check_targets(items)
+    _check_space(items)
+    total, done = sum(item.to_load for item in items), 0
+
+    def tick(name: str, bytes_: int) -> None:
+        nonlocal done
+        done += bytes_
+        on_progress(done, total, name)
+
+    results = []
+    for request, root, items in plans:
+        with hub.explained(request, root):
+            ways = [_provide(hub, item, lambda n, item=item: tick(item.request.name, n)) for item in items]
+        results.append(Fetched(request, _place(request, root, items), sum(item.file.size for item in items),
+                               tuple(ways)))
+    return results
+
+
+def plan(hub: Hub, request: Request, root: Path | None) -> list[Item]:
+    """Find out what there is, here and at the hub. Where the hub refuses or is away, the cache serves alone."""
+    def item(file: RemoteFile, cached: Path | None) -> Item:
+        return Item(request, file, None if root is None else request.target(root, file.path), cached)
+
+    try:
+        return [item(file, hub.cached(request, file)) for file in hub.files(request, root)]
+    except HubError:
+        if cached := hub.cached_unasked(request):
+            return [item(_unasked(name, path), path) for name, path in cached.items()]
+        if root is not None and (path := present(request, root)) is not None:
+            files = files_below(path, request.path) if request.is_folder else {request.path: path}
+            return [item(_unasked(name, path), None) for name, path in files.items()]
+        raise
+
+
+def _unasked(name: str, path: Path) -> RemoteFile:
+    """A file that the hub could not be asked about, taken as it is."""
+    return RemoteFile(name, "", path.stat().st_size, "", "")
+
+
+def present(request: Request, root: Path) -> Path | None:
+    """The file or complete folder of a request if it lies below `root` already; nothing is asked of the hub."""
+    path = request.target(root)
+    found = path.is_dir() and is_complete(path) if request.is_folder else path.is_file()
+    return path if found else None
+
+
+def size_text(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / 10**6:.1f} MB"
+
+
+def _place(request: Request, root: Path | None, items: Sequence[Item]) -> Path:
+    if root is not None:
+        return request.target(root)
+    first = items[0]
+    return first.cached.parents[first.file.path.removeprefix(request.path).count("/")] if request.is_folder else (
+        first.cached)
+
+
+def _check_targets(items: Iterable[Item]) -> None:
+    """Before the first byte: every file has a place, and nothing of the user is in it."""
+    taken: dict[Path, Item] = {}
+    for item in items:
+        if item.target is None:
+            if item.cached is None:
+                raise RequestError(f"{item.request.name} ({size_text(item.file.size)}) is not in the Hugging Face "
+                                   "cache", "a folder to download it to", "Name one: --to or --comfyui.")
+            continue
+        other = taken.setdefault(item.target, item)
+        if other.file.etag != item.file.etag:
+            raise RequestError(f"{item.request.repo} and {other.request.repo} both have a file {item.target.name}",
+                               "files of different names in one folder", "Fetch one of them to another folder.")
+        if item.is_there and item.target.stat().st_size != item.file.size:
+            raise RequestError(
+                f"{item.target} has {item.target.stat().st_size} bytes, the hub's file {item.file.size}",
+                "no file in this place, or the same", "If it is a broken download, delete it; else rename it.")
+
+
+def _check_space(items: Iterable[Item]) -> None:
+    needed: dict[int, tuple[Path, int]] = {}
+    for item in items:
+        if item.to_load:
+            partial = partial_path(item.target, item.file)
+            have = partial.stat().st_size if partial.is_file() else 0
+            folder = _existing(item.target)
+            device = folder.stat().st_dev
+            needed[device] = folder, needed.get(device, (folder, 0))[1] + max(0, item.file.size - have)
+    for folder, size in needed.values():
+        _check_room(folder, size)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size + MARGIN:
+        raise HubError(f"the disk of {folder} has {size_text(free)} free, {size_text(size)} are to be written",
+                       f"{size_text(size + MARGIN)} free", f"Free {size_text(size + MARGIN - free)} there, or choose "
+                                                           "a folder on another disk.")
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.is_dir())
+
+
+def _provide(hub: Hub, item: Item, tick: Callable[[int], None]) -> str:
+    """Put one file into its place -> how it came there."""
+    if item.target is None:
+        return IN_CACHE
+    with _alone(item.target):
+        if item.is_there:
+            return THERE
+        if item.cached:
+            return f"{IN_CACHE}, {_link(item.cached.resolve(), item.target, tick)}"
+        checked = download(hub, item.file, item.target, tick)
+        for leftover in item.target.parent.glob(f".{_escaped(item.target.name)}.*.incomplete"):
+            leftover.unlink(missing_ok=True)  # of an older version of the file
+        return DOWNLOADED if checked else UNCHECKED
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Keep a second process from the same file; errors of the disk in our words."""
+    path = target.with_name(f".{target.name}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=0) as lock:
+            try:
+                yield
+            finally:  # given back first: Windows deletes no open file
+                lock.release()
+                with suppress(OSError):
+                    path.unlink()
+    except Timeout as error:
+        raise HubError(f"another process is downloading {target}", "one at a time",
+                       f"Wait for it, or delete {path} if there is none.") from error
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
+                               errno.EEXIST, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG):
+            raise
+        raise HubError(f"{target} cannot be written ({error.strerror})", "a folder with room that you may write to",
+                       "Choose another folder, or free some room; what has arrived is kept.") from error
+
+
+def _link(source: Path, target: Path, tick: Callable[[int], None]) -> str:
+    """Give a cached file a second name -> how; copied only where the system cannot do that."""
+    for how, make in (("hard link", os.link), ("symbolic link", os.symlink)):
+        try:
+            make(source, target)
+        except (OSError, NotImplementedError):  # another file system, or no right to
+            continue
+        return how
+    _check_room(target.parent, source.stat().st_size)
+    temporary = target.with_name(f".{target.name}.copy.incomplete")
+    try:
+        with source.open("rb") as read, temporary.open("wb") as write:
+            while chunk := read.read(CHUNK):
+                write.write(chunk)
+                tick(0)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return "copied"
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

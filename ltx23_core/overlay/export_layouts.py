@@ -1,0 +1,135 @@
+"""The layouts that an overlay can be exported to, each as a list of files; nothing is written here.
+
+- ``monolith``: the official single file.
+- ``split``: ComfyUI's files, in the folders under ``models`` that they belong to (spec/09 §3, §4).
+- ``diffusers``: see `export_diffusers`.
+"""
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..errors import OverlayError
+from .export_diffusers import diffusers_files
+from .export_files import OutputFile, joined, plain_tensors, weights_file, whole_file
+from .header import read_header
+from .layout import OFFICIAL
+from .manifest import ComponentEntry, Overlay
+from .source import TensorRef
+
+_LORA = "diffusion_model."
+_PART_OF_NAME = re.compile(r"[_-](transformer_only|diffusion_model).*$")
+
+# File of the split layout -> its components, and the prefix of the official file that ComfyUI does not expect there.
+_SPLIT: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("diffusion_models/{stem}_transformer_only.safetensors", ("transformer", "connectors"), ""),
+    ("text_encoders/{stem}_text_projection.safetensors", ("text_projection",), ""),
+    ("vae/{stem}_video_vae.safetensors", ("video_encoder", "video_decoder"), "vae."),
+    ("vae/{stem}_audio_vae.safetensors", ("audio_encoder", "audio_decoder", "vocoder"), ""),
+)
+# A Gemma folder's names of all but the language model -> ComfyUI's; the first prefix that fits counts.
+_VISION = (("model.vision_tower.vision_model.", "vision_model."), ("vision_tower.vision_model.", "vision_model."),
+           ("model.vision_tower.", "vision_model."), ("vision_tower.", "vision_model."),
+           ("model.multi_modal_projector.", "multi_modal_projector."))
+
+
+def _monolith(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
+    return [weights_file(f"{_stem(overlay)}.safetensors", _official(overlay, OFFICIAL.components),
+                         _full_metadata(overlay))]
+
+
+def _split(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
+    files = []
+    for name, components, strip in _SPLIT:
+        tensors = {key.removeprefix(strip): ref for key, ref in _official(overlay, components).items()}
+        metadata = {"model_version": overlay.model_version, "config": json.dumps(_parts(overlay, components))}
+        files.append(weights_file(name.format(stem=_stem(overlay)), tensors, metadata))
+    if "text_encoder" in overlay.components:
+        files.append(_comfy_gemma(overlay))
+    for component, entry in overlay.components.items():
+        if component.startswith("upsampler_"):
+            metadata = {**_stored_metadata(entry), "config": json.dumps(entry.config)}
+            files.append(weights_file(f"latent_upscale_models/{_companion_name(entry, component)}.safetensors",
+                                      plain_tensors(overlay, component), metadata))
+    if lora := overlay.components.get("distilled_lora"):
+        tensors = {_LORA + name: ref for name, ref in plain_tensors(overlay, "distilled_lora").items()}
+        files.append(weights_file(f"loras/{_companion_name(lora, 'distilled-lora')}.safetensors", tensors,
+                                  _stored_metadata(lora)))
+    return files
+
+
+LAYOUTS: dict[str, Callable[[Overlay, int], list[OutputFile]]] = {
+    "diffusers": diffusers_files, "monolith": _monolith, "split": _split}
+
+
+def _official(overlay: Overlay, components: Iterable[str]) -> dict[str, TensorRef]:
+    """The tensors of components under the keys of the official file."""
+    return joined(*({_official_key(component, name): ref for name, ref in plain_tensors(overlay, component).items()}
+                    for component in components))
+
+
+def _official_key(component: str, name: str) -> str:
+    places = [(keep, prefix) for prefix, places in OFFICIAL.prefixes.items() for place, keep in places
+              if place == component and name.startswith(keep)]
+    keep, prefix = max(places, key=lambda place: len(place[0]))
+    return prefix + name[len(keep):]
+
+
+def _parts(overlay: Overlay, components: Iterable[str]) -> dict[str, Any]:
+    """The parts of the metadata ``config`` that describe components."""
+    # The projection's own configuration was computed from the transformer's part, where connectors have theirs too.
+    return {OFFICIAL.config[name]: overlay.require("transformer" if name == "text_projection" else name).config
+            for name in components}
+
+
+def _full_metadata(overlay: Overlay) -> dict[str, str]:
+    """Metadata of the official file: the checkpoint's own, word for word, as far as it says the same."""
+    stored = _stored_metadata(overlay.require("transformer"))
+    try:
+        known = dict(json.loads(stored["config"]))
+    except (KeyError, ValueError, TypeError, RecursionError):
+        stored, known = {}, {}
+    config = known | _parts(overlay, OFFICIAL.components)
+    metadata = stored if config == known else {**stored, "config": json.dumps(config)}
+    return metadata if "model_version" in metadata else {**metadata, "model_version": overlay.model_version}
+
+
+def _stored_metadata(entry: ComponentEntry) -> dict[str, str]:
+    """Metadata of the file that a component comes from; none if that is no safetensors file."""
+    try:
+        return read_header(next(iter(entry.tensors.values())).path).metadata
+    except OverlayError:
+        return {}
+
+
+def _comfy_gemma(overlay: Overlay) -> OutputFile:
+    """Gemma as one file with the tokenizer inside, as ComfyUI reads it."""
+    tensors = {f"model.{name}": ref for name, ref in plain_tensors(overlay, "text_encoder").items()}
+    for name, ref in overlay.components.get("text_encoder_vision", ComponentEntry({}, {})).tensors.items():
+        old, new = next((row for row in _VISION if name.startswith(row[0])), ("", ""))
+        tensors[new + name.removeprefix(old)] = ref
+    folder = overlay.tokenizer
+    if folder is not None and (folder / "tokenizer.model").is_file():
+        (part,) = whole_file("", folder / "tokenizer.model").ranges
+        tensors["spiece_model"] = TensorRef(part.source.path, "U8", (part.end,), 0, part.end, part.source)
+    return weights_file(f"text_encoders/{'gemma_3' if folder is None else folder.name}.safetensors", tensors,
+                        {"format": "pt"})
+
+
+def _file_stem(entry: ComponentEntry) -> str:
+    return next(iter(entry.tensors.values())).path.stem
+
+
+def _companion_name(entry: ComponentEntry, what: str) -> str:
+    """The source's name if it tells what the file is, else one that does."""
+    stem = _file_stem(entry)
+    return stem if "ltx" in stem.lower() else f"ltx-2.3-{what.replace('_', '-')}"
+
+
+def _stem(overlay: Overlay) -> str:
+    """What the new files are named after: the checkpoint, if its name tells the variant that it is."""
+    stem = _PART_OF_NAME.sub("", _file_stem(overlay.require("transformer")))
+    tells = "ltx" in stem.lower() and ("distilled" in stem.lower()) == (overlay.variant == "distilled")
+    return stem if tells else f"ltx-2.3-{overlay.variant}"

@@ -1,0 +1,34 @@
+"""The tiny model on a GPU against float32 on the CPU, within the bounds that docs/performance.md states."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA GPU on this machine", allow_module_level=True)
+
+from bench.one_stage import check_tiny, relative
+from ltx23_core.ops.attention import BACKENDS, attention_backend
+
+
+def test_tiny_model_agrees_with_the_cpu():
+    errors = check_tiny(torch.device("cuda"))
+    for name, error in errors.items():
+        bound = 0.02 if "frames" in name else 1e-4 if "fp32" in name else 0.02 if "distilled" in name else 0.10
+        print(f"{name}: {error:.2e}, bound {bound:.0e}")
+        assert error <= bound, name
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_attention_backends_agree_with_float64(name, head_dim):
+    generator = torch.Generator("cuda").manual_seed(5)
+    query, key, value = (torch.randn(1, 4, n, head_dim, generator=generator, device="cuda", dtype=torch.bfloat16)
+                         for n in (320, 1024, 1024))
+    want = torch.softmax(query.double() @ key.double().mT / head_dim**0.5, -1) @ value.double()
+    got = attention_backend(name)(query, key, value, None)
+    assert relative(got, want) < 1e-2
+    bias = torch.zeros(1, 1, 320, 1024, device="cuda", dtype=torch.bfloat16)
+    bias[..., 512:] = torch.finfo(torch.bfloat16).min
+    half = torch.softmax(query.double() @ key[:, :, :512].double().mT / head_dim**0.5, -1) @ value[:, :, :512].double()
+    assert relative(attention_backend(name)(query, key, value, bias), half) < 1e-2
