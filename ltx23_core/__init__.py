@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .conditioning.image import ImageCondition
     from .errors import LTX23Error
     from .media import Audio, load_image
-    from .overlay import Overlay, materialize
+    from .overlay import Identity, Overlay, identify, materialize
     from .overlay.export import export
     from .pipeline import Pipeline
     from .sampling.guidance import Guidance, GuiderParams
@@ -22,11 +22,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Audio": ".media", "load_image": ".media", "Guidance": ".sampling.guidance", "GuiderParams": ".sampling.guidance",
     "ImageCondition": ".conditioning.image", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
-    "LTX23Error": ".errors", "Overlay": ".overlay", "materialize": ".overlay", "Pipeline": ".pipeline",
-    "export": ".overlay.export",
+    "Identity": ".overlay", "LTX23Error": ".errors", "Overlay": ".overlay", "identify": ".overlay",
+    "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
 }
-__all__ = ["Audio", "Guidance", "GuiderParams", "ImageCondition", "LTX23Error", "Latents", "Overlay", "Pipeline",
-           "StepInfo", "export", "load_image", "materialize"]
+__all__ = ["Audio", "Guidance", "GuiderParams", "Identity", "ImageCondition", "LTX23Error", "Latents", "Overlay",
+           "Pipeline", "StepInfo", "export", "identify", "load_image", "materialize"]
 
 
 def __getattr__(name: str) -> object:

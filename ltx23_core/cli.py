@@ -20,7 +20,7 @@ VARIANTS = ("auto", "dev", "distilled")
 DTYPES = ("auto", "bf16", "fp32")
 ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")
 USER_ERROR, INTERRUPTED = 2, 130
-_MODULES = {"fetch": ".cli_fetch", "export": ".cli_export"}  # commands that need no torch
+_MODULES = {"fetch": ".cli_fetch", "export": ".cli_export", "identify": ".cli_identify"}  # commands that need no torch
 _STOPPED = {"fetch": "The same command continues the download.", "export": "The same command continues the export."}
 LAYOUTS = ("diffusers", "monolith", "split")
 
@@ -29,6 +29,7 @@ _EXAMPLES = """\
 examples:
   python -m ltx23_core overlay ltx-2.3-22b-dev.safetensors -o dev.json \\
       --text-encoder gemma-3-12b-it-qat-q4_0-unquantized
+  python -m ltx23_core identify ComfyUI/models
   python -m ltx23_core generate --overlay dev.json --prompt "A red fox trots through fresh snow" -o fox.mp4
 """
 
@@ -93,14 +94,27 @@ def build_parser() -> argparse.ArgumentParser:
         description="Read the headers of the files, check every tensor against the architecture, write the manifest "
                     "(a few MB; no weights are copied) and print what was found.")
     overlay.add_argument("checkpoint", type=Path, metavar="CHECKPOINT",
-                         help="LTX-2.3 checkpoint, for example ltx-2.3-22b-dev.safetensors")
+                         help="LTX-2.3 checkpoint or transformer, or a folder (diffusers, split files), for example "
+                              "ltx-2.3-22b-dev.safetensors")
     overlay.add_argument("-o", "--output", type=Path, metavar="FILE",
                          help="manifest to write (default: CHECKPOINT with .ltx23.json added)")
     _add_parts(overlay)
     _add_common(overlay)
     _add_fetch(commands)
     _add_export(commands)
+    _add_identify(commands)
     return parser
+
+
+def _add_identify(commands: argparse._SubParsersAction) -> None:
+    identify = commands.add_parser(
+        "identify", help="say in one sentence what a file or folder is", allow_abbrev=False,
+        description="Read the headers of files or folders and say what each is, whether LTX-2.3 can use it, and if "
+                    "not, what to do.")
+    identify.add_argument("paths", nargs="+", type=Path, metavar="PATH",
+                          help="file or folder; a folder of many models is listed")
+    identify.add_argument("--json", action="store_true", help="print all that is known, as JSON")
+    _add_common(identify)
 
 
 def _add_request(parser: argparse.ArgumentParser) -> None:
@@ -118,14 +132,18 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--overlay", type=Path, metavar="FILE", help="manifest written by the overlay command")
     source.add_argument("--checkpoint", type=Path, metavar="FILE",
-                        help="LTX-2.3 checkpoint; its overlay is written beside it")
+                        help="LTX-2.3 checkpoint, transformer or folder; its overlay is written beside it")
     _add_parts(parser, group)
 
 
 def _add_parts(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup | None = None) -> None:
     group = group or parser.add_argument_group("files that go with the checkpoint")
-    group.add_argument("--text-encoder", type=Path, metavar="DIR",
-                       help="Gemma folder, for example gemma-3-12b-it-qat-q4_0-unquantized")
+    group.add_argument("--text-encoder", type=Path, metavar="PATH",
+                       help="Gemma folder, for example gemma-3-12b-it-qat-q4_0-unquantized, or a single file, for "
+                            "example gemma_3_12B_it_fp8_scaled.safetensors")
+    group.add_argument("--component", type=Path, action="append", default=[], metavar="PATH",
+                       help="further file or folder (VAE, text projection, tokenizer, ...); adds or replaces the parts "
+                            "that it brings; may be given several times")
     group.add_argument("--upsampler", type=Path, action="append", default=[], metavar="FILE",
                        help="latent upscaler, needed by recipe distilled; may be given several times")
     group.add_argument("--distilled-lora", type=Path, metavar="FILE", help="distilled LoRA of the dev checkpoint")
@@ -230,9 +248,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.command == "generate" and options.overlay and (
-            options.text_encoder or options.upsampler or options.distilled_lora or options.variant != "auto"):
-        parser.error("--overlay already names all files: --text-encoder, --upsampler, --distilled-lora and --variant "
-                     "go with --checkpoint")
+            options.text_encoder or options.component or options.upsampler or options.distilled_lora
+            or options.variant != "auto"):
+        parser.error("--overlay already names all files: --text-encoder, --component, --upsampler, --distilled-lora "
+                     "and --variant go with --checkpoint")
     if options.command == "fetch" and not options.list and not options.names:
         parser.error("fetch needs a NAME; --list prints those that are known")
     return options

@@ -125,7 +125,8 @@ def _settings(options: Namespace, source: Overlay, request: dict[str, Any]) -> s
 
 def _materialize(options: Namespace, output: Path | None = None) -> Overlay:
     return materialize(options.checkpoint, options.text_encoder, upsamplers=options.upsampler,
-                       distilled_lora=options.distilled_lora, variant=options.variant, output=output)
+                       distilled_lora=options.distilled_lora, components=options.component, variant=options.variant,
+                       output=output)
 
 
 def _conditions(options: Namespace) -> tuple[ImageCondition, ...]:

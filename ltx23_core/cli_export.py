@@ -10,7 +10,7 @@ from .overlay.export import export as write_files
 
 def export(options: Namespace) -> None:
     """Write the files of a layout and print what they are."""
-    with tqdm(desc="Exporting", unit="B", unit_scale=True, disable=options.quiet) as bar:
+    with tqdm(desc="Exporting", unit="B", unit_scale=True, delay=0.5, disable=options.quiet) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

@@ -21,8 +21,7 @@ def fetch(options: Namespace) -> None:
     with tqdm(unit="B", unit_scale=True, unit_divisor=1000, disable=options.quiet, delay=0.2, leave=False) as bar:
         def on_progress(done: int, total: int, name: str) -> None:
             bar.total = total
-            if bar.desc != f"{name}: ":
-                bar.set_description(name, refresh=False)
+            bar.set_description(name, refresh=False)
             bar.update(done - bar.n)
 
         results = fetch_files([(request, _root(request, options)) for request in requests], on_progress)

@@ -5,6 +5,11 @@ thing to do next. ComfyUI shows only the first line of a message, so all three s
 """
 from __future__ import annotations
 
+import re
+
+# Of file names, mostly: what breaks a line, hides text or cannot be printed at all (half a character).
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class LTX23Error(Exception):
     """Base of every error this library raises on purpose.
@@ -19,7 +24,8 @@ class LTX23Error(Exception):
         self.found = found.strip().rstrip(".")
         self.expected = expected.strip().rstrip(".")
         self.fix = fix.strip()
-        super().__init__(f"{self.found}. Expected: {self.expected}. Next: {self.fix}")
+        message = f"{self.found}. Expected: {self.expected}. Next: {self.fix}"
+        super().__init__(_UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), message))
 
 
 class GeometryError(LTX23Error, ValueError):

@@ -157,8 +157,9 @@ class Pipeline:
         from .models.text.encode import contexts
         from .models.text.gemma import hidden_states
         from .models.text.tokenizer import Tokenizer
+        from .models.text.tokenizer_files import tokenizer_folder
         self.overlay.require("text_encoder")
-        tokenizer = Tokenizer(self.overlay.tokenizer)
+        tokenizer = Tokenizer(tokenizer_folder(self.overlay))
         ids = [tokenizer.encode(text) for text in texts]
         [gemma] = self._use("text_encoder", activation_bytes=1 << 29)
         states = [hidden_states(gemma, tokens, self.residency.check) for tokens in ids]

@@ -13,6 +13,7 @@ IMAGE_CRF = 33
 # Official constants of the distilled weights (spec/07 §2).
 DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
 STAGE_2_SIGMAS = (0.909375, 0.725, 0.421875, 0.0)
+TILED_STAGE_2_SIGMAS = (0.625, 0.4, 0.0)  # of the official multi-GPU stage 2
 OFFICIAL_STG_BLOCK, OFFICIAL_LAYERS = 28, 48
 
 # Our own wording of what the official list names: defects of picture, anatomy, motion and sound (spec/07 §6).

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .conditions import ImageConditionNode
 from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
+from .fetch import FetchNode
 from .guidance import GuidanceNode
 from .host import ComfyExtension
 from .load import LoadNode
@@ -19,7 +20,7 @@ class LTX23Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
-                DecodeAudioNode, DecodeToFileNode]
+                DecodeAudioNode, DecodeToFileNode, FetchNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

@@ -5,7 +5,10 @@ ComfyUI's list of loaded models, is counted at its true size, and is released wh
 """
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from comfy_api.latest import ComfyExtension as ComfyExtension
 from comfy_api.latest import InputImpl, io, ui
 from PIL import Image
 
-from ..ltx23_core.errors import MediaError, OverlayError
+from ..ltx23_core.errors import MediaError
 
 if TYPE_CHECKING:
     from ..ltx23_core.runtime.component import Component
@@ -28,59 +31,52 @@ if TYPE_CHECKING:
 
 NONE = "none"
 PREVIEW_SIZE = 512  # pixels of the longer side
-WEIGHT_FILES = (".safetensors", ".sft")
+SECONDS_BETWEEN_TICKS = 0.25  # of a download's bar
+MODEL_FOLDERS = ("checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "latent_upscale_models",
+                 "diffusers", "upscale_models", "vae_approx")
 
 folder_paths.add_model_folder_path("ltx23_overlays", str(Path(folder_paths.models_dir) / "ltx23_overlays"))
 
 
 # Model folders
 
-def file_names(*folders: str) -> list[str]:
-    """Weight files in some of ComfyUI's model folders, as paths relative to them, each name once."""
-    names = dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder))
-    return [name for name in names if name.lower().endswith(WEIGHT_FILES)]
+def model_roots() -> list[tuple[str, Path]]:
+    """The folders that may hold parts of LTX-2.3, as (ComfyUI's name, folder); each folder once."""
+    found: dict[Path, str] = {}
+    for name in MODEL_FOLDERS:
+        if name in folder_paths.folder_names_and_paths:
+            for path in folder_paths.get_folder_paths(name):
+                found.setdefault(Path(path), name)
+    return [(name, path) for path, name in found.items()]
 
 
-def file_path(name: str, *folders: str) -> Path:
-    """Full path of a file chosen in a list; `OverlayError` says where it was looked for."""
-    found = (folder_paths.get_full_path(folder, name) for folder in folders)
-    path = next((Path(path) for path in found if path), None)
-    if path is None:
-        where = " or ".join(f"models/{folder}" for folder in folders)
-        have = ", ".join(file_names(*folders)[:5]) or "no .safetensors file"
-        raise OverlayError(f"file {name!r} is not in {where} (there: {have})", "a file that is there",
-                           f"Put {Path(name).name} into {where}, press R to refresh the lists, or choose another.")
-    return path
+def device_memory() -> int:
+    """Bytes of the device that ComfyUI computes on; 0 where that is no limit of its own (CPU)."""
+    device = mm.get_torch_device()
+    return 0 if mm.is_device_cpu(device) else mm.get_total_memory(device)
 
 
-def text_encoder_names() -> list[str]:
-    """Hugging Face folders (config.json and .safetensors files) in the text encoder folders, relative to them."""
-    names: dict[str, None] = {}
-    for root in map(Path, folder_paths.get_folder_paths("text_encoders")):
-        for config in sorted((*root.glob("*/config.json"), *root.glob("*/*/config.json"))):
-            if any(config.parent.glob("*.safetensors")):
-                names[config.parent.relative_to(root).as_posix()] = None
-    return list(names)
+def add_route(path: str, answer: Callable[[], Any]) -> None:
+    """Serve JSON at an address of ComfyUI's server; nothing happens where there is none (unit tests)."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is None:
+        return
+    from aiohttp import web  # which a server has loaded
+
+    async def handle(_: web.Request) -> web.Response:
+        return web.json_response(await asyncio.to_thread(answer))
+
+    server.routes.get(path)(handle)
 
 
-def text_encoder_path(name: str) -> Path:
-    """Full path of a text encoder folder chosen in the list; `OverlayError` says where it was looked for."""
-    if name in text_encoder_names():
-        for root in map(Path, folder_paths.get_folder_paths("text_encoders")):
-            if (root / name / "config.json").is_file():
-                return root / name
-    have = ", ".join(text_encoder_names()[:5]) or "none"
-    raise OverlayError(
-        f"text encoder folder {name!r} is not in models/text_encoders (folders there: {have})",
-        "a Hugging Face folder with config.json and its .safetensors files",
-        "Put the folder of google/gemma-3-12b-it-qat-q4_0-unquantized into models/text_encoders, press R to refresh.")
+def model_folders(name: str) -> list[Path]:
+    """ComfyUI's places for a kind of model, the preferred one first."""
+    return [Path(folder) for folder in folder_paths.get_folder_paths(name)]
 
 
 def manifest_path(name: str) -> Path:
     """Where the manifest of an overlay is written: the first folder registered for `ltx23_overlays`."""
-    folder = Path(folder_paths.get_folder_paths("ltx23_overlays")[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
+    return model_folders("ltx23_overlays")[0] / name
 
 
 # Devices and memory
@@ -203,6 +199,20 @@ def counted(chunks: Iterable[torch.Tensor], total: int) -> Iterator[torch.Tensor
     for chunk in chunks:
         yield chunk
         bar.update(len(chunk))
+
+
+def byte_progress() -> Callable[[int, int, str], None]:
+    """A callback for downloads: the node's bar, some times a second; raises ComfyUI's exception on cancel."""
+    bar, last = ProgressBar(1), 0.0
+
+    def on_progress(done: int, total: int, _: str) -> None:
+        nonlocal last
+        mm.throw_exception_if_processing_interrupted()
+        if total and (done == total or time.monotonic() - last > SECONDS_BETWEEN_TICKS):
+            last = time.monotonic()
+            bar.update_absolute(done, total)
+
+    return on_progress
 
 
 # Output files

@@ -5,9 +5,9 @@ Run from the repository root with the project's environment and a Chromium:
 
     .venv/bin/python -m tools.make_workflows --url http://127.0.0.1:8188
 
-The server must have the pack, and (empty) files with the official names in its model folders, so that the front end
-finds the values of the lists: `--stubs DIR` makes them under a models folder. The graphs below are the source; the
-front end turns them into its own format, this script arranges them, and the front end's own export writes both files.
+The server must have the pack, the input file example.png, and in its model folders the official files or sparse ones
+with their headers, which the pictures then name. The graphs below are the source; the front end turns them into its own
+format, this script arranges them, and the front end's own export writes both files.
 """
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ FILES_NOTE = f"""## Files
 | file | folder under `models/` |
 | --- | --- |
 | [{CHECKPOINT}]({HUB}Lightricks/LTX-2.3) (46 GB) | `checkpoints` |
-| [{GEMMA}]({HUB}google/{GEMMA}) (the whole folder; accept its licence first) | `text_encoders` |
+| [gemma_3_12B_it.safetensors]({HUB}Comfy-Org/ltx-2) (24 GB), or the folder of [{GEMMA}]({HUB}google/{GEMMA}) | \
+`text_encoders` |
 
-Press **R** after adding files, then choose them in **Overlay**."""
+Any LTX-2.3 files will do: fp8, split files, diffusers folders. **Overlay** finds them by itself (*auto*) and says \
+what it took and what is missing. Press **R** after adding files."""
 
 # API ids, also the ids of the nodes on the page.
 OVERLAY, LOAD, PROMPT_NODE, SAMPLER, VIDEO, AUDIO, CREATE, SAVE, IMAGE, CONDITION = map(str, range(1, 11))
@@ -63,8 +65,9 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401
 def base() -> dict[str, dict[str, Any]]:
     """Overlay, Load and Sampler with the official defaults: what every workflow has."""
     return {
-        OVERLAY: node("LTX23Overlay", checkpoint=CHECKPOINT, text_encoder=GEMMA, upsampler="none",
-                      distilled_lora="none", variant="auto"),
+        OVERLAY: node("LTX23Overlay", **dict.fromkeys(
+            ("checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant", "text_projection", "video_vae",
+             "audio_vae"), "auto")),
         LOAD: node("LTX23Load", overlay=[OVERLAY, 0], precision="auto", attention="auto"),
         SAMPLER: node("LTX23Sampler", model=[LOAD, 0], prompt="", recipe="auto", width=768, height=512, frames=121,
                       fps=24.0, seed=10, steps=0, negative_prompt=""),
@@ -94,15 +97,15 @@ def workflows() -> list[Workflow]:
     image[CONDITION] = node("LTX23ImageCondition", image=[IMAGE, 0], frame=0, strength=1.0, crf=33)
     image[SAMPLER]["inputs"]["conditions"] = [CONDITION, 0]
     # Columns, left to right as the data flows.
-    row = {OVERLAY: (0, 0, 390, 0), LOAD: (430, 0, 250, 0)}
+    row = {OVERLAY: (0, 0, 390, 430), LOAD: (430, 0, 250, 0)}
     places = row | {PROMPT_NODE: (720, 0, 400, 330), SAMPLER: (1160, 0, 350, 690), VIDEO: (1550, 0, 230, 0),
                     AUDIO: (1550, 120, 230, 0), CREATE: (1820, 0, 230, 0), SAVE: (2090, 0, 400, 330)}
     return [
         Workflow("quick_start", quick, row | {SAMPLER: (720, 0, 420, 780), VIDEO: (1180, 0, 400, 400)},
-                 (0, 250, 390, 230)),
-        Workflow("text_to_video", text, places, (0, 250, 390, 230)),
+                 (0, 500, 390, 240)),
+        Workflow("text_to_video", text, places, (0, 500, 390, 240)),
         Workflow("image_to_video", image, places | {
-            IMAGE: (430, 380, 250, 310), CONDITION: (720, 380, 400, 0)}, (0, 250, 390, 230)),
+            IMAGE: (430, 380, 250, 310), CONDITION: (720, 380, 400, 0)}, (0, 500, 390, 240)),
     ]
 
 
@@ -152,14 +155,6 @@ FRAME = """([left, top, width, height]) => {
 }"""
 
 
-def make_stubs(models: Path) -> None:
-    """Empty files with the official names, for the front end's lists only."""
-    for path in ("checkpoints/" + CHECKPOINT, f"text_encoders/{GEMMA}/config.json",
-                 f"text_encoders/{GEMMA}/model-00001-of-00005.safetensors"):
-        (models / path).parent.mkdir(parents=True, exist_ok=True)
-        (models / path).touch()
-
-
 def version() -> str:
     """The pack's version, from pyproject.toml."""
     return re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
@@ -191,15 +186,10 @@ def write(page: Any, workflow: Workflow, folder: Path) -> None:  # noqa: ANN401
 def main() -> None:
     """Open the page and write every workflow."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", help="address of a running ComfyUI with the pack")
-    parser.add_argument("--stubs", type=Path, metavar="MODELS", help="make empty files with the official names here")
+    parser.add_argument("--url", required=True, help="address of a running ComfyUI with the pack")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="path of Chromium or Chrome")
     parser.add_argument("--out", type=Path, default=ROOT / "workflows", help="folder to write (default: workflows)")
     options = parser.parse_args()
-    if options.stubs:
-        make_stubs(options.stubs)
-    if not options.url:
-        return
     from playwright.sync_api import sync_playwright
 
     (options.out / "api").mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,8 @@ def _explain(error: Exception, request: Request, address: str, manual: str) -> H
     if is_broken_connection(error):
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
         return OfflineError(f"{request.name} is not on this computer and the hub cannot be reached ({reason})",
-                            f"a connection to {address}", f"Try again when there is one; what has arrived is kept. {manual}".rstrip())
+                            f"a connection to {address}",
+                            f"Try again when there is one; what has arrived is kept. {manual}".rstrip())
     return None
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from ..errors import OverlayError
 from ..models.registry import build
-from .source import TensorRef
+from .source import AnyRef, QuantRef
 
 Shapes = dict[str, tuple[int, ...]]
 
-PLAIN_DTYPES = ("BF16", "F16", "F32")
+PLAIN_DTYPES = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")  # fp8 without a scale is a plain cast (spec/09 §2.1, 7)
 MAX_LAYERS = 999  # more is no model but a damaged file
 EXAMPLES = 8  # of each kind of problem, in an error
 # Components of many equal blocks are built with one of them and the names repeated: 48 blocks would take a second.
@@ -88,7 +88,7 @@ def _gemma_tensors(config: Mapping[str, Any]) -> Shapes:
                for name, shape in layer.items()}}
 
 
-def differences(component: str, want: Shapes, got: Mapping[str, TensorRef]) -> list[str]:
+def differences(component: str, want: Shapes, got: Mapping[str, AnyRef]) -> list[str]:
     """What is wrong with a component's tensors, as sentences; empty if nothing is.
 
     Args:
@@ -99,7 +99,7 @@ def differences(component: str, want: Shapes, got: Mapping[str, TensorRef]) -> l
     wrong_shape = [f"{name} is {_dims(got[name].shape)}, should be {_dims(want[name])}" for name in want
                    if name in got and got[name].shape != want[name]]
     wrong_dtype = [f"{name} is {ref.dtype}" for name, ref in got.items()
-                   if name in want and ref.dtype not in PLAIN_DTYPES]
+                   if name in want and ref.dtype not in PLAIN_DTYPES and not isinstance(ref, QuantRef)]
     kinds = (("missing", [name for name in want if name not in got], f" of {len(want)}"),
              ("unexpected", [name for name in got if name not in want], ""),
              ("mis-shaped", wrong_shape, ""), (f"not {', '.join(PLAIN_DTYPES)}", wrong_dtype, ""))

@@ -1,14 +1,16 @@
 """The optional files beside a checkpoint: latent upscalers (spec/01 §6, 06) and the distilled LoRA (spec/01 §5)."""
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OverlayError
 from .architecture import Shapes, differences, examples, expected_tensors
+from .folders import weight_sets
+from .found import Found, describe, read_files
 from .header import Header, read_header
+from .layout import Tensors, upsampler_kind
 from .recognise import recognise
 from .source import TensorRef
 
@@ -22,50 +24,58 @@ _GET_LORA = ("Use ltx-2.3-22b-distilled-lora-384-1.1.safetensors of huggingface.
 _LORA_PREFIX, _LORA_A, _LORA_B = "diffusion_model.", ".lora_A.weight", ".lora_B.weight"
 
 
-def metadata_json(header: Header, key: str, fix: str) -> dict[str, Any]:
-    """A JSON object among the metadata of a file."""
-    if key not in header.metadata:
-        raise OverlayError(f"{header.path} has no {key!r} in its metadata", "the metadata of the official file", fix)
-    try:
-        value = json.loads(header.metadata[key])
-    except (ValueError, RecursionError) as error:
-        raise OverlayError(f"the metadata {key!r} of {header.path} is not JSON ({error})",
-                           "a JSON object", fix) from error
-    if not isinstance(value, dict):
-        raise OverlayError(f"the metadata {key!r} of {header.path} is not a JSON object", "a JSON object", fix)
-    return value
-
-
-def read_upsampler(path: Path, latent_channels: int) -> tuple[str, dict[str, Any], Header]:
-    """Read a latent upscaler file.
-
-    Args:
-        path: the file.
-        latent_channels: of the checkpoint's video VAE.
-
-    Returns:
-        component name, configuration, header.
+def find_upsampler(path: Path) -> Found:
+    """Read a latent upscaler file, or the folder of a diffusers component.
 
     Raises:
-        OverlayError: not an upscaler for this checkpoint.
+        OverlayError: not an upscaler.
     """
-    header = read_header(path)
-    kind = recognise(header.tensors)
-    if kind.name != "a latent upscaler":
-        raise OverlayError(f"{path} is {kind.name}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
-    config = metadata_json(header, "config", _GET_UPSAMPLER)
+    inside = weight_sets(path) if path.is_dir() else []
+    files = inside[0] if inside else read_files(path)
+    found = describe(files)
+    if found is None or not any(name.startswith("upsampler") for name in found.components):
+        raise OverlayError(f"{path} is {files.kind}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
+    return found
+
+
+def check_upsampler(found: Found, latent_channels: int) -> tuple[str, dict[str, Any]]:
+    """Check an upscaler against its configuration, stated or read off the shapes.
+
+    Args:
+        found: of `find_upsampler`.
+        latent_channels: of the checkpoint's latents.
+
+    Returns:
+        component and configuration.
+
+    Raises:
+        OverlayError: not for this checkpoint.
+    """
+    tensors, path = next(iter(found.components.values())), found.path
+    config = found.config or _config_of(tensors)
     spatial, temporal = bool(config.get("spatial_upsample")), bool(config.get("temporal_upsample"))
     scale = config.get("spatial_scale", 2.0) if spatial else None
     component = _UPSAMPLERS.get((spatial, temporal, scale)) if isinstance(scale, int | float | None) else None
     if component is None:
         raise OverlayError(f"{path} has spatial_upsample {spatial}, temporal_upsample {temporal}, scale {scale!r}",
                            "an upscaler for x2 or x1.5 in space, or for x2 in time", _GET_UPSAMPLER)
-    problems = differences(component, expected_tensors(component, config, path), header.tensors)
+    problems = differences(component, expected_tensors(component, config, path), tensors)
     if config["in_channels"] != latent_channels:
         problems.append(f"it is for latents of {config['in_channels']} channels, the checkpoint has {latent_channels}")
     if problems:
         raise OverlayError(f"{path}: " + "; ".join(problems), "an upscaler that fits the checkpoint", _GET_UPSAMPLER)
-    return component, config, header
+    return component, config
+
+
+def _config_of(tensors: Tensors) -> dict[str, Any]:
+    """The configuration of an upscaler without metadata: its shapes say all of it (spec/06)."""
+    kind, first = upsampler_kind(tensors), tensors["initial_conv.weight"].shape
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("res_blocks.")}
+    return {"in_channels": first[1] if len(first) == 5 else 0, "mid_channels": first[0] if first else 0,
+            "num_blocks_per_stage": len(blocks), "dims": 3, "spatial_upsample": kind != "upsampler_temporal_x2",
+            "temporal_upsample": kind == "upsampler_temporal_x2",
+            "spatial_scale": 1.5 if kind == "upsampler_x1.5" else 2.0,
+            "rational_resampler": "upsampler.conv.weight" in tensors}
 
 
 def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, TensorRef], Header]:

@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import ExportError
 from .export_configs import VERSION, component_configs, scheduler_config, upsampler_config
 from .export_files import OutputFile, joined, json_file, plain_tensors, sharded, weights_file, whole_file
+from .header import read_json
 from .manifest import Overlay
 from .renames import FOLDERS, to_diffusers
 from .source import TensorRef
@@ -41,28 +42,29 @@ def diffusers_files(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
                                   _renamed(overlay, "distilled_lora"), {"format": "pt"}))
     index: dict[str, Any] = {**_CLASSES, "text_encoder": (None, None), "tokenizer": (None, None)}
     if "text_encoder" in overlay.components:
-        files += _gemma_folder(overlay)
-        kind = overlay.components["text_encoder"].config["model_type"]
-        index |= {"text_encoder": ("transformers", _TEXT_MODELS[kind]),
-                  "tokenizer": ("transformers", "GemmaTokenizerFast")}
+        copied, kind = _gemma_folder(overlay)
+        files += copied
+        index |= {"text_encoder": ("transformers", kind), "tokenizer": ("transformers", "GemmaTokenizerFast")}
     return [*files, json_file("scheduler/scheduler_config.json", scheduler_config(overlay.variant)),
             json_file("model_index.json", {"_class_name": "LTX2Pipeline", "_diffusers_version": VERSION,
                                            **dict(sorted(index.items()))})]
 
 
-def _gemma_folder(overlay: Overlay) -> list[OutputFile]:
-    """Text encoder and tokenizer: the files of the Gemma folder as they are."""
-    folder = overlay.tokenizer
+def _gemma_folder(overlay: Overlay) -> tuple[list[OutputFile], str]:
+    """Text encoder and tokenizer, the files of their folders as they are; and the class that loads the first."""
     weights = sorted({ref.path for name in ("text_encoder", "text_encoder_vision") if name in overlay.components
                       for ref in overlay.components[name].tensors.values()})
-    if folder is None or not (folder / "config.json").is_file() or any(path.parent != folder for path in weights):
+    folder, tokenizer = weights[0].parent, overlay.tokenizer
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    kind = _TEXT_MODELS.get(str(config.get("model_type")))
+    if kind is None or tokenizer is None or any(path.parent != folder for path in weights):
         raise ExportError(f"the text encoder {weights[0]} is not part of a Hugging Face folder",
                           "config.json, tokenizer and model*.safetensors in one folder",
                           "Export an overlay that was made with such a folder, or without a text encoder.")
-    encoder = [*(folder / name for name in _ENCODER_FILES if (folder / name).is_file()), *weights]
-    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    return [whole_file(f"{place}/{path.name}", path) for place, paths in (("text_encoder", encoder),
-                                                                         ("tokenizer", tokenizer)) for path in paths]
+    paths = {"text_encoder": [*(folder / name for name in _ENCODER_FILES), *weights],
+             "tokenizer": [tokenizer / name for name in _TOKENIZER_FILES]}
+    return [whole_file(f"{place}/{path.name}", path) for place, files in paths.items() for path in files
+            if path.is_file()], kind
 
 
 def _renamed(overlay: Overlay, component: str) -> dict[str, TensorRef]:

@@ -20,7 +20,7 @@ from .manifest import Overlay
 from .source import DTYPE_BITS, SourceFile, TensorRef
 
 ALIGN = 4096  # blocks that file systems can share between files
-_TENSOR_ALIGN = 8
+_HEADER_ALIGN = 8  # as the safetensors library pads
 WEIGHTS, SHARDS = "{stem}.safetensors", "{stem}-{number:05}-of-{count:05}.safetensors"
 
 
@@ -101,7 +101,8 @@ def weights_file(name: str, tensors: Mapping[str, TensorRef], metadata: Mapping[
         elif ref.size_bytes:
             ranges.append(Range(ref.source or SourceFile.of(ref.path), ref.start, ref.end))
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * _padding(8 + len(text), ranges)
+    element = max((DTYPE_BITS[ref.dtype] // 8 for ref in tensors.values()), default=1)
+    text += b" " * _padding(8 + len(text), ranges, element)
     return OutputFile(name, len(text).to_bytes(8, "little") + text, tuple(ranges))
 
 
@@ -179,15 +180,20 @@ def _bytes(ref: TensorRef) -> tuple[str, tuple[int, ...], bytes]:
         return ref.dtype, ref.shape, file.read(ref.size_bytes)
 
 
-def _padding(length: int, ranges: list[Range]) -> int:
+def _padding(length: int, ranges: list[Range], element: int) -> int:
     """Spaces behind a header, so that tensors are aligned and, where possible, the largest range can be shared.
 
     File systems with reflinks share whole blocks, so source and target must lie equally in theirs.
+
+    Args:
+        length: of the header.
+        ranges: that follow it.
+        element: bytes of the largest type of the tensors.
     """
-    least = -length % _TENSOR_ALIGN
+    least = -length % _HEADER_ALIGN
     if not ranges:
         return least
     sizes = [part.end - part.start for part in ranges]
     largest = sizes.index(max(sizes))
     wanted = (ranges[largest].start - sum(sizes[:largest]) - length) % ALIGN
-    return wanted if (length + wanted) % _TENSOR_ALIGN == 0 else least
+    return wanted if (length + wanted) % max(element, 1) == 0 else least

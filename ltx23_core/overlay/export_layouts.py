@@ -29,6 +29,12 @@ _SPLIT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("vae/{stem}_video_vae.safetensors", ("video_encoder", "video_decoder"), "vae."),
     ("vae/{stem}_audio_vae.safetensors", ("audio_encoder", "audio_decoder", "vocoder"), ""),
 )
+# Part of the metadata ``config`` -> the component whose configuration it is, but for keys that begin so: another's.
+_CONFIGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "transformer": ("transformer", "connectors", ("connector_", "audio_connector_")),
+    "vae": ("video_decoder", "video_encoder", ("encoder_",)),
+    "audio_vae": ("audio_decoder", "audio_decoder", ()), "vocoder": ("vocoder", "vocoder", ()),
+}
 # A Gemma folder's names of all but the language model -> ComfyUI's; the first prefix that fits counts.
 _VISION = (("model.vision_tower.vision_model.", "vision_model."), ("vision_tower.vision_model.", "vision_model."),
            ("model.vision_tower.", "vision_model."), ("vision_tower.", "vision_model."),
@@ -44,13 +50,13 @@ def _split(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
     files = []
     for name, components, strip in _SPLIT:
         tensors = {key.removeprefix(strip): ref for key, ref in _official(overlay, components).items()}
-        metadata = {"model_version": overlay.model_version, "config": json.dumps(_parts(overlay, components))}
+        metadata = {"model_version": overlay.model_version, "config": _text(_parts(overlay, components))}
         files.append(weights_file(name.format(stem=_stem(overlay)), tensors, metadata))
     if "text_encoder" in overlay.components:
         files.append(_comfy_gemma(overlay))
-    for component, entry in overlay.components.items():
+    for component, entry in sorted(overlay.components.items()):
         if component.startswith("upsampler_"):
-            metadata = {**_stored_metadata(entry), "config": json.dumps(entry.config)}
+            metadata = {**_stored_metadata(entry), "config": _text(entry.config)}
             files.append(weights_file(f"latent_upscale_models/{_companion_name(entry, component)}.safetensors",
                                       plain_tensors(overlay, component), metadata))
     if lora := overlay.components.get("distilled_lora"):
@@ -78,10 +84,14 @@ def _official_key(component: str, name: str) -> str:
 
 
 def _parts(overlay: Overlay, components: Iterable[str]) -> dict[str, Any]:
-    """The parts of the metadata ``config`` that describe components."""
-    # The projection's own configuration was computed from the transformer's part, where connectors have theirs too.
-    return {OFFICIAL.config[name]: overlay.require("transformer" if name == "text_projection" else name).config
-            for name in components}
+    """The parts of the metadata ``config`` that describe components, which may come from several files."""
+    parts: dict[str, Any] = {}
+    for part in dict.fromkeys(OFFICIAL.config[name] for name in components):
+        owner, guest, keys = _CONFIGS[part]
+        values = {key: value for key, value in overlay.require(owner).config.items() if not key.startswith(keys)}
+        parts[part] = values | {key: value for key, value in overlay.require(guest).config.items()
+                                if key.startswith(keys)}
+    return parts
 
 
 def _full_metadata(overlay: Overlay) -> dict[str, str]:
@@ -92,8 +102,13 @@ def _full_metadata(overlay: Overlay) -> dict[str, str]:
     except (KeyError, ValueError, TypeError, RecursionError):
         stored, known = {}, {}
     config = known | _parts(overlay, OFFICIAL.components)
-    metadata = stored if config == known else {**stored, "config": json.dumps(config)}
+    metadata = stored if config == known else {**stored, "config": _text(config)}
     return metadata if "model_version" in metadata else {**metadata, "model_version": overlay.model_version}
+
+
+def _text(value: dict[str, Any]) -> str:
+    """JSON that does not depend on where the overlay comes from: its manifest is sorted."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _stored_metadata(entry: ComponentEntry) -> dict[str, str]:
@@ -107,15 +122,19 @@ def _stored_metadata(entry: ComponentEntry) -> dict[str, str]:
 def _comfy_gemma(overlay: Overlay) -> OutputFile:
     """Gemma as one file with the tokenizer inside, as ComfyUI reads it."""
     tensors = {f"model.{name}": ref for name, ref in plain_tensors(overlay, "text_encoder").items()}
-    for name, ref in overlay.components.get("text_encoder_vision", ComponentEntry({}, {})).tensors.items():
+    vision = plain_tensors(overlay, "text_encoder_vision") if "text_encoder_vision" in overlay.components else {}
+    for name, ref in vision.items():
         old, new = next((row for row in _VISION if name.startswith(row[0])), ("", ""))
         tensors[new + name.removeprefix(old)] = ref
     folder = overlay.tokenizer
-    if folder is not None and (folder / "tokenizer.model").is_file():
+    if "tokenizer" in overlay.components:  # the source is such a file itself
+        tensors |= overlay.components["tokenizer"].tensors
+    elif folder is not None and (folder / "tokenizer.model").is_file():
         (part,) = whole_file("", folder / "tokenizer.model").ranges
         tensors["spiece_model"] = TensorRef(part.source.path, "U8", (part.end,), 0, part.end, part.source)
-    return weights_file(f"text_encoders/{'gemma_3' if folder is None else folder.name}.safetensors", tensors,
-                        {"format": "pt"})
+    path = next(iter(overlay.require("text_encoder").tensors.values())).path
+    name = next((name for name in (path.stem, path.parent.name) if "gemma" in name.lower()), "gemma-3")
+    return weights_file(f"text_encoders/{name}.safetensors", tensors, {"format": "pt"})
 
 
 def _file_stem(entry: ComponentEntry) -> str:

@@ -23,6 +23,7 @@ TYPES: dict[int, tuple[str, int, int]] = {
 BLOCKS: dict[str, tuple[int, int]] = {name: (values, size) for name, values, size in TYPES.values()}
 READABLE = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 PLUS_ONE = "1+w"  # the file holds 1 + w (llama.cpp's norms of Gemma, spec/09 §2.9)
+GGUF_FORMATS = (*READABLE, PLUS_ONE)  # formats of a `QuantRef` that GGUF brings
 
 
 def is_quantised(kind: str) -> bool:

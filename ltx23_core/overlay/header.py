@@ -3,16 +3,19 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import OverlayError
-from .source import DTYPE_BITS, SourceFile, TensorRef, tensor_bytes
+from .source import DTYPE_BITS, MAX_DIMENSIONS, SourceFile, TensorRef, is_count, stat_file, tensor_bytes
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
 MAX_JSON = 64 << 20
+MAX_BRACKETS, MAX_COMMAS = 300_000, 1_000_000  # 100 000 tensors; LTX-2.3 has 6000. Bounds memory and time
+MAX_NAME = 1024
 _AGAIN = "Download the file again, and compare its size with the one that the download page shows."
 
 # Leading bytes -> (what it is, what to do). Tested only when the file does not begin like a safetensors file.
@@ -57,7 +60,7 @@ def read_header(path: Path) -> Header:
         OverlayError: not there, not a safetensors file (and what it is instead), truncated, or inconsistent.
     """
     try:
-        size = path.stat().st_size
+        size = stat_file(path).st_size
         with open(path, "rb") as file:
             start = file.read(512)
             length = _header_length(path, start, size)
@@ -66,7 +69,7 @@ def read_header(path: Path) -> Header:
         raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
                            "Check the path and the permissions.") from error
     source = SourceFile.of(path, head)
-    table = _parse(path, head[8:])
+    table = _parse(path, memoryview(head)[8:])
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of texts")
@@ -108,17 +111,41 @@ def read_json(path: Path) -> dict[str, Any]:
         OverlayError: missing, too large, not JSON or not an object.
     """
     try:
+        stat_file(path)
         with open(path, "rb") as file:
             data = file.read(MAX_JSON + 1)
-        value = json.loads(data) if len(data) <= MAX_JSON else None
+        value = parse_json(data.decode(json.detect_encoding(data))) if len(data) <= MAX_JSON else None
     except OSError as error:
         raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable JSON file",
                            "Check the path and the permissions.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise OverlayError(f"{path} is not JSON ({error})", "a JSON file", _AGAIN) from error
     if not isinstance(value, dict):
         raise OverlayError(f"{path} is not a JSON object of at most {MAX_JSON} bytes", "a JSON object", _AGAIN)
     return value
+
+
+def parse_json(text: str) -> Any:  # noqa: ANN401 (any JSON)
+    """`json.loads` for the text of strangers: no key twice, of bounded depth and number of parts.
+
+    Raises:
+        ValueError: not JSON, or not such JSON.
+    """
+    if text.count("[") + text.count("{") > MAX_BRACKETS or text.count(",") > MAX_COMMAS:
+        raise ValueError(f"it has more than {MAX_BRACKETS} lists and tables or {MAX_COMMAS} values")
+    try:
+        return json.loads(text, object_pairs_hook=_table)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {reprlib.repr(twice)} occurs twice")
+    return table
 
 
 def _header_length(path: Path, start: bytes, size: int) -> int:
@@ -147,37 +174,40 @@ def _broken(path: Path, why: str) -> OverlayError:
     return OverlayError(f"{path} has a damaged header: {why}", "a header as the safetensors format defines it", _AGAIN)
 
 
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
+def _parse(path: Path, text: memoryview) -> dict[str, Any]:
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        table = parse_json(str(text, "utf-8"))
+    except ValueError as error:
         raise _broken(path, str(error)) from error
     if not isinstance(table, dict):
         raise _broken(path, "it is not a JSON object")
     return table
 
 
-def _count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
-
-
 def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRef:
     """One entry of the header as an absolute range, or an error that says what is wrong with it."""
     path = source.path
+    if not is_name(name):
+        raise _broken(path, f"{reprlib.repr(name)} is no name of at most {MAX_NAME} printable characters")
     if not isinstance(entry, dict):
         raise _broken(path, f"{name} is not described by an object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _broken(path, f"{name} has the unknown dtype {dtype!r}")
-    if not isinstance(shape, list) or not all(map(_count, shape)):
-        raise _broken(path, f"{name} has the shape {shape!r}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_count, offsets)):
-        raise _broken(path, f"{name} has the offsets {offsets!r}")
+        raise _broken(path, f"{name} has the unknown dtype {reprlib.repr(dtype)}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
+        raise _broken(path, f"{name} has the shape {reprlib.repr(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_count, offsets)):
+        raise _broken(path, f"{name} has the offsets {reprlib.repr(offsets)}")
     needed = tensor_bytes(dtype, tuple(shape))
     if offsets[1] - offsets[0] != needed:
         raise _broken(path, f"{name} of {dtype} {shape} needs {needed} bytes, its offsets {offsets} give "
                             f"{offsets[1] - offsets[0]}")
     return TensorRef(path, dtype, tuple(shape), base + offsets[0], base + offsets[1], source)
+
+
+def is_name(name: str) -> bool:
+    """Whether this can be a tensor's name: short, so that patterns are searched in no time, and printable."""
+    return len(name) <= MAX_NAME and name.isprintable()
 
 
 def _check_ranges(path: Path, tensors: dict[str, TensorRef], base: int, size: int) -> None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 OFFICIAL_FILE = ("ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors "
                  "of huggingface.co/Lightricks/LTX-2.3")
 USE_OFFICIAL = f"Use {OFFICIAL_FILE} (46 GB, folder models/checkpoints)."
-USE_GEMMA = ("Use Gemma 3 12B: gemma_3_12B_it.safetensors of huggingface.co/Comfy-Org/ltx-2 (24.4 GB), or the folder of "
-             "google/gemma-3-12b-it-qat-q4_0-unquantized, in models/text_encoders.")
+USE_GEMMA = ("Use Gemma 3 12B: gemma_3_12B_it.safetensors of huggingface.co/Comfy-Org/ltx-2 (24.4 GB), or the folder "
+             "of google/gemma-3-12b-it-qat-q4_0-unquantized, in models/text_encoders.")
 USE_UPSCALER = ("Use ltx-2.3-spatial-upscaler-x2-1.1.safetensors of huggingface.co/Lightricks/LTX-2.3 "
                 "(1.0 GB, folder models/latent_upscale_models).")
 OTHER_MODEL = "Nothing to do: LTX-2.3 does not use this file."
@@ -75,6 +75,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("another language model (Llama, Qwen, Mistral or the like)", (r"layers\.0\.self_attn\.q_proj\.",
                                                                       r"layers\.0\.mlp\.(gate|up)_proj\."),
          fix=USE_GEMMA),
+    Kind("a diffusers LTX-2.3 vocoder", (r"^bwe_generator\.", r"^vocoder\.(conv_in|upsamplers)\."), part="vocoder"),
+    Kind("an LTX-2.3 vocoder alone", (r"^bwe_generator\.",), part="vocoder"),
     Kind("an LTX-2.0 audio VAE", (r"^vocoder\.resblocks\.",), (r"^vocoder\.vocoder\.",)),
     Kind("an LTX audio VAE alone", (r"^(audio_vae|vocoder)\.",), part="audio_vae"),
     Kind("an LTX-2.3 video VAE with other channel counts (pruned)", (r"^(vae\.)?decoder\.up_blocks\.8\.",),
@@ -84,8 +86,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("a video VAE of LTX-2.0 or LTX-Video 0.9", (r"^(vae\.)?decoder\.up_blocks\.", r"per_channel_statistics\.")),
     Kind("a diffusers LTX-2.3 video VAE", (r"^decoder\.up_blocks\.3\.resnets\.", r"^latents_mean$",
                                            r"^encoder\.conv_in\.conv\."), part="video_vae"),
-    Kind("a diffusers LTX-2.3 audio VAE", (r"^decoder\.mid\.block_1\.", r"^latents_mean$"), part="audio_vae"),
-    Kind("a diffusers LTX-2.3 vocoder", (r"^bwe_generator\.", r"^vocoder\.conv_in\."), part="vocoder"),
+    Kind("a diffusers video VAE of LTX-2.0 or LTX-Video 0.9", (
+        r"^decoder\.up_blocks\.\d+\.resnets\.", r"^latents_mean$", r"^encoder\.conv_in\.conv\.")),
+    Kind("a diffusers LTX-2.3 audio VAE", (r"^decoder\.mid\.block_", r"^latents_mean$"), part="audio_vae"),
     Kind("a tiny preview VAE", (r"^decoder\.22\.bias$",), fix="Nothing to do: previews need no file."),
     Kind("a UMT5 text encoder (Wan)", (r"^encoder\.block\.0\.layer\.",), fix=USE_GEMMA,
          shape=(r"^shared\.weight$", 0, 256384)),
@@ -120,17 +123,13 @@ WORDS = {"checkpoint": "monolith", "transformer": "transformer", "connectors": "
          "text_projection": "text projection", "video_vae": "video VAE", "audio_vae": "audio VAE with vocoder",
          "vocoder": "vocoder", "upsampler": "latent upscaler"}
 
-# Component -> a name that only it has; in bare names (without the prefix of the transformer), official or diffusers.
-COMPONENT_KEYS = {
-    "transformer": r"^(audio_adaln_single|audio_time_embed)\.",
-    "connectors": r"^(video_embeddings_connector|video_connector)\.",
-    "text_projection": r"^(text_embedding_projection\.)?(video_aggregate_embed|video_text_proj_in)\.",
-    "video_encoder": r"^(vae\.)?encoder\.down_blocks\.",
-    "video_decoder": r"^(vae\.)?decoder\.up_blocks\.",
-    "audio_encoder": r"^(audio_vae\.)?encoder\.(down|mid)\.",
-    "audio_decoder": r"^(audio_vae\.)?decoder\.(up|mid)\.",
-    "vocoder": r"^(vocoder\.)?bwe_generator\.",
+# Folder of a diffusers pipeline -> the components in it.
+DIFFUSERS_FOLDERS = {
+    "transformer": ("transformer",), "connectors": ("connectors", "text_projection"),
+    "vae": ("video_encoder", "video_decoder"), "audio_vae": ("audio_encoder", "audio_decoder"),
+    "vocoder": ("vocoder",), "text_encoder": ("text_encoder",), "latent_upsampler": (),
 }
+
 # What must agree between files that are used together: name -> (pattern of a bare tensor name, dimension).
 FITS = {
     "width": ((r"^(patchify_proj|proj_in)\.weight$", 0), (r"(^|\.)video_(aggregate_embed|text_proj_in)\.weight$", 0)),
@@ -144,25 +143,26 @@ GEMMA = "Gemma 3 12B"
 GEMMAS = {(18, 640): "Gemma 3 270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA,
           (62, 5376): "Gemma 3 27B"}
 
-# Number formats: (label, patterns on "name DTYPE" lines that must all match, whether the library reads it).
-PRECISIONS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
-    ("bitsandbytes nf4", (r"\.(absmax|quant_state\.bitsandbytes__\w+) ",), False),
-    ("quanto", (r"\.weight\._data ",), False),
-    ("nunchaku int4", (r"\.wscales ",), False),
-    ("GPTQ or AWQ int4", (r"\.qweight ", r"\.qzeros "), False),
-    ("int4 ConvRot", (r"\.weight_s_rel ",), True),
-    ("NVFP4", (r"\.weight_scale_2 F32$", r"\.weight U8$"), True),
-    ("MXFP8", (r"\.weight F8_E4M3$", r"\.weight_scale (U8|F8_E8M0)$"), True),
-    ("int8", (r"\.weight I8$", r"\.weight_scale F32$"), True),
-    ("fp8 scaled", (r"\.weight F8_E\w+$", r"\.(weight_scale|scale_weight) "), True),
-    ("fp8 e4m3", (r"\.weight F8_E4M3$",), True),
-    ("fp8 e5m2", (r"\.weight F8_E5M2$",), True),
+# Number formats: label, and patterns on "name DTYPE" lines that must all match. Whether one can be read, `match` says.
+PRECISIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("bitsandbytes nf4", (r"\.(absmax|quant_state\.bitsandbytes__\w+) ",)),
+    ("quanto", (r"\.weight\._data ",)),
+    ("nunchaku int4", (r"\.wscales ",)),
+    ("GPTQ or AWQ int4", (r"\.qweight ", r"\.qzeros ")),
+    ("int4 ConvRot", (r"\.weight_s_rel ",)),
+    ("NVFP4", (r"\.weight_scale_2 F32$", r"\.weight U8$")),
+    ("MXFP8", (r"\.weight F8_E4M3$", r"\.weight_scale (U8|F8_E8M0)$")),
+    ("int8", (r"\.weight I8$", r"\.weight_scale F32$")),
+    ("fp8 scaled", (r"\.weight F8_E\w+$", r"\.(weight_scale|scale_weight) ")),
+    ("fp8 e4m3", (r"\.weight F8_E4M3$",)),
+    ("fp8 e5m2", (r"\.weight F8_E5M2$",)),
 )
+GGUF_MODELS = ("ltxv", "pig", "cow", "", "gemma3")  # general.architecture of files for LTX-2.3 (spec/09 §2.8)
 PLAIN = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
 
 class LoraFamily(NamedTuple):
-    """Which model a LoRA belongs to: the pattern is searched in its names, with block numbers 0 and dots for `_`."""
+    """Which model a LoRA belongs to: the pattern is searched in its names, every block being block 0."""
 
     name: str
     pattern: str
@@ -170,23 +170,22 @@ class LoraFamily(NamedTuple):
 
 
 LORA_FAMILIES: tuple[LoraFamily, ...] = (
-    LoraFamily("an LTX-2.3 LoRA", r"prompt\.adaln|to\.gate\.logits|(video|audio)\.aggregate\.embed", True),
-    LoraFamily("an LTX-2.0 LoRA", r"(audio|transformer\.blocks).*\ncaption\.projection|[.\n]aggregate\.embed", True),
+    LoraFamily("an LTX-2.3 LoRA", r"prompt_adaln|to_gate_logits|(video|audio)_aggregate_embed", True),
+    LoraFamily("an LTX-2.0 LoRA", r"(^|\.)(caption_projection|aggregate_embed|text_proj_in)\.", True),
     LoraFamily("an LTX-2 LoRA (2.3 or 2.0)",
-               r"audio\.(attn1|attn2|ff|to\.video|adaln|patchify|embeddings)|video\.(to\.audio|embeddings)|av\.ca\.|"
-               r"av\.cross\.attn", True),
-    LoraFamily("a HunyuanVideo LoRA", r"img\.attn\.(qkv|proj)\.lora.*\n(.*\n)*.*individual\.token|"
-                                      r"double\.blocks\.0\.img\.attn\.qkv\.lora\.[AB].*(?=\n)(?!.*lora\.unet)|"
-                                      r"individual\.token\.refiner"),
-    LoraFamily("a Flux LoRA", r"double\.blocks\.|single\.transformer\.blocks\.|single\.blocks\."),
-    LoraFamily("a Stable Diffusion 3 LoRA", r"joint\.blocks\.|joint\.transformer"),
-    LoraFamily("a Qwen-Image LoRA", r"transformer\.blocks\.0\.(attn\.add\.[qkv]\.proj|img\.m|txt\.m)"),
-    LoraFamily("a Wan LoRA", r"(^|[.\n])blocks\.0\.(self\.attn|cross\.attn|ffn)\."),
-    LoraFamily("a Gemma LoRA (for a prompt enhancer)", r"layers\.0\.(self\.attn\.[qkvo]\.proj|mlp\.(gate|up|down))"),
-    LoraFamily("an SDXL LoRA", r"lora\.te2\.|text\.encoder\.2\.|add\.embedding"),
-    LoraFamily("a Stable Diffusion LoRA", r"(^|[.\n])(down|up|mid|input|output|middle)\.block"),
+               r"audio_(attn1|attn2|ff|to_video|adaln|patchify|embeddings)|video_(to_audio|embeddings)|av_ca_|"
+               r"av_cross_attn", True),
+    LoraFamily("a HunyuanVideo LoRA", r"individual_token_refiner|^(?!lora_unet).*\bdouble_blocks\.0\.(img|txt)_attn_"),
+    LoraFamily("a Flux LoRA", r"double_blocks[._]|single_transformer_blocks[._]|single_blocks[._]"),
+    LoraFamily("a Stable Diffusion 3 LoRA", r"joint_(transformer_)?blocks[._]"),
+    LoraFamily("a Qwen-Image LoRA", r"transformer_blocks[._]0[._](attn[._]add_[qkv]_proj|img_m|txt_m)"),
+    LoraFamily("a Wan LoRA", r"(^|\.|_)(?<!transformer_)blocks[._]0[._](self_attn|cross_attn|ffn)[._]"),
+    LoraFamily("a Gemma LoRA (for a prompt enhancer)",
+               r"layers[._]0[._](self_attn[._][qkvo]_proj|mlp[._](gate|up|down)_proj)"),
+    LoraFamily("an SDXL LoRA", r"^lora_te2_|text_encoder_2[._]|add_embedding"),
+    LoraFamily("a Stable Diffusion LoRA", r"(^|[._])(down|up|mid|input|output|middle)_blocks?[._]"),
     LoraFamily("an LTX LoRA (video modules only: 2.3, 2.0 or LTX-Video 13B)",
-               r"(^|[.\n])transformer\.blocks\.0\.(attn[12]|ff)\.", True),
+               r"transformer_blocks[._]0[._](attn[12]|ff)[._]", True),
 )
 LORA_UNKNOWN = LoraFamily("a LoRA of no known model", "")
 # Width of the text features in SD's cross attention -> family.
@@ -224,6 +223,12 @@ FOREIGN: tuple[Foreign, ...] = (
         rb"\s*(\{\s*\"error|Access to model|Invalid (username|credentials)|Entry not found|Repository not found)"),
         "error message of the download site saved as {suffix}, {size}: {text}",
         "Log in to the site, accept the model's licence, and download the file again."),
+    Foreign("overlay", re.compile(rb'\{"id":"[0-9a-f]{64}",'), "overlay manifest of this pack, {size}",
+            "Give it to Overlay.load(...), or to --overlay; where weights are asked for, give the weight file."),
+    Foreign("json", re.compile(rb"\s*[\[{]"), "JSON text, {size}: part of a model folder",
+            "Give the folder, or the weight file beside it."),
+    Foreign("tokenizer", re.compile(rb"\x0a.{1,4}\x0a.<(pad|unk|s|eos)>", re.S), "SentencePiece tokenizer, {size}",
+            "Give the folder that it is in, or the weight file beside it."),
     Foreign("archive", re.compile(rb"7z\xbc\xaf|Rar!|\x1f\x8b"), "compressed archive, {size}",
             "Unpack it and give the file inside."),
     Foreign("media", re.compile(rb"\x89PNG|\xff\xd8\xff|RIFF|....ftyp", re.S), "picture or video, {size}",

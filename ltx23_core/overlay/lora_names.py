@@ -130,5 +130,6 @@ class Names:
 
     def find_official(self, path: str) -> Place | None:
         """The module as the official code finds it: ``diffusion_model.`` or nothing before the exact name."""
-        place = self._dotted.get(path.removeprefix("diffusion_model."))
-        return place if place and place.component == "transformer" and path.endswith(place.path) else None
+        bare = path.removeprefix("diffusion_model.")
+        place = self._dotted.get(bare)
+        return place if place == Place("transformer", bare) else None

@@ -1,7 +1,8 @@
 """The overlay: a small JSON manifest that describes a model as byte ranges of the files that the user has.
 
 A manifest is one JSON object. Tensors are compact lists, ``name: [file, dtype, shape, start, end]``, so that the
-11 000 tensors of a complete model take about a megabyte; ``id`` is the SHA-256 of everything else in canonical form.
+11 000 tensors of a complete model take about a megabyte; a quantised weight is ``name: {"quant": format, "shape": its
+own, "parameters": {...}, "parts": {part: list}}``. ``id`` is the SHA-256 of everything else in canonical form.
 """
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +20,28 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import OverlayError
+from .garbage import no_collection
 from .header import read_json
-from .source import REMAKE, SourceFile, TensorRef, tensor_bytes
+from .quant_formats import QUANT_FORMATS
+from .report import report, where_to_get
+from .source import (
+    MAX_DIMENSIONS,
+    MAX_HEAD,
+    REMAKE,
+    SIDE_FILES,
+    TOKENIZER_FILES,
+    AnyRef,
+    QuantRef,
+    SourceFile,
+    TensorRef,
+    is_count,
+    refusing_unreadable,
+    tensor_bytes,
+)
 
 FORMAT = "ltx23-overlay/1"
 VARIANTS = ("dev", "distilled")
 _LOCK_SECONDS = 60
-
-# Component -> (what it is, official file, folder under models/): for reports and errors.
-_CHECKPOINT = ("ltx-2.3-22b-dev.safetensors of Lightricks/LTX-2.3, 46 GB", "checkpoints")
-_BRINGS: dict[str, tuple[str, str]] = {
-    "text_encoder": ("the folder of google/gemma-3-12b-it-qat-q4_0-unquantized, 24 GB", "text_encoders"),
-    "upsampler_x2": ("ltx-2.3-spatial-upscaler-x2-1.1.safetensors of Lightricks/LTX-2.3, 1.0 GB",
-                     "latent_upscale_models"),
-    "upsampler_x1.5": ("ltx-2.3-spatial-upscaler-x1.5-1.0.safetensors of Lightricks/LTX-2.3, 1.1 GB",
-                       "latent_upscale_models"),
-    "upsampler_temporal_x2": ("ltx-2.3-temporal-upscaler-x2-1.0.safetensors of Lightricks/LTX-2.3, 0.3 GB",
-                              "latent_upscale_models"),
-    "distilled_lora": ("ltx-2.3-22b-distilled-lora-384-1.1.safetensors of Lightricks/LTX-2.3, 7.6 GB", "loras"),
-}
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,11 @@ class ComponentEntry:
 
     Args:
         config: what `models.registry.build` takes.
-        tensors: parameter name -> byte range.
+        tensors: parameter name -> byte range, or several of a quantised weight.
     """
 
     config: dict[str, Any]
-    tensors: dict[str, TensorRef]
+    tensors: dict[str, AnyRef]
 
     @property
     def size_bytes(self) -> int:
@@ -69,7 +74,9 @@ class Overlay:
         layout: how the checkpoint stores the model.
         sources: the files that it describes.
         components: by name.
-        tokenizer: folder of the tokenizer files, or None without a text encoder.
+        tokenizer: folder of the tokenizer files; None without a text encoder, or if the tokenizer is inside its file
+            (component "tokenizer").
+        notes: what a user should know of how it came about, as sentences.
     """
 
     path: Path
@@ -80,8 +87,10 @@ class Overlay:
     sources: tuple[SourceFile, ...]
     components: dict[str, ComponentEntry]
     tokenizer: Path | None
+    notes: tuple[str, ...] = ()
 
     @classmethod
+    @no_collection()
     def load(cls, path: str | os.PathLike[str]) -> Overlay:
         """Read a manifest and make sure that its files are unchanged.
 
@@ -93,15 +102,17 @@ class Overlay:
         if content.get("format") != FORMAT:
             raise OverlayError(f"{path} has the format {content.get('format')!r}", f"{FORMAT!r}", REMAKE)
         stored = content.pop("id", None)
-        if encode(content)[1] != stored:
-            raise OverlayError(f"{path} was edited or damaged: its content does not have the id that it states",
-                               "a manifest as materialize wrote it", REMAKE)
         try:
+            if encode(content)[1] != stored:
+                raise OverlayError(f"{path} was edited or damaged: its content does not have the id that it states",
+                                   "a manifest as materialize wrote it", REMAKE)
             overlay = _from_content(path, stored, content)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise OverlayError(f"{path} is damaged ({type(error).__name__}: {error})",
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise OverlayError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})",
                                "a manifest as materialize wrote it", REMAKE) from error
         overlay.verify()
+        with refusing_unreadable():
+            _check_sources(overlay)
         return overlay
 
     def verify(self) -> None:
@@ -121,57 +132,109 @@ class Overlay:
         """
         if name in self.components:
             return self.components[name]
-        file, folder = _BRINGS.get(name, _CHECKPOINT)
-        raise OverlayError(f"the overlay has no {name} (it has {', '.join(self.components)})", file,
-                           f"Download it into models/{folder} and choose it in the Overlay node, "
-                           "or give it to materialize(...).")
+        raise OverlayError(f"the overlay has no {name} (it has {', '.join(self.components)})", *where_to_get(name))
 
     def report(self) -> str:
         """A few lines for people: what was found, and what is missing and where to get it."""
-        lines = [f"LTX {self.model_version} {self.variant}, {self.layout}: {self.sources[0].path.name}",
-                 f"overlay {self.id[:12]}: {self.path}"]
-        lines += [f"  {name}: {len(entry.tensors)} tensors, {entry.size_bytes / 1e9:.2f} GB, "
-                  f"from {', '.join(sorted({ref.path.name for ref in entry.tensors.values()}))}"
-                  for name, entry in self.components.items() if entry.tensors]
-        lines += [f"  no {name}: {file} (models/{folder})" for name, (file, folder) in _BRINGS.items()
-                  if name not in self.components]
-        return "\n".join(lines)
+        return report(self)
 
 
 def to_content(variant: str, model_version: str, layout: str, sources: tuple[SourceFile, ...],
-               components: Mapping[str, ComponentEntry], tokenizer: Path | None) -> dict[str, Any]:
+               components: Mapping[str, ComponentEntry], tokenizer: Path | None,
+               notes: tuple[str, ...] = ()) -> dict[str, Any]:
     """The manifest less its id, as JSON values."""
     numbers = {source.path: number for number, source in enumerate(sources)}
+
+    def plain(ref: TensorRef) -> list[Any]:
+        return [numbers[ref.path], ref.dtype, list(ref.shape), ref.start, ref.end]
+
+    def entry(ref: AnyRef) -> list[Any] | dict[str, Any]:
+        if isinstance(ref, TensorRef):
+            return plain(ref)
+        return {"quant": ref.format, "shape": list(ref.shape), "parameters": dict(ref.parameters),
+                "parts": {name: plain(part) for name, part in ref.parts.items()}}
+
     return {
         "format": FORMAT, "variant": variant, "model_version": model_version, "layout": layout,
-        "tokenizer": None if tokenizer is None else str(tokenizer),
+        "tokenizer": None if tokenizer is None else str(tokenizer), "notes": list(notes),
         "files": [{"path": str(s.path), "size": s.size, "mtime_ns": s.mtime_ns, "head_bytes": s.head_bytes,
                    "head_sha256": s.head_sha256} for s in sources],
-        "components": {name: {"config": entry.config, "tensors": {
-            key: [numbers[ref.path], ref.dtype, list(ref.shape), ref.start, ref.end]
-            for key, ref in entry.tensors.items()}} for name, entry in components.items()},
+        "components": {name: {"config": component.config,
+                              "tensors": {key: entry(ref) for key, ref in component.tensors.items()}}
+                       for name, component in components.items()},
     }
 
 
 def _from_content(path: Path, id: str, content: Mapping[str, Any]) -> Overlay:
     """An overlay from the manifest's JSON values; anything out of bounds raises ValueError, KeyError or TypeError."""
-    sources = tuple(SourceFile(Path(f["path"]), int(f["size"]), int(f["mtime_ns"]), int(f["head_bytes"]),
-                               str(f["head_sha256"])) for f in content["files"])
+    sources = tuple(SourceFile(Path(f["path"]), f["size"], f["mtime_ns"], f["head_bytes"], f["head_sha256"])
+                    for f in content["files"])
     if content["variant"] not in VARIANTS or not sources or not all(s.path.is_absolute() for s in sources):
         raise ValueError("variant or paths")
+    if not all(is_count(s.size) and type(s.mtime_ns) is int and is_count(s.head_bytes) and s.head_bytes <= min(
+            s.size, MAX_HEAD) for s in sources):
+        raise ValueError("sizes of files")
 
-    def tensor(entry: list[Any]) -> TensorRef:
+    def dimensions(shape: list[Any]) -> tuple[int, ...]:
+        if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
+            raise ValueError("a shape")
+        return tuple(shape)
+
+    def plain(entry: list[Any]) -> TensorRef:
         file, dtype, shape, start, end = entry
-        source = sources[file]
-        if not 0 <= start <= end <= source.size or end - start != tensor_bytes(dtype, tuple(shape)):
+        if not is_count(file) or not is_count(start) or not is_count(end):
+            raise ValueError("a range is out of bounds, or no number")
+        source, shape = sources[file], dimensions(shape)
+        if not start <= end <= source.size or end - start != tensor_bytes(dtype, shape):
             raise ValueError(f"a range is out of bounds: {entry}")
-        return TensorRef(source.path, dtype, tuple(shape), start, end, source)
+        return TensorRef(source.path, dtype, shape, start, end, source)
+
+    def tensor(entry: list[Any] | dict[str, Any]) -> AnyRef:
+        if isinstance(entry, list):
+            return plain(entry)
+        parts = {name: plain(part) for name, part in entry["parts"].items()}
+        parameters = dict(entry["parameters"])
+        if entry["quant"] not in QUANT_FORMATS or "weight" not in parts or not all(
+                isinstance(value, bool | int | float | str) for value in parameters.values()):
+            raise ValueError(f"a quantised weight is not described: {entry['quant']}")
+        return QuantRef(entry["quant"], dimensions(entry["shape"]), parts, parameters)
 
     components = {name: ComponentEntry(dict(entry["config"]), {key: tensor(t) for key, t in entry["tensors"].items()})
                   for name, entry in content["components"].items()}
     tokenizer = content["tokenizer"]
     return Overlay(path, id, content["variant"], str(content["model_version"]), str(content["layout"]), sources,
-                   components, None if tokenizer is None else Path(tokenizer))
+                   components, None if tokenizer is None else Path(tokenizer),
+                   tuple(map(str, content.get("notes", ()))))
+
+
+def _check_sources(overlay: Overlay) -> None:
+    """Tensors come from the data of weight files, and all other files are those that an overlay may name.
+
+    The path, size, time and hash of a file that everyone has (of a Linux distribution, say) can be written by anyone
+    into a manifest; what kind of file it is cannot.
+    """
+    heads: dict[Path, int] = {}  # of weight files: where their data begin
+    for source in overlay.sources:
+        with open(source.path, "rb") as file:
+            start = file.read(9)
+        if start[:4] == b"GGUF" or (start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") == source.head_bytes):
+            heads[source.path] = 0 if start[:4] == b"GGUF" else source.head_bytes
+        elif source.path.name not in SIDE_FILES:
+            raise _foreign(overlay, f"{source.path}, which is no weight file")
+    for entry in overlay.components.values():
+        for ref in entry.tensors.values():
+            for part in ref.parts.values() if isinstance(ref, QuantRef) else (ref,):
+                if part.start < heads.get(part.path, part.end + 1):
+                    raise _foreign(overlay, f"bytes {part.start} to {part.end} of {part.path}, which are no tensor")
+    folder = overlay.tokenizer
+    if folder is not None and not any(source.path.parent == folder and source.path.name in TOKENIZER_FILES
+                                      for source in overlay.sources):
+        raise _foreign(overlay, f"the tokenizer in {folder}, without its files")
+
+
+def _foreign(overlay: Overlay, what: str) -> OverlayError:
+    return OverlayError(f"{overlay.path} names {what}", "weight files, their config.json and a tokenizer",
+                        "Do not use this manifest; if it is your own: " + REMAKE)
 
 
 def encode(content: Mapping[str, Any]) -> tuple[str, str]:
@@ -179,6 +242,15 @@ def encode(content: Mapping[str, Any]) -> tuple[str, str]:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     id = hashlib.sha256(text.encode()).hexdigest()
     return f'{{"id":"{id}",{text[1:]}', id
+
+
+def remove_stale(path: Path) -> None:
+    """Delete the temporary files of writers that were killed, which nobody else would do."""
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - (path.parent / name).stat().st_mtime > _LOCK_SECONDS:
+                    (path.parent / name).unlink()
 
 
 def save(path: Path, text: str) -> None:
@@ -192,6 +264,7 @@ def save(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=_LOCK_SECONDS):
+            remove_stale(path)
             try:
                 with open(temporary, "x", encoding="utf-8") as file:
                     file.write(text)

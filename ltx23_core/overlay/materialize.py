@@ -2,37 +2,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ..config import ConnectorConfig
 from ..errors import OverlayError
-from .architecture import Shapes, differences, examples, expected_tensors
-from .companions import metadata_json, read_distilled_lora, read_upsampler
-from .header import read_header
-from .layout import OFFICIAL, Layout
+from .architecture import Shapes
+from .companions import check_upsampler, find_upsampler, read_distilled_lora
+from .folders import find
+from .found import Found
+from .garbage import no_collection
+from .header import read_json
+from .layout import CONFIG
 from .manifest import VARIANTS, ComponentEntry, Overlay, encode, save, to_content
-from .recognise import CHECKPOINT, OFFICIAL_FILE, recognise
-from .source import SourceFile, TensorRef
-from .text_encoder import check_matches, read_text_encoder
+from .resolve import Resolved, resolve_all
+from .source import SourceFile, refusing_unreadable
+from .text_encoder import check_matches, find_text_encoder
 
 AnyPath = str | os.PathLike[str]
-_GET = f"Use {OFFICIAL_FILE}."
+MINIMUM = ("one checkpoint (46 GB) or transformer, text projection, video VAE and audio VAE as files of their own; "
+           "always Gemma 3 12B; for two stages ltx-2.3-spatial-upscaler-x2-1.1.safetensors (1.0 GB) and, with dev "
+           "weights, a distilled LoRA (7.6 GB)")
+_DEV = re.compile(r"(?<![a-z])dev(?![a-z])")
+_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 
 
+@no_collection()
+@refusing_unreadable()
 def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, upsamplers: Iterable[AnyPath] = (),
-                distilled_lora: AnyPath | None = None, variant: str = "auto",
+                distilled_lora: AnyPath | None = None, components: Iterable[AnyPath] = (), variant: str = "auto",
                 output: AnyPath | None = None) -> Overlay:
     """Describe the user's files as one model. Reads headers only; writes a manifest of about a megabyte.
 
     Args:
-        checkpoint: the official single file.
-        text_encoder: the Gemma 3 folder; without it the overlay cannot encode prompts.
+        checkpoint: a file or a folder of any layout: the official single file in bf16, fp8 or NVFP4, a transformer
+            alone, a diffusers folder, a folder of split files.
+        text_encoder: the Gemma 3 folder or a single file of it; without one the overlay cannot encode prompts.
         upsamplers: latent upscaler files, each of another kind.
         distilled_lora: the LoRA that lets a dev checkpoint run distilled recipes.
-        variant: "dev", "distilled", or "auto": by the checkpoint's file name, since nothing inside tells.
+        components: further files or folders. Each adds or replaces the components that it brings; the last counts.
+        variant: "dev", "distilled", or "auto": by a diffusers scheduler or the name of the transformer's file, since
+            nothing inside weights tells.
         output: the manifest; default ``<checkpoint>.ltx23.json`` beside the checkpoint.
 
     Raises:
@@ -41,102 +52,142 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
     if variant not in ("auto", *VARIANTS):
         raise OverlayError(f"variant is {variant!r}", f"one of auto, {', '.join(VARIANTS)}", "Use auto.")
     path = _absolute(checkpoint)
-    parts = _Parts()
-    version, transformer = _add_checkpoint(parts, path, OFFICIAL)
-    tokenizer = None if text_encoder is None else _add_text_encoder(parts, _absolute(text_encoder))
-    for file in upsamplers:
-        _add_upsampler(parts, _absolute(file))
+    parts, places = _Parts(), [path, *map(_absolute, components)]
+    tokenizers = [place for place in places if place.is_dir()]
+    for place in places:
+        parts.add_all(find(place, tokenizers))
+    if text_encoder is not None:
+        parts.add(find_text_encoder(_absolute(text_encoder), tokenizers))
+    if "transformer" not in parts.chosen:
+        raise _no_transformer(parts.found)
+    entries, shapes = parts.entries([find_upsampler(_absolute(file)) for file in upsamplers])
     if distilled_lora is not None:
-        tensors, header = read_distilled_lora(_absolute(distilled_lora), transformer)
-        parts.add(header.source, {"distilled_lora": ComponentEntry({}, tensors)})
-    if variant == "auto":
-        variant = "distilled" if "distilled" in path.name.lower() else "dev"
+        tensors, header = read_distilled_lora(_absolute(distilled_lora), shapes)
+        entries["distilled_lora"] = ComponentEntry({}, tensors)
+        parts.sources.append(header.source)
+    transformer = parts.chosen["transformer"]
+    chosen = _variant(path, transformer) if variant == "auto" else variant
     target = path.with_name(path.name + ".ltx23.json") if output is None else _absolute(output)
-    content = (variant, version, OFFICIAL.name, tuple(parts.sources), parts.components, tokenizer)
+    content = (chosen, transformer.version or "2.3", parts.layout, parts.used_sources(entries), entries,
+               parts.tokenizer, tuple(parts.notes))
     text, id = encode(to_content(*content))
     save(target, text)
     return Overlay(target, id, *content)
-
-
-@dataclass
-class _Parts:
-    """What has been found so far."""
-
-    sources: list[SourceFile] = field(default_factory=list)
-    components: dict[str, ComponentEntry] = field(default_factory=dict)
-
-    def add(self, source: SourceFile, components: Mapping[str, ComponentEntry] | None = None) -> None:
-        self.sources.append(source)
-        self.components.update(components or {})
 
 
 def _absolute(path: AnyPath) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _add_checkpoint(parts: _Parts, path: Path, layout: Layout) -> tuple[str, Shapes]:
-    """Check the checkpoint and add its components; gives the model version and the transformer's shapes."""
-    header = read_header(path)
-    kind = recognise(header.tensors)
-    if kind.name != CHECKPOINT:
-        raise OverlayError(f"{path} is {kind.name}", CHECKPOINT, kind.fix)
-    config = metadata_json(header, "config", _GET)
-    components, unknown = layout.split(header)
-    problems = [f"{len(unknown)} tensors of no component ({examples(unknown)})"] if unknown else []
-    entries, shapes = {}, {}
-    for name, tensors in components.items():
-        part = _part(path, config, layout.config[name])
-        if name == "text_projection":
-            part = _projection_config(path, part, tensors)
-        shapes[name] = expected_tensors(name, part, path)
-        problems += differences(name, shapes[name], tensors)
-        entries[name] = ComponentEntry(part, tensors)
-    if problems:
-        raise OverlayError(f"{path}: " + "; ".join(problems), "the tensors that the file's own config describes",
-                           f"Download the file again, or another one: {OFFICIAL_FILE}.")
-    parts.add(header.source, entries)
-    return header.metadata.get("model_version", "2.3"), shapes["transformer"]
+@dataclass
+class _Parts:
+    """What has been found so far, and who brings each component: the last one."""
+
+    found: list[Found] = field(default_factory=list)
+    chosen: dict[str, Found] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    sources: list[SourceFile] = field(default_factory=list)
+
+    def add_all(self, found: Iterable[Found]) -> None:
+        for part in found:
+            self.add(part)
+
+    def add(self, part: Found) -> None:
+        self.found.append(part)
+        self.notes += part.notes
+        if part.leftover:
+            self.notes.append(f"not used of {part.path.name}: {len(part.leftover)} tensors of no component "
+                              f"({', '.join(part.leftover[:3])})")
+        replaced: dict[str, list[str]] = {}
+        for name in part.components:
+            if name in self.chosen:
+                replaced.setdefault(str(self.chosen[name].path), []).append(name)
+        if "text_encoder" in part.components:  # vision and tokenizer go with it
+            self.chosen = {n: f for n, f in self.chosen.items() if n not in ("text_encoder_vision", "tokenizer")}
+        self.chosen |= dict.fromkeys(part.components, part)
+        self.notes += [f"{', '.join(names)} of {old} replaced by {part.path}" for old, names in replaced.items()]
+
+    @property
+    def layout(self) -> str:
+        """How the components are stored, the transformer's first."""
+        return " + ".join(dict.fromkeys(self.chosen[name].layout for name in CONFIG if name in self.chosen))
+
+    @property
+    def tokenizer(self) -> Path | None:
+        encoder = self.chosen.get("text_encoder")
+        return None if encoder is None else encoder.tokenizer
+
+    def entries(self, upsamplers: Sequence[Found]) -> tuple[dict[str, ComponentEntry], Shapes]:
+        """Every component checked, and the shapes of the transformer."""
+        resolved = resolve_all(self.chosen, self.found)
+        entries = {name: ComponentEntry(part.config, part.tensors) for name, part in resolved.items()}
+        self.notes += _origins(self.chosen, resolved)
+        encoder = self.chosen.get("text_encoder")
+        if encoder is not None:
+            if "text_projection" in entries:
+                projection = entries["text_projection"].config
+                check_matches(encoder, projection["caption_channels"], projection["in_features"])
+            for name in ("text_encoder", "text_encoder_vision", "tokenizer"):
+                if self.chosen.get(name) is encoder:
+                    config = encoder.config["text_encoder"] if name == "text_encoder" else {}
+                    entries[name] = ComponentEntry(config, encoder.components[name])
+        entries |= self._upsamplers(upsamplers, resolved["transformer"].config["in_channels"])
+        return entries, resolved["transformer"].shapes
+
+    def _upsamplers(self, upsamplers: Sequence[Found], channels: int) -> dict[str, ComponentEntry]:
+        """Those of folders, and those that were given, which count."""
+        bundled = [found for name, found in self.chosen.items() if name.startswith("upsampler")]
+        entries: dict[str, ComponentEntry] = {}
+        given: dict[str, Path] = {}
+        for number, found in enumerate((*bundled, *upsamplers)):
+            name, config = check_upsampler(found, channels)
+            if name in given:
+                raise OverlayError(f"{found.path} and {given[name]} are both {name}", "one file of each kind",
+                                   "Leave out one of them.")
+            entries[name] = ComponentEntry(config, next(iter(found.components.values())))
+            if number >= len(bundled):
+                given[name] = found.path
+                self.add(found)
+        return entries
+
+    def used_sources(self, entries: Mapping[str, ComponentEntry]) -> tuple[SourceFile, ...]:
+        """The files that the overlay relies on, each once: weights that are used, and side files of these sources."""
+        used = {ref.path for entry in entries.values() for ref in entry.tensors.values()}
+        ours = {id(found) for found in self.chosen.values()}
+        sources = [source for found in self.found if id(found) in ours for source in found.sources
+                   if source.path in used or source.path.suffix not in (".safetensors", ".sft")]
+        return tuple({source.path: source for source in (*sources, *self.sources)}.values())
 
 
-def _part(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    if not isinstance(config.get(name), dict):
-        raise OverlayError(f"the config of {path} has no part {name!r}", "config.transformer, .vae, .audio_vae and "
-                           ".vocoder in the metadata, as in the official file", _GET)
-    return config[name]
+def _origins(chosen: Mapping[str, Found], resolved: Mapping[str, Resolved]) -> list[str]:
+    """Where configurations come from that the files themselves do not state."""
+    origins: dict[tuple[str, str], list[str]] = {}
+    for name, part in resolved.items():
+        if part.origin is not None and name != "text_projection":  # whose shapes say all
+            origins.setdefault((chosen[name].path.name, part.origin), []).append(name)
+    return [f"{file} has no configuration for {', '.join(names)}: {origin} fits its tensors and was taken"
+            for (file, origin), names in origins.items()]
 
 
-def _projection_config(path: Path, transformer: Mapping[str, Any], tensors: Mapping[str, TensorRef]) -> dict[str, int]:
-    """Fields of `TextProjectionConfig`: the columns of the weight say how many layers Gemma has."""
-    weight = tensors.get("video_aggregate_embed.weight")
-    channels = transformer.get("caption_channels")
-    if weight is None or len(weight.shape) != 2 or type(channels) is not int or channels < 1:
-        raise OverlayError(f"{path} has no text projection (text_embedding_projection.video_aggregate_embed.weight "
-                           f"with caption_channels, here {channels!r})", "the official file's text projection", _GET)
-    if weight.shape[1] % channels:
-        raise OverlayError(f"{path} has a text projection of {weight.shape[1]} columns",
-                           f"a multiple of caption_channels ({channels})", _GET)
-    video, audio = (ConnectorConfig.from_dict(transformer, audio=audio).width for audio in (False, True))
-    return {"caption_channels": channels, "in_features": weight.shape[1], "video_features": video,
-            "audio_features": audio}
+def _no_transformer(found: Sequence[Found]) -> OverlayError:
+    what = "; ".join(f"{part.path} is {part.files.kind}" for part in found) or "a tokenizer alone was given"
+    return OverlayError(f"there is no transformer: {what}", MINIMUM,
+                        "Add the transformer: give its file or folder as checkpoint, the others as components.")
 
 
-def _add_text_encoder(parts: _Parts, path: Path) -> Path:
-    """Check the Gemma folder against the checkpoint and add it; gives the tokenizer's folder."""
-    encoder = read_text_encoder(path)
-    projection = parts.components["text_projection"].config
-    check_matches(encoder, projection["caption_channels"], projection["in_features"])
-    for source in [*(header.source for header in encoder.headers), *map(SourceFile.of, encoder.side_files)]:
-        parts.add(source)
-    parts.components["text_encoder"] = ComponentEntry(encoder.config, encoder.tensors)
-    if encoder.vision:
-        parts.components["text_encoder_vision"] = ComponentEntry({}, encoder.vision)
-    return encoder.folder
-
-
-def _add_upsampler(parts: _Parts, path: Path) -> None:
-    component, config, header = read_upsampler(path, parts.components["video_decoder"].config["latent_channels"])
-    if component in parts.components:
-        other = next(iter(parts.components[component].tensors.values())).path
-        raise OverlayError(f"{path} and {other} are both {component}", "one file of each kind",
-                           "Leave out one of them.")
-    parts.add(header.source, {component: ComponentEntry(config, header.tensors)})
+def _variant(root: Path, transformer: Found) -> str:
+    """By the name of the transformer's file, the scheduler of a diffusers folder, or the folders' names."""
+    names = [header.path.name.lower() for header in transformer.files.headers]
+    for name in names:
+        if "distilled" in name or _DEV.search(name):
+            return "distilled" if "distilled" in name else "dev"
+    scheduler = transformer.files.folder.parent / "scheduler" / "scheduler_config.json"
+    if transformer.files.folder.name == "transformer" and scheduler.is_file():
+        return "dev" if read_json(scheduler).get("use_dynamic_shifting", True) else "distilled"
+    if not root.is_dir():
+        return "dev"
+    folders = [transformer.files.folder, *transformer.files.folder.parents]
+    inside = [folder.name for folder in folders[:folders.index(root) + 1]] if root in folders else [root.name]
+    if _SNAPSHOT.fullmatch(root.name):  # of a Hugging Face cache: models--<owner>--<name>/snapshots/<commit>
+        inside.append(root.parent.parent.name)
+    return "distilled" if any("distilled" in name.lower() for name in inside) else "dev"

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from .ggml import GGUF_FORMATS
 from .source import AnyRef, QuantRef, TensorRef
 
 FP8 = ("F8_E4M3", "F8_E5M2")
 FLOATS = ("F32", "F16", "BF16")
 # Padding of rows and columns in the file; the true shape is the model's, never that of the packed tensor.
 PADDING = {"mxfp8": 32, "nvfp4": 16}
+QUANT_FORMATS = ("fp8", "mxfp8", "nvfp4", "int8", "int4", "w4a8", "awq", *GGUF_FORMATS)
 
 
 class Unreadable(Exception):

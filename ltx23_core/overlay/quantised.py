@@ -5,7 +5,6 @@ each, so that everything behind it sees one tensor a weight. What cannot be read
 """
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 from ..errors import OverlayError
 from .architecture import examples
-from .header import read_small
+from .header import parse_json, read_small
 from .quant_formats import FORMATS, Layer, Unreadable, sniff
 from .source import AnyRef, TensorRef
 
@@ -107,7 +106,7 @@ def _descriptions(header: HeaderLike, companions: Mapping[str, Mapping[str, Tens
     told: dict[str, Any] = {}
     if _METADATA in header.metadata:
         try:
-            layers = json.loads(header.metadata[_METADATA])["layers"]
+            layers = parse_json(header.metadata[_METADATA])["layers"]
             names = {key.removesuffix(".weight") for key in header.tensors if key.endswith(".weight")}
             for name, entry in layers.items():
                 bare = next(name.removeprefix(p) for p in reversed(_PREFIXES) if name.startswith(p))
@@ -119,8 +118,8 @@ def _descriptions(header: HeaderLike, companions: Mapping[str, Mapping[str, Tens
     quant = {layer: parts["comfy_quant"] for layer, parts in companions.items() if "comfy_quant" in parts}
     for layer, data in read_small(quant, _MAX_JSON).items():
         try:
-            told[layer] = json.loads(data)
-        except (ValueError, RecursionError):
+            told[layer] = parse_json(data.decode())
+        except ValueError:
             told[layer] = ()  # refused with the layer's name
     return told
 

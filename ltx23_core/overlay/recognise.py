@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from .kinds import CHECKPOINT, KINDS, OFFICIAL_FILE, UNKNOWN, Kind
-from .source import TensorRef
+from .source import QuantRef, TensorRef
 
 __all__ = ["CHECKPOINT", "OFFICIAL_FILE", "Names", "recognise"]
 
@@ -23,7 +23,8 @@ class Names:
     """
 
     def __init__(self, tensors: Iterable[str]) -> None:
-        self.tensors: Mapping[str, TensorRef] = tensors if isinstance(tensors, Mapping) else {}
+        described = tensors.items() if isinstance(tensors, Mapping) else ()
+        self.tensors = {name: ref for name, ref in described if isinstance(ref, TensorRef | QuantRef)}
         self._all = "\n".join(tensors)
 
     @cached_property

@@ -1,9 +1,12 @@
 """What an overlay knows of the user's files: which file, which bytes, and how to tell that a file has changed."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -17,6 +20,10 @@ DTYPE_BITS: dict[str, int] = {
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }
+MAX_DIMENSIONS = 64
+MAX_HEAD = 1 << 27  # of what is hashed; more than any header may have
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+SIDE_FILES = ("config.json", *TOKENIZER_FILES)  # all that an overlay may name besides weight files
 HEAD_BYTES = 1 << 20  # of a file without a safetensors header (tokenizer, JSON): what its hash covers
 REMAKE = "Make the overlay again: run the Overlay node once more, or call materialize(...)."
 
@@ -46,16 +53,21 @@ class SourceFile:
 
     @classmethod
     def of(cls, path: Path, head: bytes | None = None) -> SourceFile:
-        """Describe a file; ``head`` is its header if that was already read."""
-        stat = path.stat()
-        if head is None:
-            head = _read_head(path, HEAD_BYTES)
-        return cls(path, stat.st_size, stat.st_mtime_ns, len(head), hashlib.sha256(head).hexdigest())
+        """Describe a file; ``head`` is its header if that was already read.
 
-    def check_stat(self, stat: os.stat_result) -> None:
+        Raises:
+            OverlayError: it cannot be read.
+        """
+        with refusing_unreadable():
+            info = stat_file(path)
+            if head is None:
+                head = _read_head(path, HEAD_BYTES)
+        return cls(path, info.st_size, info.st_mtime_ns, len(head), hashlib.sha256(head).hexdigest())
+
+    def check_stat(self, info: os.stat_result) -> None:
         """Refuse a file whose size or time differs; cheap enough to do at every opening."""
-        if (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns):
-            what = f"its size went from {self.size} to {stat.st_size} bytes" if stat.st_size != self.size \
+        if (info.st_size, info.st_mtime_ns) != (self.size, self.mtime_ns):
+            what = f"its size went from {self.size} to {info.st_size} bytes" if info.st_size != self.size \
                 else "it was written to (another modification time)"
             raise OverlayError(f"{self.path} changed after the overlay was made: {what}",
                                "the file that the overlay describes, unchanged", REMAKE)
@@ -67,7 +79,7 @@ class SourceFile:
             OverlayError: with what changed.
         """
         try:
-            self.check_stat(self.path.stat())
+            self.check_stat(stat_file(self.path))
             head = _read_head(self.path, self.head_bytes)
         except OSError as error:
             raise OverlayError(f"{self.path} cannot be read any more ({error.strerror or error})",
@@ -76,6 +88,36 @@ class SourceFile:
         if hashlib.sha256(head).hexdigest() != self.head_sha256:
             raise OverlayError(f"{self.path} changed after the overlay was made: its header is another one",
                                "the file that the overlay describes, unchanged", REMAKE)
+
+
+def is_count(value: object) -> bool:
+    """Whether a value of JSON is a size, an offset or a dimension."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def stat_file(path: Path) -> os.stat_result:
+    """`Path.stat`, but only of what can be opened without waiting.
+
+    Raises:
+        OSError: not there, no path of this system, or a pipe or device (opening a pipe waits for ever).
+    """
+    try:
+        info = path.stat()
+    except ValueError as error:  # a null character, or half of a character
+        raise OSError(errno.EINVAL, f"no path of this system: {error}", str(path)) from error
+    if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return info
+
+
+@contextmanager
+def refusing_unreadable() -> Iterator[None]:
+    """A context, or a decorator, in which a file or folder that cannot be read is an `OverlayError`."""
+    try:
+        yield
+    except OSError as error:
+        raise OverlayError(f"{error.filename} cannot be read ({error.strerror or error})", "readable files",
+                           "Check the path and the permissions.") from error
 
 
 def _read_head(path: Path, count: int) -> bytes:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from ..weights import LoraUse, TensorRef
+    from ..overlay.source import AnyRef
+    from ..weights import LoraUse
 
 log = logging.getLogger("ltx23")
 META = torch.device("meta")
@@ -31,7 +32,7 @@ class Component:
         after_load: called with (module, device) after the weights are there, for buffers that no file holds.
     """
 
-    def __init__(self, name: str, build: Callable[[], nn.Module], refs: Mapping[str, TensorRef], dtype: torch.dtype, *,
+    def __init__(self, name: str, build: Callable[[], nn.Module], refs: Mapping[str, AnyRef], dtype: torch.dtype, *,
                  loras: Sequence[LoraUse] = (), verify: Callable[[], None] | None = None,
                  after_load: Callable[[nn.Module, torch.device], None] | None = None) -> None:
         self.name, self.refs, self.dtype = name, refs, dtype
@@ -54,14 +55,9 @@ class Component:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the loaded weights."""
-        count = 0
-        for ref in self.refs.values():
-            elements = 1
-            for n in ref.shape:
-                elements *= n
-            count += elements
-        return count * self.dtype.itemsize
+        """Bytes that the loaded weights take on a device; those of a GGUF file stay quantised there."""
+        from ..weights.quant_modules import device_bytes
+        return device_bytes(self.refs, self.dtype, self._loras)
 
     @property
     def loaded_bytes(self) -> int:

@@ -45,7 +45,7 @@ class Denoiser:
         self._guidance = guidance or Guidance()
         self._states = (video, audio)
         self._masks = [None if s is None else s.distinct_mask() for s in self._states]
-        dtype = transformer.proj_out.weight.dtype
+        dtype = transformer.proj_out.bias.dtype
         positions = (None if s is None else s.positions for s in self._states)
         self._tables = transformer.tables(*positions, dtype, video_mask)
         self._passes = self._plan(positive, negative)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..overlay.source import TensorRef
+from ..overlay.source import AnyRef, QuantRef, TensorRef
+from .dequant import dequantise, needed
 from .files import SourceReader
 from .staging import PinnedRing
 
@@ -44,17 +45,21 @@ class RangeReader:
         if self._ring is not None:
             self._ring.close()
 
-    def read(self, ref: TensorRef, dtype: torch.dtype | None) -> Tensor:
-        """One tensor.
+    def read(self, ref: AnyRef, dtype: torch.dtype | None) -> Tensor:
+        """One tensor; a quantised weight becomes numbers on the device.
 
         Args:
-            ref: its byte range.
-            dtype: wanted dtype of floating-point tensors; None, and all other tensors: as stored.
+            ref: its byte range, or the parts of a quantised weight.
+            dtype: wanted dtype of floating-point tensors; None, and all other tensors: as stored (quantised weights:
+                bfloat16, which they stand for).
 
         Raises:
             WeightsError: the file is too short, unreadable, or of a dtype that torch does not have.
             OverlayError: the file changed after the overlay was made.
         """
+        if isinstance(ref, QuantRef):
+            parts = {name: self.read(ref.parts[name], None) for name in needed(ref.format) if name in ref.parts}
+            return dequantise(ref.format, parts, ref.parameters, ref.shape, dtype or torch.bfloat16)
         stored = TORCH_DTYPES.get(ref.dtype)
         if stored is None:
             raise WeightsError(f"a tensor of {ref.path} has dtype {ref.dtype}", f"one of {', '.join(TORCH_DTYPES)}",
@@ -81,12 +86,12 @@ class RangeReader:
             done += raw.numel()
 
 
-def in_file_order(refs: Mapping[str, TensorRef]) -> list[tuple[str, TensorRef]]:
+def in_file_order(refs: Mapping[str, AnyRef]) -> list[tuple[str, AnyRef]]:
     """Names and ranges so that every file is read from front to back."""
     return sorted(refs.items(), key=lambda item: (str(item[1].path), item[1].start))
 
 
-def read_tensors(refs: Mapping[str, TensorRef], device: torch.device | str, dtype: torch.dtype | None, *,
+def read_tensors(refs: Mapping[str, AnyRef], device: torch.device | str, dtype: torch.dtype | None, *,
                  check: Callable[[], None] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Read tensors one after the other, in file order, each once.
 

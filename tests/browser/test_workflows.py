@@ -39,8 +39,8 @@ def tab(chromium: Any, server: Host) -> Iterator[ComfyPage]:
 
 
 def small_ui(name: str) -> dict[str, Any]:
-    """A shipped UI file with tiny model, small sizes and a file name of its own; layout and links as shipped."""
-    ui = json.loads(graphs.with_tiny_files((graphs.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
+    """A shipped UI file with small sizes and a file name of its own; layout and links as shipped."""
+    ui = json.loads((graphs.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     values = {**graphs.SMALL, "filename_prefix": f"browser/{name}"}
     for node in ui["nodes"]:
         names = [each["name"] for each in node.get("inputs", []) if "widget" in each]
@@ -87,7 +87,8 @@ def test_shipped_files_are_what_the_front_end_writes() -> None:
         [sampler] = [node for node in ui["nodes"] if node["type"] == "LTX23Sampler"]
         assert "fixed" in sampler["widgets_values"]
         [overlay] = [node for node in ui["nodes"] if node["type"] == "LTX23Overlay"]
-        assert overlay["properties"]["models"][0]["name"] == overlay["widgets_values"][0]
+        assert set(overlay["widgets_values"]) == {"auto"}
+        assert overlay["properties"]["models"][0]["url"].startswith("https://huggingface.co/Lightricks/")
         for node in ui["nodes"]:
             if node["type"].startswith("LTX23"):
                 assert node["properties"]["cnr_id"] == "ltx23-node-pack" and node["properties"]["ver"]

@@ -6,6 +6,7 @@ import torch
 from ltx23_core.geometry import VideoGrid, audio_positions, video_positions
 from ltx23_core.models.latent_upsampler import upsample
 from ltx23_core.models.transformer.model import Transformer
+from ltx23_core.recipes import DISTILLED_SIGMAS, STAGE_2_SIGMAS, TILED_STAGE_2_SIGMAS
 from ltx23_core.sampling import solvers
 from ltx23_core.sampling.denoiser import Denoiser, PromptContext
 from ltx23_core.sampling.guidance import Guidance, GuiderParams, combine
@@ -18,7 +19,7 @@ from ltx23_core.sampling.latents import (
     tokens_to_video,
     video_to_tokens,
 )
-from ltx23_core.sampling.sigmas import beta_schedule, linear_quadratic_schedule, ltx2_schedule
+from ltx23_core.sampling.sigmas import TERMINAL, beta_schedule, linear_quadratic_schedule, ltx2_schedule
 
 from .harness import HANDLERS, Case, case, config, latent_statistics, lora_module, module, pipeline
 
@@ -47,8 +48,8 @@ class Loop:
     def __init__(self, run: Case, states: Streams, guide: Guidance | None,
                  transformer: Transformer | None = None) -> None:
         def context(kind: str) -> PromptContext | None:
-            known = "video_" + kind in run.inputs
-            return PromptContext(run.inputs["video_" + kind], run.inputs["audio_" + kind]) if known else None
+            both = run.inputs.get("video_" + kind), run.inputs.get("audio_" + kind)
+            return None if both == (None, None) else PromptContext(*both)
 
         self.states = states
         self.denoiser = Denoiser(transformer or module("transformer"), context("context"), context("negative"), guide,
@@ -65,10 +66,11 @@ class Loop:
         self.outputs.append(denoised)
         return self.blend(denoised)
 
-    def check(self, run: Case) -> None:
+    def check(self, run: Case, prefix: str = "") -> None:
         for which, kind in enumerate(("video", "audio")):
-            run.check(f"{kind}_x_per_step", torch.stack([x[which] for x in self.inputs]))
-            run.check(f"{kind}_denoised_per_step", torch.stack([x[which] for x in self.outputs]))
+            if self.states[which] is not None:
+                run.check(f"{prefix}{kind}_x_per_step", torch.stack([x[which] for x in self.inputs]))
+                run.check(f"{prefix}{kind}_denoised_per_step", torch.stack([x[which] for x in self.outputs]))
 
 
 def plain_states(run: Case, grid: VideoGrid, audio_frames: int, fps: float) -> Streams:
@@ -80,12 +82,22 @@ def plain_states(run: Case, grid: VideoGrid, audio_frames: int, fps: float) -> S
 
 def as_latents(run: Case, x: Streams, grid: VideoGrid) -> Streams:
     channels = config("audio_vae")["model"]["params"]["ddconfig"]["z_channels"]
-    return tokens_to_video(x[0], grid), tokens_to_audio(x[1], channels)
+    return (None if x[0] is None else tokens_to_video(x[0], grid),
+            None if x[1] is None else tokens_to_audio(x[1], channels))
+
+
+FIXED = {"distilled": DISTILLED_SIGMAS, "distilled_stage2": STAGE_2_SIGMAS,
+         "distilled_tiled_stage2": TILED_STAGE_2_SIGMAS}
 
 
 @case("scheduler")
+@case("scheduler_more")
 def scheduler(run: Case) -> None:
+    default_terminal = getattr(run.settings, "terminal", TERMINAL)
     for name in run.entry["outputs"]:
+        if name in FIXED:
+            run.check(name, torch.tensor(FIXED[name]))
+            continue
         kind, _, rest = name.rpartition(".steps")
         steps = int(rest)
         if kind == "beta":
@@ -96,7 +108,7 @@ def scheduler(run: Case) -> None:
             tokens = kind.rpartition("tokens")[2]
             number = int(tokens) if tokens.isdigit() else run.settings.default_tokens
             own = kind.partition(".tokens")[0].removeprefix("terminal")
-            terminal = float(own) if kind.startswith("terminal") else run.settings.terminal
+            terminal = float(own) if kind.startswith("terminal") else default_terminal
             got = ltx2_schedule(steps, number, terminal=terminal, stretch=not kind.startswith("no_stretch"))
         run.check(name, torch.tensor(got))
 
@@ -134,11 +146,11 @@ def _start(run: Case, states: Streams, sigma: float) -> Streams:
     return map_streams(lambda s, n: s.noised(n, sigma), states, (run.inputs["video_noise"], run.inputs["audio_noise"]))
 
 
-def _finish(run: Case, loop: Loop, x: Streams, grid: VideoGrid) -> None:
-    video, audio = as_latents(run, x, grid)
-    run.check("video_latent", video)
-    run.check("audio_latent", audio)
-    loop.check(run)
+def _finish(run: Case, loop: Loop, x: Streams, grid: VideoGrid, prefix: str = "") -> None:
+    for kind, latent in zip(("video", "audio"), as_latents(run, x, grid), strict=True):
+        if latent is not None:
+            run.check(f"{prefix}{kind}_latent", latent)
+    loop.check(run, prefix)
 
 
 def _denoise(run: Case) -> None:

@@ -1,8 +1,7 @@
-"""The shipped workflows with the tiny model and small sizes, in API format."""
+"""The shipped workflows with small sizes, in API format. Their Overlay node finds the tiny model by itself."""
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,13 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 CHECKPOINT, GEMMA = "ltx-2.3-tiny.safetensors", "gemma"
 UPSCALER, LORA = "ltx-2.3-tiny-spatial-upscaler-x2.safetensors", "ltx-2.3-tiny-distilled-lora.safetensors"
-OFFICIAL = {"ltx-2.3-22b-dev.safetensors": CHECKPOINT, "gemma-3-12b-it-qat-q4_0-unquantized": GEMMA}
 SMALL = {"width": 96, "height": 64, "frames": 17, "steps": 3}
 FRAME_SHAPE = (SMALL["frames"], SMALL["height"], SMALL["width"])
 
 
-def with_tiny_files(text: str) -> str:
-    """A workflow file's text with the official file names replaced by those of the tiny model."""
-    return re.sub("|".join(map(re.escape, OFFICIAL)), lambda match: OFFICIAL[match[0]], text)
-
-
 def workflow(name: str, prefix: str, **values: Any) -> Graph:
     """A shipped workflow, small; `values` go to every node that has an input of that name."""
-    graph = json.loads(with_tiny_files((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")))
+    graph = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     return with_values(graph, **{**SMALL, "filename_prefix": prefix, **values})
 
 

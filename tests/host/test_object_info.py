@@ -9,11 +9,13 @@ from tests.conftest import ROOT, Host
 
 NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt",
          "LTX23ImageCondition": "Image Condition", "LTX23Guidance": "Guidance", "LTX23Sampler": "Sampler",
-         "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File"}
+         "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File",
+         "LTX23Fetch": "Fetch"}
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
 WIDGETS = {
-    "LTX23Overlay": ["checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant"],
+    "LTX23Overlay": ["checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant", "text_projection",
+                     "video_vae", "audio_vae"],
     "LTX23Load": ["overlay", "precision", "attention"],
     "LTX23Prompt": ["model", "prompt", "negative_prompt"],
     "LTX23ImageCondition": ["image", "frame", "strength", "crf", "conditions"],
@@ -24,12 +26,13 @@ WIDGETS = {
     "LTX23DecodeVideo": ["model", "video"],
     "LTX23DecodeAudio": ["model", "audio"],
     "LTX23DecodeToFile": ["model", "video", "audio", "filename_prefix", "fps"],
+    "LTX23Fetch": ["file", "download"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
     "LTX23ImageCondition": ["LTX23_CONDITIONS"], "LTX23Guidance": ["LTX23_GUIDANCE"],
     "LTX23Sampler": ["LATENT", "LATENT", "FLOAT"], "LTX23DecodeVideo": ["IMAGE"], "LTX23DecodeAudio": ["AUDIO"],
-    "LTX23DecodeToFile": ["VIDEO"],
+    "LTX23DecodeToFile": ["VIDEO"], "LTX23Fetch": ["STRING", "STRING"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -82,6 +85,7 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
     advanced = {(name, key) for name in NODES for key, (_, options) in inputs(host.client.node_info(name)).items()
                 if options.get("advanced")}
     assert advanced == {
+        ("LTX23Overlay", "text_projection"), ("LTX23Overlay", "video_vae"), ("LTX23Overlay", "audio_vae"),
         ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23ImageCondition", "crf"),
         ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),
         ("LTX23Sampler", "negative_prompt")}
@@ -90,10 +94,12 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
 def test_lists_show_the_model_folders(host: Host) -> None:
     found = inputs(host.client.node_info("LTX23Overlay"))
     options = {key: found[key][1]["options"] for key in WIDGETS["LTX23Overlay"]}
-    assert options["checkpoint"] == ["ltx-2.3-tiny.safetensors"]
-    assert options["text_encoder"] == ["gemma", "none"] and found["text_encoder"][1]["default"] == "gemma"
-    assert options["upsampler"][0] == "none" and "ltx-2.3-tiny-spatial-upscaler-x2.safetensors" in options["upsampler"]
-    assert options["distilled_lora"] == ["none", "ltx-2.3-tiny-distilled-lora.safetensors"]
+    assert options["checkpoint"] == ["auto", "ltx-2.3-tiny.safetensors"]
+    assert options["text_encoder"] == ["auto", "gemma", "none"]
+    assert options["upsampler"] == ["auto", *sorted(f"ltx-2.3-tiny-{name}.safetensors" for name in (
+        "spatial-upscaler-x1.5", "spatial-upscaler-x2", "temporal-upscaler-x2")), "none"]
+    assert options["distilled_lora"] == ["auto", "ltx-2.3-tiny-distilled-lora.safetensors", "none"]
+    assert {key: spec[1]["default"] for key, spec in found.items()} == dict.fromkeys(WIDGETS["LTX23Overlay"], "auto")
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -12,6 +12,11 @@ from tests.conftest import ROOT, Host
 from tools.host import clean_environment
 from tools.install import FRONT_END, Place
 
+# ComfyUI 0.3.75 forgets to close the connection that init_db opens; Python complains when the garbage collector happens
+# to find it in another thread. Whether it does depends on nothing but the number of objects made before.
+COMFYUI_DATABASE = re.compile(r"^Exception (?:during reset|terminating connection).*\n"
+                              r"(?:Traceback.*\n(?:  .*\n)+sqlite3\..*\n|During handling.*\n|\n)+", re.MULTILINE)
+
 IMPORT_SECONDS = 0.15  # beyond torch and ComfyUI's own modules
 
 # As ComfyUI does it: import under a path-derived name, ask for the nodes, build every schema.
@@ -52,12 +57,16 @@ def measured() -> dict:
 def test_import_time(measured: dict, record_property: pytest.RecordProperty) -> None:
     record_property("import_seconds", measured["seconds"])
     print(f"the pack adds {1000 * measured['seconds']:.0f} ms of CPU time to ComfyUI's start")
-    assert measured["nodes"] == 9 and measured["seconds"] < IMPORT_SECONDS
+    assert measured["nodes"] == 10 and measured["seconds"] < IMPORT_SECONDS
 
 
 def test_import_brings_nothing_heavy(measured: dict) -> None:
     heavy = ("transformers.models", "torchvision", "torchaudio", "av.", "scipy.", "triton")
     assert [name for name in measured["new"] if name.startswith(heavy)] == []
+
+
+def test_import_brings_nothing_that_downloads(measured: dict) -> None:
+    assert [name for name in measured["new"] if ".hub." in name and not name.endswith(".hub.catalogue")] == []
 
 
 def test_one_copy_of_the_core(measured: dict) -> None:
@@ -84,5 +93,6 @@ def test_log_is_clean(start_host: object) -> None:
     assert host.client.run(graphs.workflow("text_to_video", "clean", frames=9)).ok
     host.client.free()
     assert host.client.run(graphs.workflow("quick_start", "clean", frames=9)).ok
+    log = COMFYUI_DATABASE.sub("", host.log)
     for word in ("IMPORT FAILED", "Traceback", "memory leak", "Warning", "deprecated"):
-        assert word not in host.log, host.log
+        assert word not in log, log

@@ -109,7 +109,7 @@ def test_progress_and_previews(runs: Callable, name: str) -> None:
 
 
 def test_overlay_reports_in_the_node(host: Host) -> None:
-    graph = graphs.workflow("quick_start", "report", variant="dev", frames=9)
+    graph = graphs.workflow("quick_start", "report", variant="dev", upsampler="none", frames=9)
     run = host.client.run(graph)
     text = run.outputs[graphs.node_id(graph, "LTX23Overlay")]["text"][0]
     assert graphs.CHECKPOINT in text and "no upsampler_x2" in text and "latent_upscale_models" in text

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WRONG_TOKEN = "Invalid credentials in Authorization header"  # with it a 401 is not taken for a missing repository
 LARGE = ".safetensors"
 
 
@@ -109,7 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         for key in keys:
             if key in self.hub.refuse:
                 status, code = self.hub.refuse[key]
-                self.send(status, b"", **({"X_Error_Code": code} if code else {}), X_Error_Message="refused")
+                words = {"X_Error_Code": code} if code else {"X_Error_Message": WRONG_TOKEN}
+                self.send(status, b"", **words)
                 return True
         return False
 

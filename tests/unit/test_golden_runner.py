@@ -47,8 +47,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], 
         "brand_new": write_case(folder, "brand_new", {}, {}, {"result": torch.ones(1)}),
     }
     (folder / "index.json").write_text(json.dumps({"cases": cases, "checkpoint": "none.safetensors"}))
-    run = subprocess.run([sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "tests/goldens"], cwd=ROOT,
-                         env={**os.environ, "LTX23_GOLDENS": str(folder.parent)}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-rA", "--color=no", "-p", "no:cacheprovider", "tests/goldens"]
+    run = subprocess.run(command, cwd=ROOT, env={**os.environ, "LTX23_GOLDENS": str(folder.parent)},
+                         capture_output=True, text=True)
     found = re.findall(r"^(PASSED|FAILED|SKIPPED|ERROR)\b.*test_case\[(\w+)\]", run.stdout, re.MULTILINE)
     assert run.returncode == 1 and {name for _, name in found} == set(cases), run.stdout + run.stderr
     return {name: outcome for outcome, name in found}, run.stdout

@@ -11,6 +11,7 @@ from torch import nn
 from ltx23_core.errors import WeightsError
 from ltx23_core.models.registry import build
 from ltx23_core.overlay.header import read_header
+from ltx23_core.overlay.lora_update import Update
 from ltx23_core.weights import LoraUse, load_module, lora_pairs
 from tests.goldens.harness import overlay
 from tests.unit.overlay_support import refuses
@@ -35,7 +36,7 @@ class Files:
         for i, (a, b) in enumerate(self.factors):
             save_file({"lora_A.weight": a, "lora_B.weight": b}, folder / f"{i}.safetensors")
             refs = read_header(folder / f"{i}.safetensors").tensors
-            self.pairs.append((refs["lora_A.weight"], refs["lora_B.weight"]))
+            self.pairs.append(Update("lora", {"a": refs["lora_A.weight"], "b": refs["lora_B.weight"]}))
 
     def load(self, strengths: list[float], dtype: torch.dtype, device: str = "cpu") -> tuple[torch.Tensor, int]:
         with torch.device("meta"):
@@ -97,10 +98,11 @@ def test_pairs_for_other_weights_are_ignored(files: Files) -> None:
 def test_pair_that_does_not_fit_is_refused_before_reading(files: Files) -> None:
     with torch.device("meta"):
         module = nn.Linear(40, 24)
-    a, b = files.pairs[0]
-    for pair in ((b, a), (a, files.pairs[1][1]), (files.base["bias"], b)):
-        with refuses(WeightsError, "changes weight by", "[24, 40]"):
-            load_module(module, files.base, "cpu", None, loras=[LoraUse({"weight": pair}, 1.0)])
+    a, b = files.pairs[0].tensors.values()
+    for pair in ((b, a), (a, files.pairs[1].tensors["b"]), (files.base["bias"], b)):
+        with refuses(WeightsError, "changes weight by factors a [", "[24, 40]"):
+            load_module(module, files.base, "cpu", None,
+                        loras=[LoraUse({"weight": Update("lora", dict(zip("ab", pair, strict=True)))}, 1.0)])
     assert module.weight.is_meta
 
 

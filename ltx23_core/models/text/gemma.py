@@ -97,7 +97,7 @@ def restore_buffers(gemma: nn.Module, device: torch.device) -> None:
         WeightsError: a release of transformers has a buffer that this function does not know.
     """
     for name, child in list(gemma.named_children()):
-        if next(child.parameters(), None) is None:  # the rotary embeddings: one in 5.x, two in 4.x
+        if hasattr(child, "config"):  # the rotary embeddings: one in 5.x, two in 4.x
             if any(buffer.is_meta for buffer in child.buffers()):
                 with torch.device("cpu"):
                     child = type(child)(config=child.config)

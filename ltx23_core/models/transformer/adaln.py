@@ -54,5 +54,5 @@ class AdaLayerNormSingle(nn.Module):
 
     def forward(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled float32 timesteps (B, U) -> rows (B, U, rows * width) and embedding (B, U, width)."""
-        embedded = self.emb.timestep_embedder(sinusoid(timesteps).to(self.linear.weight.dtype))
+        embedded = self.emb.timestep_embedder(sinusoid(timesteps).to(self.linear.bias.dtype))
         return self.linear(silu(embedded)), embedded

@@ -6,21 +6,10 @@ import pytest
 import torch
 
 from ltx23_core.overlay.ggml import BLOCKS, READABLE, TYPES
-from ltx23_core.weights.dequantise import DECODERS, dequantise
+from ltx23_core.weights.ggml import DECODERS, dequantise
+from tests.unit.gguf_support import gguf, random_blocks
 
-gguf = pytest.importorskip("gguf")
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
-
-
-def random_blocks(kind: str, rows: int, blocks: int, seed: int = 0) -> np.ndarray:
-    """Every byte random; float16 factors that would be infinite or NaN are made finite, as no quantiser writes them."""
-    values, size = BLOCKS[kind]
-    raw = np.random.default_rng(seed).integers(0, 256, (rows * blocks, size), dtype=np.uint8)
-    halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
-              "Q4_1": (0, 2), "Q5_1": (0, 2)}.get(kind, (0,))
-    for at in halves:
-        raw[:, at + 1] &= 0xBB  # clears a bit of the exponent
-    return raw.reshape(rows, blocks * size)
 
 
 def test_table_is_that_of_the_gguf_package() -> None:
@@ -34,7 +23,7 @@ def test_table_is_that_of_the_gguf_package() -> None:
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("kind", READABLE)
 def test_bit_equal_to_the_reference(kind: str, device: str) -> None:
-    raw = random_blocks(kind, 24, 5)
+    raw = random_blocks(kind, 24, 5 * BLOCKS[kind][0])
     want = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
     got = dequantise(torch.from_numpy(raw).to(device), kind, torch.float32)
     assert got.shape == want.shape and np.isfinite(want).all() and len(np.unique(want)) > 500
@@ -45,7 +34,7 @@ def test_bit_equal_to_the_reference(kind: str, device: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K"])
 def test_leading_dimensions_stay(kind: str) -> None:
-    raw = torch.from_numpy(random_blocks(kind, 6, 2)).view(2, 3, -1)
+    raw = torch.from_numpy(random_blocks(kind, 6, 2 * BLOCKS[kind][0])).view(2, 3, -1)
     got = dequantise(raw, kind, torch.float16)
     assert got.shape == (2, 3, 2 * BLOCKS[kind][0]) and got.dtype == torch.float16
     assert torch.equal(got[1, 2], dequantise(raw[1, 2], kind, torch.float16))

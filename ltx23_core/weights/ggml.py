@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..overlay.ggml import BLOCKS
+from ..overlay.ggml import BLOCKS, PLUS_ONE
 
+_AT_ONCE = 1 << 25  # numbers: bounds the memory that is needed beside the result to about 250 MB
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 # q (n, groups, values of a group), factor (n, groups, 1), what is then added (n, groups, 1) or None
 _Parts = tuple[Tensor, Tensor, "Tensor | None"]
@@ -29,14 +30,27 @@ def dequantise(raw: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
         (..., values of a row).
     """
     values, size = BLOCKS[kind]
-    q, factor, more = DECODERS[kind](raw.reshape(-1, size))
-    if more is None:
-        result = torch.mul(q, factor, out=torch.empty(q.shape, dtype=dtype, device=raw.device))
-    else:
-        product = torch.mul(q, factor)
-        result = torch.add(product, more, out=product if dtype == torch.float32 else
-                           torch.empty(q.shape, dtype=dtype, device=raw.device))
-    return result.view(*raw.shape[:-1], raw.shape[-1] // size * values)
+    result = torch.empty(*raw.shape[:-1], raw.shape[-1] // size * values, dtype=dtype, device=raw.device)
+    blocks, numbers = raw.reshape(-1, size), result.view(-1, values)
+    for part, out in zip(blocks.split(_AT_ONCE // values), numbers.split(_AT_ONCE // values), strict=True):
+        q, factor, more = DECODERS[kind](part)
+        out = out.view(q.shape)
+        if more is None:
+            torch.mul(q, factor, out=out)
+        else:
+            torch.add(torch.mul(q, factor), more, out=out)
+    return result
+
+
+def numbers(kind: str, stored: Tensor, dtype: torch.dtype) -> Tensor:
+    """What any tensor of a GGUF file stands for: blocks, or 1 + w.
+
+    Args:
+        kind: a name of `overlay.ggml.GGUF_FORMATS`.
+        stored: as the file has it.
+        dtype: of the result.
+    """
+    return (stored.float() - 1).to(dtype) if kind == PLUS_ONE else dequantise(stored, kind, dtype)
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:

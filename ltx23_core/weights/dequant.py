@@ -1,0 +1,186 @@
+"""Quantised weights back to numbers: pure torch, one function a format, by the formulas of spec/09 §2.
+
+A format's function prepares small tensors (scales) and gives a function from rows to their values in float32. Rows
+are made in groups, so that no float32 copy of a whole weight is needed; the one rounding to the wanted dtype is last.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..overlay.ggml import GGUF_FORMATS
+from ..overlay.source import Parameter
+from . import ggml
+
+Parts = Mapping[str, Tensor]
+Rows = Callable[[slice], Tensor]  # rows of the stored weight -> float32 (rows, stored columns)
+
+GROUP = 1 << 25  # numbers made at once: 128 MB in float32
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], shape: tuple[int, ...],
+               dtype: torch.dtype) -> Tensor:
+    """The weight that quantised parts stand for.
+
+    Args:
+        format: a key of `FORMATS`.
+        parts: by canonical name, on one device, as stored.
+        parameters: of the format.
+        shape: (out, in); padded rows and columns are cut.
+        dtype: of the result.
+    """
+    if format in GGUF_FORMATS:
+        return ggml.numbers(format, parts["weight"], dtype)
+    make, _ = FORMATS[format]
+    rows, (count, columns) = make(parts, parameters), shape
+    result = torch.empty(shape, dtype=dtype, device=parts["weight"].device)
+    step = max(1, GROUP // max(1, columns))
+    for start in range(0, count, step):
+        at = slice(start, min(start + step, count))
+        result[at] = rows(at)[:, :columns]
+    return result
+
+
+def needed(format: str) -> tuple[str, ...]:
+    """Parts that the arithmetic uses; others (an input scale) need not be read."""
+    return ("weight", *(() if format in GGUF_FORMATS else FORMATS[format][1]))
+
+
+def _scale(scale: Tensor) -> Callable[[slice], Tensor]:
+    """One scale, or one for each row, as something to multiply rows with."""
+    flat = scale.float().reshape(-1)
+    return (lambda at: flat) if flat.numel() == 1 else lambda at: flat[at, None]
+
+
+def _fp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
+    """§2.2: W = q s."""
+    weight, scale = parts["weight"], _scale(parts["weight_scale"])
+    return lambda at: weight[at].float() * scale(at)
+
+
+def unswizzled(scale: Tensor, rows: int, columns: int) -> Tensor:
+    """§2.6.1: block scales out of tiles of 128x4, (rows, columns)."""
+    across = -(-columns // 4)
+    tiles = scale.reshape(-1, across, 32, 4, 4)  # tile row, tile column, row mod 32, row mod 128 div 32, column mod 4
+    return tiles.permute(0, 3, 2, 1, 4).reshape(-1, across * 4)[:rows, :columns]
+
+
+def _mxfp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
+    """§2.5: W = q 2^(e - 127) in blocks of 32; e = 0 means 0."""
+    weight = parts["weight"]
+    count, columns = weight.shape
+    exponent = unswizzled(parts["weight_scale"], count, columns // 32)
+    scale = (exponent.int() << 23).view(torch.float32)  # the same exponent in float32, zero included
+    return lambda at: _blocks(weight[at].float(), scale[at], 32)
+
+
+def _blocks(numbers: Tensor, scale: Tensor, size: int) -> Tensor:
+    """Multiply each block of a row by its scale."""
+    return (numbers.unflatten(1, (-1, size)) * scale[..., None]).flatten(1)
+
+
+@cache
+def _e2m1(device: torch.device) -> Tensor:
+    return torch.tensor([*E2M1, *(-value for value in E2M1)], device=device)
+
+
+def _nvfp4(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
+    """§2.6: W = e2m1 scale(block of 16) scale2; the even column is the high half of a byte."""
+    weight, values = parts["weight"], _e2m1(parts["weight"].device)
+    count, columns = weight.shape[0], 2 * weight.shape[1]
+    scale = unswizzled(parts["weight_scale"].view(torch.uint8), count, columns // 16).contiguous()
+    scale, whole = scale.view(torch.float8_e4m3fn).float(), parts["weight_scale_2"].float().reshape(())
+
+    def rows(at: slice) -> Tensor:
+        packed = weight[at]
+        codes = torch.stack((packed >> 4, packed & 15), dim=2).flatten(1)
+        return _blocks(values[codes.int()], scale[at], 16) * whole
+
+    return rows
+
+
+@cache
+def hadamard(size: int, device: torch.device) -> Tensor:
+    """§2.7: the rotation of a group, symmetric and its own inverse: Kronecker power of H4 over √size."""
+    base = torch.tensor([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=torch.float32)
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.kron(matrix, base)
+    return (matrix / size ** 0.5).to(device)
+
+
+def _unrotated(numbers: Tensor, size: Parameter | None) -> Tensor:
+    """Rotate the groups of each row back; exact for whole numbers: sums of float32 stay below 2^24."""
+    if not size:
+        return numbers
+    full = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        return (numbers.unflatten(1, (-1, int(size))) @ hadamard(int(size), numbers.device)).flatten(1)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = full
+
+
+def _int8(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
+    """§2.7: W = q s, then rotated back; the scale is the row's, so it may come last, with the only rounding."""
+    weight, scale = parts["weight"], _scale(parts["weight_scale"])
+    return lambda at: _unrotated(weight[at].float(), parameters.get("rotated")) * scale(at)
+
+
+def _codes(packed: Tensor) -> Tensor:
+    """Two numbers 0 to 15 a byte, the even column in the low half."""
+    return torch.stack((packed & 15, packed >> 4), dim=2).flatten(1).to(torch.int8)
+
+
+def _int4(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
+    """§2.7 convrot_w4a4: signed 4-bit numbers, a scale for each row, rotated."""
+    weight, scale = parts["weight"], _scale(parts["weight_scale"])
+
+    def rows(at: slice) -> Tensor:
+        codes = _codes(weight[at])
+        return _unrotated((codes - (codes >= 8) * 16).float(), parameters.get("rotated")) * scale(at)
+
+    return rows
+
+
+def _w4a8(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
+    """§2.7 asym_w4a8_int8: codes and relative scales to int8, then a scale for each row, then rotated back."""
+    weight, relative = parts["weight"], parts["weight_s_rel"].float()
+    channel, group = parts["weight_s_channel"].float().reshape(-1), int(parameters["group"])
+    codebook, correction = parts.get("weight_codebook"), parts.get("weight_correction")
+
+    def rows(at: slice) -> Tensor:
+        codes = _codes(weight[at])
+        values = codes.float() - 8 if codebook is None else codebook.float()[codes.int()]
+        numbers = _blocks(values, relative[at], group).round().clamp(-127, 127) * channel[at, None]
+        if correction is not None:
+            numbers = numbers + correction.float().t()[at].repeat_interleave(group, dim=1)
+        return _unrotated(numbers, parameters.get("rotated"))
+
+    return rows
+
+
+def _awq(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
+    """§2.7 awq_w4a16: (code - 8) scale + zero, both by group of columns and row."""
+    weight, group = parts["weight"], int(parameters["group"])
+    scale, zero = parts["weight_scale"].float().t(), parts["weight_zero"].float().t()
+
+    def rows(at: slice) -> Tensor:
+        scaled = _blocks(_codes(weight[at]).float() - 8, scale[at], group)
+        return scaled + zero[at].repeat_interleave(group, dim=1)
+
+    return rows
+
+
+# Format -> its function, and the parts that it uses beside the weight.
+FORMATS: dict[str, tuple[Callable[[Parts, Mapping[str, Parameter]], Rows], tuple[str, ...]]] = {
+    "fp8": (_fp8, ("weight_scale",)), "mxfp8": (_mxfp8, ("weight_scale",)),
+    "nvfp4": (_nvfp4, ("weight_scale", "weight_scale_2")), "int8": (_int8, ("weight_scale",)),
+    "int4": (_int4, ("weight_scale",)),
+    "w4a8": (_w4a8, ("weight_s_rel", "weight_s_channel", "weight_codebook", "weight_correction")),
+    "awq": (_awq, ("weight_scale", "weight_zero")),
+}

@@ -1,0 +1,148 @@
+"""Modules whose weight stays as the blocks of a GGUF file on the device and becomes numbers when it is used.
+
+A `QuantLinear` takes the place of an `nn.Linear` before loading; names stay: a manifest entry is still a parameter.
+LoRAs change the numbers each time: (dequantise, fuse) per use gives bit for bit what fusing into a dequantised copy
+would give, for every kind of update. Adding B (A x) to the output instead would round otherwise, could not do DoRA or
+LoKr, and costs as much from some two thousand tokens on.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..overlay.ggml import READABLE, row_bytes
+from ..overlay.source import AnyRef, QuantRef
+from .ggml import dequantise
+from .lora_apply import Change, apply
+
+if TYPE_CHECKING:
+    from .lora import LoraUse
+
+
+class QuantWeight(nn.Module):
+    """A matrix as blocks: buffer ``weight`` (rows, bytes of a row), uint8.
+
+    Args:
+        shape: rows and columns of the numbers.
+        kind: ggml type.
+        dtype: of the numbers when they are used.
+    """
+
+    def __init__(self, shape: tuple[int, int], kind: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.shape, self.kind, self.dtype = shape, kind, dtype
+        self.register_buffer("weight", torch.empty(shape[0], row_bytes(kind, shape[1]), dtype=torch.uint8,
+                                                   device="meta"))
+        self._changes: tuple[tuple[Change, tuple[str, ...]], ...] = ()  # without their tensors, and whose these are
+
+    def set_changes(self, changes: Sequence[Change]) -> None:
+        """The LoRA updates of the weight, from now on. Their tensors are buffers: they leave with the module."""
+        for i, (_, roles) in enumerate(self._changes):
+            for role in roles:
+                delattr(self, f"lora_{i}_{role}")
+        for i, change in enumerate(changes):
+            for role, tensor in change.tensors.items():
+                self.register_buffer(f"lora_{i}_{role}", tensor, persistent=False)
+        self._changes = tuple((replace(change, tensors={}), tuple(change.tensors)) for change in changes)
+
+    def changes(self) -> list[Change]:
+        """The LoRA updates, with their tensors where the module is."""
+        return [replace(change, tensors={role: getattr(self, f"lora_{i}_{role}") for role in roles})
+                for i, (change, roles) in enumerate(self._changes)]
+
+    def numbers(self) -> Tensor:
+        """The weight, (rows, columns), with its LoRAs."""
+        weight = dequantise(self.weight, self.kind, self.dtype)
+        return apply(weight, self.changes()) if self._changes else weight
+
+
+class QuantLinear(QuantWeight):
+    """`nn.Linear` with such a weight; the bias is an ordinary parameter."""
+
+    def __init__(self, linear: nn.Linear | QuantLinear, kind: str, dtype: torch.dtype) -> None:
+        super().__init__((linear.out_features, linear.in_features), kind, dtype)
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Linear`."""
+        return functional.linear(x, self.numbers(), self.bias)
+
+
+class QuantEmbedding(QuantWeight):
+    """`nn.Embedding` (or Gemma's, which scales) with such a weight: only the rows that are asked for become numbers."""
+
+    def __init__(self, embedding: nn.Embedding | QuantEmbedding, kind: str, dtype: torch.dtype) -> None:
+        shape = embedding.num_embeddings, embedding.embedding_dim
+        super().__init__(shape, kind, dtype)
+        self.num_embeddings, self.embedding_dim = shape
+        scaled = getattr(embedding, "embed_scale", None) is not None  # transformers 4.50: a number; later: a buffer
+        self.register_buffer("embed_scale", torch.empty((), device="meta") if scaled else None, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """As `nn.Embedding`."""
+        rows = dequantise(self.weight[ids], self.kind, self.dtype)
+        return rows if self.embed_scale is None else rows * self.embed_scale.to(self.dtype)
+
+
+def stays_quantised(name: str, ref: AnyRef) -> bool:
+    """Whether a tensor stays as blocks on the device: matrices of layers do; tables and vectors become numbers."""
+    return isinstance(ref, QuantRef) and ref.format in READABLE and name.endswith(".weight") and len(ref.shape) == 2
+
+
+def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype) -> set[str]:
+    """Put quantised layers where the overlay has quantised weights; those that are in place stay.
+
+    Args:
+        module: on the meta device.
+        refs: its tensors in the overlay.
+        dtype: of the numbers.
+
+    Returns:
+        the names of the tensors that stay quantised.
+    """
+    kept = set()
+    for name, ref in refs.items():
+        if not stays_quantised(name, ref):
+            continue
+        path, _, last = name.removesuffix(".weight").rpartition(".")
+        parent = module.get_submodule(path)
+        layer = getattr(parent, last)
+        if not isinstance(layer, QuantWeight) or (layer.kind, layer.dtype) != (ref.format, dtype):
+            made = QuantLinear if isinstance(layer, nn.Linear | QuantLinear) else QuantEmbedding
+            setattr(parent, last, made(layer, ref.format, dtype).eval())
+        kept.add(name)
+    return kept
+
+
+def logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a module's tensors, of quantised ones as numbers."""
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    return shapes | {f"{name}.weight": layer.shape for name, layer in module.named_modules()
+                     if isinstance(layer, QuantWeight)}
+
+
+def device_bytes(refs: Mapping[str, AnyRef], dtype: torch.dtype | None, loras: Sequence[LoraUse] = ()) -> int:
+    """Bytes that a component's tensors take on a device: blocks as they are, all else in its dtype.
+
+    Args:
+        refs: parameter -> tensor.
+        dtype: of the numbers.
+        loras: what is fused; beside a quantised weight their factors stay on the device.
+    """
+    item = (dtype or torch.bfloat16).itemsize
+    count = 0
+    for name, ref in refs.items():
+        if not stays_quantised(name, ref):
+            count += prod(ref.shape) * item
+            continue
+        count += ref.parts["weight"].size_bytes
+        for update in (lora.updates[name] for lora in loras if lora.strength and name in lora.updates):
+            plain = update.kind == "lora" and not update.dora
+            count += sum(prod(t.shape) * (item if plain else 4) for t in update.tensors.values())
+    return count

@@ -1,0 +1,157 @@
+"""What ComfyUI's model folders hold for the Overlay node: lists, names to files, and what auto chooses."""
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from ..ltx23_core.errors import OverlayError
+from . import host
+
+if TYPE_CHECKING:
+    from ..ltx23_core.overlay.choose import Choice
+    from ..ltx23_core.overlay.memory import Memory
+    from ..ltx23_core.overlay.shelf import Item, Shelf
+
+AUTO, NONE = "auto", "none"
+
+# Input -> (component that its file must bring, ComfyUI's folders for it, what it is called in messages).
+INPUTS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "checkpoint": ("transformer", ("checkpoints", "diffusion_models"), "the transformer of LTX-2.3"),
+    "text_encoder": ("text_encoder", ("text_encoders",), "Gemma 3 12B"),
+    "upsampler": ("upsampler", ("latent_upscale_models",), "a latent upscaler of LTX-2.3"),
+    "distilled_lora": ("lora", ("loras",), "a LoRA for LTX-2.3"),
+    "text_projection": ("text_projection", ("text_encoders", "checkpoints"), "the text projection of LTX-2.3"),
+    "video_vae": ("video_decoder", ("vae", "checkpoints"), "the video VAE of LTX-2.3"),
+    "audio_vae": ("audio_decoder", ("vae", "checkpoints"), "the audio VAE of LTX-2.3"),
+}
+PARTS = ("text_projection", "video_vae", "audio_vae")  # inputs for files without a transformer
+LIST_SECONDS = 0.8  # what a page that asks for the lists waits for files that were never read
+CHECK_SECONDS = 5.0  # the same before a run
+KEEP_SECONDS = 1.0  # lists are asked for several times in a row
+
+
+class Files:
+    """The model folders, looked at once and for all nodes; safe to use from several threads.
+
+    ComfyUI builds every schema while it starts. That first time nothing is looked at, nor is the code for it imported:
+    the lists are made when a page, a prompt or a test first asks.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._lock = threading.Lock()
+        self._shelf: Shelf | None = None
+        self._items: list[Item] = []
+        self._when = -KEEP_SECONDS
+        self._schemas = 0
+
+    def begin(self) -> None:
+        """Say that a schema is being built; the first one is that of the start."""
+        self._schemas += 1
+
+    def items(self, wait: float | None = None) -> list[Item]:
+        """Everything in the model folders; files not read within so many seconds have the kind "unread"."""
+        from ..ltx23_core.overlay.shelf import Shelf
+
+        with self._lock:
+            self._shelf = shelf = self._shelf or Shelf(host.manifest_path("files.json"))
+        return shelf.look(host.model_roots(), wait)
+
+    def recent(self) -> list[Item]:
+        """The same for lists, at most a second old."""
+        if time.monotonic() - self._when >= KEEP_SECONDS:
+            self._items = self.items(LIST_SECONDS)
+            self._when = time.monotonic()
+        return self._items
+
+    def names(self, key: str) -> list[str]:
+        """The list of one input: files that can be used there; those never read stand in the list of their folder."""
+        if self._schemas <= 1 and self._shelf is None:
+            return []
+        part, folders, _ = INPUTS[key]
+        found = [item for item in self.recent() if fits_input(key, item) or (
+            item.identity.kind == "unread" and item.folder in folders)]
+        first = [item.name for item in found if part == "lora" and "distilled_lora" in item.identity.brings]
+        return list(dict.fromkeys([*first, *(item.name for item in found)]))
+
+    def find(self, key: str, name: str) -> Item:
+        """The file that an input names.
+
+        Raises:
+            OverlayError: it is not there, or is something else.
+        """
+        from ..ltx23_core.overlay.identify import identify
+        from ..ltx23_core.overlay.shelf import Item
+
+        name = name.replace("\\", "/")
+        part, folders, what = INPUTS[key]
+        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts and name != ""
+        there = [Item(folder, name, identify(root / name, self._memory())) for folder, root in host.model_roots()
+                 if inside and (root / name).exists()]
+        if not there:
+            where = " or ".join(f"models/{folder}" for folder in folders)
+            have = ", ".join(self.names(key)[:5]) or "nothing that can be used"
+            raise OverlayError(f"file {name!r} is not in {where} (there: {have})", f"{what}, in a file that is there",
+                               f"Put {Path(name).name or 'it'} into {where}, press R to refresh the lists, or choose "
+                               "another one.")
+        fitting = next((item for item in there if fits_input(key, item)), None)
+        if fitting is None:
+            who = there[0].identity
+            if who.usable and "transformer" in who.brings and key in PARTS:
+                fix = "Choose it as checkpoint."
+            else:
+                fix = who.fix or "Choose another file, or auto."
+            raise OverlayError(f"{there[0].place} cannot be used as {key}: {who.sentence}", what, fix)
+        return fitting
+
+    def choose(self, inputs: Mapping[str, str], wait: float | None = None) -> tuple[Choice, list[Item]]:
+        """Files for the inputs, and everything that is there.
+
+        Raises:
+            OverlayError: a file is not there, is something else, or there is no transformer at all.
+        """
+        from ..ltx23_core.overlay.choose import choose, how_to_get
+
+        wanted = {key: name if name in (AUTO, NONE) else self.find(key, name) for key, name in inputs.items()}
+        items = self.items(wait)
+        choice = choose(items, wanted, host.device_memory())
+        if "checkpoint" not in choice.files and not any(item.identity.kind == "unread" for item in items):
+            left_out = [f"{item.name} ({item.identity.sentence})" for item in items if not item.identity.usable]
+            raise OverlayError(
+                "there are no LTX-2.3 weights in ComfyUI's model folders"
+                + (f" (left out: {'; '.join(left_out[:3])})" if left_out else ""),
+                "a checkpoint or transformer of LTX-2.3", f"Download {how_to_get('transformer')}, then press R.")
+        return choice, items
+
+    def _memory(self) -> Memory | None:
+        return self._shelf.memory if self._shelf else None
+
+
+def fits_input(key: str, item: Item) -> bool:
+    """Whether a file can be chosen for an input."""
+    brings = item.identity.brings
+    part = INPUTS[key][0]
+    return item.identity.usable and any(name.startswith(part) for name in brings) and not (
+        key in (*PARTS, "upsampler") and "transformer" in brings)
+
+
+FILES = Files()
+
+
+def overview() -> dict[str, object]:
+    """For the page: the sentence of every file, by name, and what auto would take."""
+    from ..ltx23_core.overlay.choose import ROLES, choose, missing_lines
+
+    items = FILES.recent()
+    choice = choose(items, {}, host.device_memory())
+    return {"files": [{"name": item.name, "folder": item.folder, "sentence": item.identity.sentence,
+                       "usable": item.identity.usable, "fix": item.identity.fix} for item in items],
+            "auto": {role: item.name for role, item in choice.files.items() if role in ROLES}
+            | {"upsampler": ", ".join(item.name for role, item in choice.files.items() if role not in ROLES)},
+            "reasons": choice.reasons, "missing": missing_lines(choice, optional=False)}
+
+
+host.add_route("/ltx23/files", overview)

@@ -1,0 +1,77 @@
+"""LTX23Fetch in a real server, with a hub on this machine: nothing without the box, then the file in its folder."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import Host
+from tests.host.client import ClientError, Graph
+from tests.unit.hub_server import FakeHub, running
+
+REPO, FILE = "Lightricks/LTX-2.3", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
+CONTENT = os.urandom(6 << 20)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[FakeHub]:
+    with running({REPO: {FILE: CONTENT, "ltx-2.3-22b-dev.safetensors": CONTENT}}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def online(start_host: Callable[..., Host], hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """A server whose hub is ours."""
+    return start_host("online", models=False, environment={
+        "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path_factory.mktemp("hf")),
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_TOKEN": ""})
+
+
+def graph(file: str, download: bool) -> Graph:
+    return {"1": {"class_type": "LTX23Fetch", "inputs": {"file": file, "download": download}}}
+
+
+def test_nothing_is_downloaded_without_the_box(online: Host, hub: FakeHub) -> None:
+    hub.asked.clear()
+    run = online.client.run(graph("upscaler-x2", False))
+    [report] = run.outputs["1"]["text"]
+    assert run.ok and FILE in report and "Turn on download" in report and not hub.asked
+
+
+def test_interrupted_then_finished(online: Host, hub: FakeHub) -> None:
+    folder = online.base.models / "latent_upscale_models"
+    hub.slow = 0.1
+    prompt = online.client.queue(graph("upscaler-x2", True))
+    for event in online.client.events(prompt):
+        nodes = event.data.get("nodes", {}) if event.type == "progress_state" else {}
+        if nodes.get("1", {}).get("value", 0) > 1 << 19:
+            online.client.interrupt()
+    assert event.type == "execution_interrupted"
+    [part] = [path for path in folder.rglob("*") if path.is_file() and "put_" not in path.name]
+    assert part.name.endswith(".incomplete") and 0 < part.stat().st_size < len(CONTENT)
+    hub.slow = 0
+    run = online.client.run(graph("upscaler-x2", True))
+    assert run.ok and (folder / FILE).read_bytes() == CONTENT and not part.exists()
+    assert hub.gets()[-1].headers["range"].startswith("bytes=")
+    assert f"downloaded, hash checked -> {folder / FILE}" in run.outputs["1"]["text"][0]
+    assert run.progress("1")[-1] == (len(CONTENT), len(CONTENT))
+    hub.asked.clear()
+    run = online.client.run(graph("upscaler-x2", False))
+    assert "is there" in run.outputs["1"]["text"][0] and not hub.asked
+    (folder / FILE).unlink()
+    assert "is not in" in online.client.run(graph("upscaler-x2", False)).outputs["1"]["text"][0]
+
+
+def test_errors_reach_the_page(online: Host, hub: FakeHub) -> None:
+    hub.refuse[REPO] = (403, "GatedRepo")
+    try:
+        run = online.client.run(graph("dev", True))
+    finally:
+        hub.refuse.clear()
+    assert "is gated" in run.error["exception_message"] and "hf auth login" in run.error["exception_message"]
+
+
+def test_unknown_names_are_refused(online: Host) -> None:
+    with pytest.raises(ClientError, match="the file to fetch is 'gema'"):
+        online.client.queue(graph("gema", True))
