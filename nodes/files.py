@@ -143,14 +143,14 @@ FILES = Files()
 
 def overview() -> dict[str, object]:
     """For the page: the sentence of every file, by name, and what auto would take."""
-    from ..ltx23_core.overlay.choose import ROLES, choose, missing_lines
+    from ..ltx23_core.overlay.choose import ROLES, UPSAMPLERS, choose, missing_lines
 
     items = FILES.recent()
     choice = choose(items, {}, host.device_memory())
     return {"files": [{"name": item.name, "folder": item.folder, "sentence": item.identity.sentence,
                        "usable": item.identity.usable, "fix": item.identity.fix} for item in items],
             "auto": {role: item.name for role, item in choice.files.items() if role in ROLES}
-            | {"upsampler": ", ".join(item.name for role, item in choice.files.items() if role not in ROLES)},
+            | {"upsampler": ", ".join(item.name for role, item in choice.files.items() if role in UPSAMPLERS)},
             "reasons": choice.reasons, "missing": missing_lines(choice, optional=False)}
 
 

@@ -86,7 +86,7 @@ class Choice:
         the checkpoint lacks come before it, files that were asked for behind it.
         """
         path = {role: item.identity.path for role, item in self.files.items()}
-        parts = [role for role in path if role in ROLES and role not in ("checkpoint", *_OTHER_ARGUMENTS)]
+        parts = [role for role in path if role not in ("checkpoint", *_OTHER_ARGUMENTS, *UPSAMPLERS)]
         added = sorted((role for role in parts if role not in self.given),
                        key=lambda role: -len(self.files[role].identity.brings))
         ordered = [*added, "checkpoint", *(role for role in parts if role in self.given)]
@@ -124,19 +124,16 @@ def _fill(choice: Choice, role: str, wanted: Item | str, usable: list[Item], bud
         return
     if wanted == NONE or (role == "distilled_lora" and choice.variant == "distilled"):
         return
-    parts = ROLES[role]
-    have = choice.brings
-    if all(name in have for name in parts):
-        return
-    able = [item for item in usable if any(name in item.identity.brings and name not in have for name in parts)
-            and fits(choice, item)]
-    if not able:
-        return
-    rank = _rank_checkpoint(usable, budget) if role == "checkpoint" else _rank_part(choice, parts)
-    best = min(able, key=rank)
-    choice.files[role] = best
-    if role == "checkpoint" or len(able) > 1:
-        choice.reasons.append(_reason(role, best, able, usable, budget))
+    for name in ROLES[role]:  # one file may bring all of them
+        parts = [each for each in ROLES[role] if each not in choice.brings]
+        able = [item for item in usable if name in parts and name in item.identity.brings and fits(choice, item)]
+        if not able:
+            continue
+        rank = _rank_checkpoint(usable, budget) if role == "checkpoint" else _rank_part(choice, parts)
+        best = min(able, key=rank)
+        choice.files[name if role in choice.files else role] = best
+        if role == "checkpoint" or len(able) > 1:
+            choice.reasons.append(_reason(role, best, able, usable, budget))
 
 
 def fits(choice: Choice, item: Item) -> bool:
@@ -172,7 +169,7 @@ def _rank_checkpoint(usable: list[Item], budget: int) -> Callable[[Item], tuple[
     return rank
 
 
-def _rank_part(choice: Choice, parts: tuple[str, ...]) -> Callable[[Item], tuple[object, ...]]:
+def _rank_part(choice: Choice, parts: Sequence[str]) -> Callable[[Item], tuple[object, ...]]:
     """Whole before part, exact before quantised, of the same variant, with tokenizer, newest name last in order."""
     variant = choice.variant
 

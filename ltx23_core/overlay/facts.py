@@ -72,8 +72,9 @@ def facts_of(header: Header) -> Facts:
     brings, note = _components(header)
     if kind.part == "text_encoder":
         return _gemma(names, brings, dtypes, note, end)
+    sound = kind.part in ("audio_vae", "vocoder")  # whose names are like those of the video VAE
     fits = {name: size for name, places in kinds.FITS.items()
-            if (size := next((s for p in places if (s := names.size(*p)) is not None), None)) is not None}
+            if not sound and (size := next((s for p in places if (s := names.size(*p)) is not None), None)) is not None}
     return Facts(kind.part, _text(kind, brings, dtypes), brings, dtypes, note, not note, kind.fix if note else "", fits,
                  end)
 

@@ -111,9 +111,9 @@ def read_json(path: Path) -> dict[str, Any]:
         OverlayError: missing, too large, not JSON or not an object.
     """
     try:
-        stat_file(path)
+        size = stat_file(path).st_size
         with open(path, "rb") as file:
-            data = file.read(MAX_JSON + 1)
+            data = file.read(min(size, MAX_JSON) + 1)
         value = parse_json(data.decode(json.detect_encoding(data))) if len(data) <= MAX_JSON else None
     except OSError as error:
         raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable JSON file",

@@ -178,6 +178,7 @@ def _look(path: Path, size: int, memory: Memory | None) -> tuple[str, Facts | Id
         header = read_gguf(path) if is_gguf(path) else read_header(path)
         return header.source.head_sha256, facts_of(header)
     except (OverlayError, RecursionError, OverflowError) as error:
+        error.__cause__ = error.__context__ = error.__traceback__ = None  # they keep all that was read in memory
         return "", _no_weights(path, size, error)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,7 @@ def identify_folder(path: Path, memory: Memory | None = None) -> Identity:
 
 def is_model_folder(path: Path) -> bool:
     """Whether a folder is to be taken as one model and not as a place for files."""
-    return any((path / name).is_file() for name in ("model_index.json", "config.json", SGLANG_MARKER))
+    return any(os.path.isfile(path / name) for name in ("model_index.json", "config.json", SGLANG_MARKER))
 
 
 def _snapshot(repo: Path) -> Path | None:

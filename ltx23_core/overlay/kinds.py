@@ -106,6 +106,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("a ControlNet", (r"^(control_model\.|input_hint_block\.|controlnet_(cond_embedding|down_blocks)\.)",),
          fix=OTHER_MODEL),
     Kind("a Stable Diffusion 1 or 2 checkpoint", (r"^(input_blocks|down_blocks\.\d+\.resnets)\.",), fix=OTHER_MODEL),
+    Kind("an LTX-2.3 audio VAE alone", (r"^(decoder\.up|encoder\.down)\.\d+\.block\.", r"^per_channel_statistics\."),
+         part="audio_vae"),
     Kind("a VAE of an image model (Stable Diffusion, Flux)", (r"^(first_stage_model\.)?decoder\.up\.\d+\.block\.",),
          fix=OTHER_MODEL),
     Kind("a VAE of an image model (Stable Diffusion, Flux)", (r"^decoder\.up_blocks\.\d+\.resnets\.",),

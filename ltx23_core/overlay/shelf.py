@@ -72,12 +72,12 @@ def walk(root: Path) -> Iterator[str]:
                 if entry.name.lower().endswith(LISTED) and not (inside and entry.name.startswith(_OF_FOLDER)) and (
                         shard is None or int(shard["number"]) == 1):
                     yield name
-            elif inside and (Path(entry.path) / "config.json").is_file():
+            elif inside and os.path.isfile(os.path.join(entry.path, "config.json")):
                 continue  # a component of the pipeline
             elif is_model_folder(Path(entry.path)):
                 yield name
                 yield from visit(Path(entry.path), name + "/", depth + 1, True)
-            elif not (entry.name.startswith("models--") and (Path(entry.path) / "snapshots").is_dir()):
+            elif not (entry.name.startswith("models--") and os.path.isdir(os.path.join(entry.path, "snapshots"))):
                 yield from visit(Path(entry.path), name + "/", depth + 1, False)
             else:
                 yield from _repository(Path(entry.path), name)

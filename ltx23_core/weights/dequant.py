@@ -114,15 +114,15 @@ def hadamard(size: int, device: torch.device) -> Tensor:
 
 
 def _unrotated(numbers: Tensor, size: Parameter | None) -> Tensor:
-    """Rotate the groups of each row back; exact for whole numbers: sums of float32 stay below 2^24."""
+    """Rotate the groups of each row back.
+
+    Exact for whole numbers of 8 bits, also where the user allows TF32: their products with ±1/√size fit into it, and
+    their sums stay below 2^24.
+    """
     if not size:
         return numbers
-    full = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        return (numbers.unflatten(1, (-1, int(size))) @ hadamard(int(size), numbers.device)).flatten(1)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = full
+    matrix = hadamard(int(size), numbers.device).to(numbers.dtype)
+    return (numbers.unflatten(1, (-1, int(size))) @ matrix).flatten(1)
 
 
 def _int8(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
@@ -159,7 +159,9 @@ def _w4a8(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
         numbers = _blocks(values, relative[at], group).round().clamp(-127, 127) * channel[at, None]
         if correction is not None:
             numbers = numbers + correction.float().t()[at].repeat_interleave(group, dim=1)
-        return _unrotated(numbers, parameters.get("rotated"))
+        if numbers.device.type != "mps":  # no whole numbers any more, and TF32 would round them; MPS has neither
+            numbers = numbers.double()
+        return _unrotated(numbers, parameters.get("rotated")).float()
 
     return rows
 

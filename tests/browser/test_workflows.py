@@ -96,6 +96,23 @@ def test_shipped_files_are_what_the_front_end_writes() -> None:
         assert picture.format == "JPEG" and 600 <= picture.width <= 1600
 
 
+def test_sentences_are_shown(tab: ComfyPage) -> None:
+    """What each chosen file is stands in the Overlay node, follows the choice, and is not saved."""
+    tab.drop("sentences.json", json.dumps(small_ui("quick_start")))
+    box = """() => window.app.graph._nodes.find((n) => n.type === "LTX23Overlay").ltx23Text.value"""
+    tab.page.wait_for_function(f"() => ({box})().includes('LTX-2.3')", timeout=20_000)
+    text = tab.page.evaluate(box)
+    assert "checkpoint: ltx-2.3-tiny.safetensors, LTX-2.3, monolith, bf16, 9.1 MB" in text
+    assert "text_encoder: gemma, Gemma 3 of 7 layers" in text
+    tab.page.evaluate("""() => { const node = window.app.graph._nodes.find((n) => n.type === "LTX23Overlay");
+        const widget = node.widgets.find((w) => w.name === "text_encoder");
+        widget.value = "none"; widget.callback("none"); }""")
+    tab.page.wait_for_function(f"() => !({box})().includes('text_encoder')", timeout=20_000)
+    saved = tab.page.evaluate("""() => JSON.stringify(window.app.graph.serialize().nodes
+        .find((n) => n.type === "LTX23Overlay").widgets_values)""")
+    assert json.loads(saved) == ["auto", "none", *["auto"] * 6]
+
+
 def test_a_broken_file_is_noticed(tab: ComfyPage) -> None:
     """The control: with a node that nobody has, the same checks do find something."""
     ui = small_ui("quick_start")
