@@ -147,8 +147,8 @@ class Readers:
     def _data_bytes(header: bytes) -> int:
         """Bytes of data that the header asks for, as far as that is a small number."""
         try:
-            return min(1 << 16, max(0, *(value["data_offsets"][1] for value in json.loads(header).values()
-                                         if "data_offsets" in value)))
+            return int(min(1 << 16, max(0, *(value["data_offsets"][1] for value in json.loads(header).values()
+                                             if "data_offsets" in value))))
         except Exception:
             return 0
 

@@ -81,7 +81,9 @@ def test_auto_puts_split_files_together(split_host: Host) -> None:
     print(text)
     for words in (
             "auto: checkpoint: sub/tiny-dev_transformer_only.safetensors, of 1: with the files here it makes a",
-            "transformer: ", " of sub/tiny-dev_transformer_only.safetensors", " of gemma/model.safetensors", "vocoder: ", " of checkpoints/LTX23_audio_vae.safetensors", " of vae/LTX23_video_vae.safetensors",
+            "transformer: ", " of sub/tiny-dev_transformer_only.safetensors", " of gemma/model.safetensors",
+            "vocoder: ",
+            " of checkpoints/LTX23_audio_vae.safetensors", " of vae/LTX23_video_vae.safetensors",
             "no upsampler_x2 (for the two-stage recipes): ltx-2.3-spatial-upscaler-x2-1.1.safetensors, 1.0 GB -> "
             "models/latent_upscale_models: https://huggingface.co/Lightricks/LTX-2.3/resolve/main/ltx-2.3-spatial",
             "* models/diffusion_models/sub/tiny-dev_transformer_only.safetensors: LTX-2.3 dev, transformer, bf16,",
