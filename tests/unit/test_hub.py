@@ -43,10 +43,20 @@ FILES = {
 }
 
 
+OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the suite sets both; huggingface_hub obeys both
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake hub may be asked."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in OFFLINE_SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The fake hub; nobody is logged in, retries do not wait."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -486,7 +496,7 @@ def test_no_connection(server: FakeHub, tmp_path: Path) -> None:
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    keep = {k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "hf_token", "hf_hub_offline")}
+    keep = {k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "hf_token")}
     return subprocess.run([sys.executable, "-m", "ltx23_core", "fetch", *arguments], cwd=ROOT, capture_output=True,
                           text=True, timeout=60, env={**keep, "NO_PROXY": "127.0.0.1", **environment})
 
