@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import LTX23Error
 
-RECIPES = ("auto", "one_stage", "distilled", "distilled_one_stage")
+RECIPES = ("auto", "one_stage", "two_stage", "hq", "distilled", "distilled_one_stage", "sglang", "sglang_hq", "custom")
 VARIANTS = ("auto", "dev", "distilled")
 DTYPES = ("auto", "bf16", "fp32")
 ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")

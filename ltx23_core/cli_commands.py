@@ -22,12 +22,12 @@ from .geometry import check_size
 from .media import check_output_path, load_image, write_video
 from .overlay import Overlay, materialize
 from .pipeline import Pipeline
-from .recipes import FPS, FRAMES, HEIGHT, IMAGE_CRF, SEED, WIDTH, official_guidance
+from .recipes import IMAGE_CRF
 from .sampling.guidance import Guidance, GuiderParams
 from .sampling.run import Latents, StepInfo
 
-# Options of `Pipeline.sample` that go there under their own names, with the official defaults.
-_SIZE = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "fps": FPS}
+# Options of `Pipeline.sample` that go there under their own names; what is not given is the recipe's.
+_OWN = ("width", "height", "frames", "fps", "seed")
 _SCALES = ("cfg", "stg", "modality", "rescale")
 _GUIDANCE = (*_SCALES, *(f"audio_{name}" for name in _SCALES), "stg_blocks")
 
@@ -67,12 +67,11 @@ def generate(options: Namespace) -> None:
 def _request(options: Namespace, pipe: Pipeline, conditions: Sequence[ImageCondition]) -> dict[str, Any]:
     """Arguments of `Pipeline.sample`: what was given, else the official defaults; refused if it cannot be."""
     recipe = pipe.recipe(options.recipe)
-    size = {name: _or(getattr(options, name), default) for name, default in _SIZE.items()}
-    check_size(**size, step=recipe.size_step)
+    own = {name: _or(getattr(options, name), getattr(recipe, name)) for name in _OWN}
+    check_size(**{name: own[name] for name in _OWN[:4]}, step=recipe.size_step)
     for condition in conditions:
-        condition.frame_in(size["frames"])
-    return {"recipe": recipe.name, **size, "seed": _or(options.seed, SEED), "steps": options.steps,
-            "guidance": _guidance(options, pipe)}
+        condition.frame_in(own["frames"])
+    return {"recipe": recipe.name, **own, "steps": options.steps, "guidance": _guidance(options, pipe)}
 
 
 class StepBar:
@@ -141,13 +140,14 @@ def _guidance(options: Namespace, pipe: Pipeline) -> Guidance | None:
     """
     if all(getattr(options, name) is None for name in _GUIDANCE):
         return None
-    official = official_guidance(pipe.transformer_config.layers)
+    recipe = pipe.recipe(options.recipe)
+    official = recipe.guidance(pipe.transformer_config.layers)
     streams = []
     for prefix, params in (("", official.video), ("audio_", official.audio)):
         values = {name: getattr(options, prefix + name) for name in _SCALES}
         values["stg_blocks"] = options.stg_blocks
         given = {name: value for name, value in values.items() if value is not None}
-        base = params if pipe.recipe(options.recipe).guided else GuiderParams(stg_blocks=params.stg_blocks)
+        base = params if recipe.guided else GuiderParams(stg_blocks=params.stg_blocks)
         streams.append(dataclasses.replace(base, **given))
     return Guidance(*streams)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .conditioning.image import ImageCondition
+from .conditioning.base import Clip, Condition
 from .config import AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
 from .errors import RequestError
 from .geometry import VideoGrid, check_size
@@ -19,30 +19,23 @@ from .models.registry import build
 from .models.video_vae.tiling import Tiling, auto_tiling, tiled_decode, tiled_decode_bytes
 from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
-from .recipes import (
-    DEFAULT_NEGATIVE_PROMPT,
-    FPS,
-    FRAMES,
-    HEIGHT,
-    SEED,
-    WIDTH,
-    Recipe,
-    choose_recipe,
-    official_guidance,
-)
+from .recipes import DEFAULT_NEGATIVE_PROMPT, Recipe, choose_recipe
 from .runtime.component import Component
 from .runtime.device import choose_device, choose_dtype
 from .runtime.memory_plan import encode_bytes, sampling_bytes, upsample_bytes
 from .runtime.preview import LatentToRGB
 from .runtime.residency import LocalResidency, Residency
+from .sampling.batch import check_audio_stage, check_start, run_batch
 from .sampling.denoiser import PromptContext
 from .sampling.guidance import Guidance
-from .sampling.run import Latents, OnStep, PromptPair, Request, StageRunner
-from .sampling.sigmas import as_sigmas, ltx2_schedule
+from .sampling.plan import plan_stages
+from .sampling.run import Latents, OnStep, PromptPair, Request, StagePlan
+from .sampling.solve import Solver
 from .weights import LoraUse, lora_pairs, read_tensors
 
 CONTEXTS_KEPT = 16  # 12.6 MB a prompt in bfloat16
 AUTO_TILING = "auto"
+STREAMS = ("both", "video", "audio")
 
 
 def _build(name: str, config: dict[str, object], attention: AttentionFunction) -> torch.nn.Module:
@@ -90,19 +83,20 @@ class Pipeline:
         """Channels of an audio latent (B, channels, T, bins)."""
         return AudioVAEConfig.from_dict(self.overlay.require("audio_decoder").config).latent_channels
 
-    def component(self, name: str, *, distilled: bool = False) -> Component:
+    def component(self, name: str, *, distilled: float = 0.0) -> Component:
         """A component of the overlay, made on first use; its weights are still in the files.
 
         Args:
-            distilled: the transformer with the overlay's distilled LoRA fused at strength 1.
+            distilled: strength at which the overlay's distilled LoRA is fused into the transformer.
 
         Raises:
             OverlayError: the overlay lacks it; the message names the file that brings it.
         """
-        key = name + ("+distilled" if distilled else "")
+        key = name + (f"+distilled {distilled:g}" if distilled else "")
         if key not in self._components:
             entry = self.overlay.require(name)
-            loras = (LoraUse(lora_pairs(self.overlay.require("distilled_lora").tensors), 1.0),) if distilled else ()
+            loras = ((LoraUse(lora_pairs(self.overlay.require("distilled_lora").tensors), distilled),) if distilled
+                     else ())
             self._components[key] = Component(
                 key, partial(_build, name, entry.config, self._attention), entry.tensors,
                 torch.float32 if name == "vocoder" else self.dtype, loras=loras, verify=self.overlay.verify)
@@ -174,24 +168,34 @@ class Pipeline:
         return choose_recipe(name, self.overlay.variant, tuple(self.overlay.components))
 
     @torch.no_grad()
-    def sample(self, context: PromptPair, *, recipe: str = "auto", width: int = WIDTH, height: int = HEIGHT,
-               frames: int = FRAMES, fps: float = FPS, seed: int = SEED, steps: int | None = None,
-               guidance: Guidance | None = None, conditions: Sequence[ImageCondition] = (),
-               sigmas: Sequence[float] | Tensor | None = None, on_step: OnStep | None = None, preview: bool = False,
-               noise_device: str = "auto") -> Latents:
-        """Sample video and audio latents.
+    def sample(self, context: PromptPair, *, recipe: str = "auto", width: int | None = None,
+               height: int | None = None, frames: int | None = None, fps: float | None = None,
+               seed: int | None = None, steps: int | None = None, guidance: Guidance | None = None,
+               conditions: Sequence[Condition] = (), sigmas: Sequence[float] | Tensor | None = None,
+               solver: Solver | None = None, stages: str = "all", start: Latents | None = None,
+               streams: str = "both", audio_stage: str | None = None, batch: int = 1,
+               on_step: OnStep | None = None, preview: bool = False, noise_device: str = "auto") -> Latents:
+        """Sample video and audio latents. What is None is the recipe's default (`recipes.RECIPES`).
 
         Args:
             context: of `encode`.
             recipe: a name of `recipes.RECIPE_NAMES`.
-            width, height: pixels, multiples of 32 (64 with two stages).
+            width, height: pixels of the result, multiples of 32 (64 where the first stage runs at half size).
             frames: 8 k + 1.
             fps: frames per second; sets the audio's length too.
             seed: any integer; the noise stream is the official one on the same kind of device.
-            steps: of the first stage; None: the recipe's.
-            guidance: None: the official guidance where the recipe is guided.
-            conditions: pictures at frames.
-            sigmas: schedule of the first stage instead of ``steps``.
+            steps: of the first stage that runs.
+            guidance: of the guided stages.
+            conditions: of `conditioning`.
+            sigmas: schedule of the first stage that runs, instead of ``steps``.
+            solver: of all stages.
+            stages: "all", "first" or "second": one stage of a recipe of two. width and height are always those of
+                the whole recipe's result.
+            start: latents that the first stage here begins from: needed for "second" (upscaled), and otherwise
+                for schedules that begin below 1.
+            streams: "both", "video" (no sound is made) or "audio" (no picture is made).
+            audio_stage: "first" or "last": whose sound is the result.
+            batch: samples with the seeds seed, seed + 1, …; each is exactly its single run.
             on_step: called after each step with a `StepInfo`; what it raises ends the run.
             preview: fill `StepInfo.preview` (fits the preview map to the decoder once).
             noise_device: "auto" draws noise on the compute device as the official code does, "cpu" gives the same
@@ -204,50 +208,57 @@ class Pipeline:
             GeometryError, RequestError: settings that cannot be; OverlayError, WeightsError: files that cannot.
         """
         chosen = self.recipe(recipe)
-        check_size(width, height, frames, fps, chosen.size_step)
-        for condition in conditions:
-            condition.frame_in(frames)
-        if guidance is None and chosen.guided:
-            guidance = official_guidance(self.transformer_config.layers)
-        self._check_blocks(guidance)
-        request = Request(context, width, height, frames, fps, seed, guidance, tuple(conditions),
-                          noise_device, on_step, self.preview_map() if preview and on_step else None)
-        schedules = [self._schedule(chosen, steps, sigmas), *([list(chosen.stage_2)] if chosen.stage_2 else [])]
-        return StageRunner(self, chosen, request).run(schedules)
-
-    def _schedule(self, recipe: Recipe, steps: int | None, sigmas: Sequence[float] | Tensor | None) -> list[float]:
-        if sigmas is not None:
-            return as_sigmas(sigmas)
-        if recipe.stage_1 is None:
-            return ltx2_schedule(recipe.steps if steps is None else steps)
-        if steps not in (None, recipe.steps):
-            raise RequestError(f"steps is {steps} with recipe {recipe.name}",
-                               f"{recipe.steps}, the sigmas that the weights were distilled for",
-                               "Leave steps at the recipe's default, or give your own sigmas.")
-        return as_sigmas(recipe.stage_1)
-
-    def _check_blocks(self, guidance: Guidance | None) -> None:
-        layers = self.transformer_config.layers
-        for params in guidance.streams if guidance else ():
-            wrong = [block for block in params.stg_blocks if not 0 <= block < layers]
-            if wrong and params.uses_stg:
-                raise RequestError(f"STG block {wrong[0]} of a transformer with {layers} blocks",
-                                   f"0 to {layers - 1}", "Use 28, the official block of the 48.")
+        if streams not in STREAMS:
+            raise RequestError(f"streams is {streams!r}", f"one of {', '.join(STREAMS)}", "Choose both.")
+        clip = Clip(chosen.width if width is None else width, chosen.height if height is None else height,
+                    chosen.frames if frames is None else frames, chosen.fps if fps is None else fps,
+                    streams != "audio", streams != "video")
+        check_size(clip.width, clip.height, clip.frames, clip.fps, chosen.size_step if clip.video else 32)
+        ordered = sorted(conditions, key=lambda condition: condition.order)
+        for condition in ordered:
+            condition.check(clip)
+        plan = plan_stages(chosen, clip, self.transformer_config.layers, stages=stages, steps=steps,
+                           guidance=guidance, sigmas=sigmas, solver=solver)
+        check_start(start, clip, plan[0], batch)
+        first = (chosen.audio_stage if audio_stage is None else check_audio_stage(audio_stage)) == "first"
+        request = Request(context, clip, chosen.seed if seed is None else seed, plan, len(chosen.stages),
+                          tuple(ordered), start, first, noise_device, on_step,
+                          self.preview_map() if preview and on_step and clip.video else None)
+        return run_batch(self, request, batch)
 
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------
-    def use_transformer(self, recipe: Recipe, tokens: tuple[int, int], passes: int) -> torch.nn.Module:
-        """The transformer on the device, with room for a denoiser call over (video, audio) tokens."""
-        distilled = not recipe.guided and self.overlay.variant == "dev"
+    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int]) -> torch.nn.Module:
+        """The transformer on the device, with room for a denoiser call of a stage over (video, audio) tokens."""
+        distilled = stage.lora if self.overlay.variant == "dev" else 0.0
         component = self.component("transformer", distilled=distilled)
+        passes = 1 if stage.guidance is None else 4
         need = sampling_bytes(self.transformer_config, *tokens, passes, 1, self.dtype.itemsize)
         self.residency.use(component, activation_bytes=need)
         return component.module
 
-    def use_video_encoder(self, width: int, height: int, frames: int = 1) -> torch.nn.Module:
-        """The video encoder on the device, with room for a clip of this size."""
+    @torch.no_grad()
+    def encode_video(self, pixels: Tensor) -> Tensor:
+        """Encode frames, with the official tiles where they are large or long.
+
+        Args:
+            pixels: (1, 3, F, H, W) in [-1, 1]; H and W multiples of 32, F = 8 k + 1 (further frames are left out).
+
+        Returns:
+            Normalised latent (1, C, k + 1, H / 32, W / 32) on the device, in the pipeline's dtype.
+        """
+        frames, height, width = pixels.shape[2:]
         need = encode_bytes(width, height, frames, self.dtype.itemsize)
         [encoder] = self._use("video_encoder", activation_bytes=need)
-        return encoder
+        return encoder(pixels.to(self.residency.device, self.dtype))
+
+    @torch.no_grad()
+    def encode_audio(self, audio: Audio) -> Tensor:
+        """Encode sound of any rate, mono or stereo: latent (B, C, T, bins) on the device, T = 25 a second."""
+        from .models.audio.mel import waveform_to_mel
+        config = AudioVAEConfig.from_dict(self.overlay.require("audio_encoder").config)
+        [encoder] = self._use("audio_encoder", activation_bytes=1 << 29)
+        mel = waveform_to_mel(audio.waveform.to(self.residency.device), audio.sample_rate, config)
+        return encoder(mel.to(self.dtype))
 
     @torch.no_grad()
     def upscale(self, latent: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Image conditions: the first frame held, other frames as appended keyframe tokens (spec/07 §8)."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 from ..errors import RequestError
 from ..geometry import VideoGrid, video_positions
 from ..media.image import compress_image, resize_and_crop, to_uint8
-from ..models.video_vae.encoder import VideoEncoder
 from ..recipes import IMAGE_CRF
-from ..sampling.latents import StreamState, video_to_tokens
+from ..sampling.latents import StatePair, video_to_tokens
+from .base import Clip, StageSetting
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,15 @@ class ImageCondition:
         if not 0 <= self.strength <= 1:
             raise RequestError(f"image strength is {self.strength}", "a number from 0 to 1", "Use 1.0.")
 
+    @property
+    def order(self) -> int:
+        """See `Condition.order`."""
+        return 0 if self.frame == 0 else 1
+
+    def check(self, clip: Clip) -> None:
+        """See `Condition.check`."""
+        self.frame_in(clip.frames)
+
     def frame_in(self, frames: int) -> int:
         """The condition's frame in a clip, counted from 0; `RequestError` if the clip has no such frame."""
         frame = self.frame + frames if self.frame < 0 else self.frame
@@ -49,28 +57,19 @@ class ImageCondition:
         image = compress_image(to_uint8(self.image), self.crf) if self.crf else self.image
         return resize_and_crop(image, height, width)
 
-
-def apply_images(state: StreamState, conditions: Sequence[ImageCondition], encoder: VideoEncoder, grid: VideoGrid,
-                 fps: float) -> StreamState:
-    """Encode each picture at the stage's size and condition the video state with it.
-
-    Args:
-        state: video state of (B, N, C) tokens.
-        encoder: on its device, in its dtype.
-        grid: latent grid of the stage.
-        fps: frame rate of the clip.
-    """
-    weight = encoder.conv_in.conv.weight
-    for condition in conditions:
-        frame = condition.frame_in(grid.pixel_frames)
-        pixels = condition.pixels(grid.width * 32, grid.height * 32).to(weight.device, weight.dtype)
-        tokens = video_to_tokens(encoder(pixels)).expand(state.clean.shape[0], -1, -1)
+    def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
+        """Encode the picture at the stage's size and condition the video state with it."""
+        video, audio = states
+        if video is None:
+            return states
+        grid = stage.grid
+        frame = self.frame_in(grid.pixel_frames)
+        latent = stage.encoders.encode_video(self.pixels(grid.width * 32, grid.height * 32))
+        tokens = video_to_tokens(latent).expand(video.clean.shape[0], -1, -1)
         if frame == 0:
-            state = state.replaced(tokens, 0, condition.strength)
-        else:
-            positions = video_positions(VideoGrid(1, grid.height, grid.width), fps, start_frame=frame)
-            state = state.appended(tokens, positions, condition.strength)
-    return state
+            return video.replaced(tokens, 0, self.strength), audio
+        positions = video_positions(VideoGrid(1, grid.height, grid.width), stage.fps, start_frame=frame)
+        return video.appended(tokens, positions, self.strength), audio
 
 
 def from_batch(images: Tensor, frame: int = 0, strength: float = 1.0, crf: int = IMAGE_CRF) -> ImageCondition:

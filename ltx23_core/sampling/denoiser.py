@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..models.transformer.inputs import Pass, Perturbation, StreamInput
 from ..models.transformer.model import Transformer
-from .guidance import Guidance, combine
+from .guidance import Guidance, GuiderParams, combine
 from .latents import Streams, StreamState
 
 
@@ -35,24 +35,25 @@ class Denoiser:
         guidance: None: the conditional pass alone.
         video, audio: states of the streams, or None for an absent one.
         check: called once a block; may raise to interrupt.
-        video_mask: weights in [0, 1] (B, Nv, Nv) of the video self attention, or None.
     """
 
     def __init__(self, transformer: Transformer, positive: PromptContext, negative: PromptContext | None,
                  guidance: Guidance | None, video: StreamState | None, audio: StreamState | None,
-                 check: Callable[[], None] | None = None, video_mask: Tensor | None = None) -> None:
+                 check: Callable[[], None] | None = None) -> None:
         self._transformer, self._check = transformer, check
         self._guidance = guidance or Guidance()
         self._states = (video, audio)
+        self._params = tuple(GuiderParams() if state is None else params
+                             for state, params in zip(self._states, self._guidance.streams, strict=True))
         self._masks = [None if s is None else s.distinct_mask() for s in self._states]
         dtype = transformer.proj_out.bias.dtype
         positions = (None if s is None else s.positions for s in self._states)
-        self._tables = transformer.tables(*positions, dtype, video_mask)
+        self._tables = transformer.tables(*positions, dtype, None if video is None else video.attention)
         self._passes = self._plan(positive, negative)
 
     def _plan(self, positive: PromptContext, negative: PromptContext | None) -> dict[str, Pass]:
         """The passes that the guidance needs, by name."""
-        video, audio = self._guidance.streams
+        video, audio = self._params
         passes = {"cond": Pass(positive.video, positive.audio)}
         if negative is not None and (video.uses_cfg or audio.uses_cfg):
             passes["uncond"] = Pass(negative.video if self._guidance.video else positive.video,
@@ -60,7 +61,7 @@ class Denoiser:
         if video.uses_stg or audio.uses_stg:
             skip = (frozenset(p.stg_blocks if p.uses_stg else ()) for p in (video, audio))
             passes["perturbed"] = Pass(positive.video, positive.audio, Perturbation(*skip))
-        if video.uses_modality or audio.uses_modality:
+        if None not in self._states and (video.uses_modality or audio.uses_modality):
             passes["modality"] = Pass(positive.video, positive.audio, Perturbation(cross=True))
         return passes
 
@@ -84,7 +85,7 @@ class Denoiser:
         inputs = [self._input(which, part, sigma) for which, part in enumerate(x)]
         velocities = self._transformer(*inputs, list(self._passes.values()), self._tables, self._check)
         results: list[Tensor | None] = []
-        for which, (given, params) in enumerate(zip(inputs, self._guidance.streams, strict=True)):
+        for which, (given, params) in enumerate(zip(inputs, self._params, strict=True)):
             if given is None:
                 results.append(None)
                 continue

@@ -49,6 +49,7 @@ class StreamState:
         mask: float32 (B, N, 1); 1 generates a token, 0 keeps its clean value.
         positions: float32 (B, axes, N, 2), [start, end) of each token.
         frozen: the stream is context only: its sigma is 0 (spec/07 §1).
+        attention: weights in [0, 1], float32 (B, N, N), of the self attention between tokens; None: all 1.
     """
 
     initial: Tensor
@@ -56,6 +57,7 @@ class StreamState:
     mask: Tensor
     positions: Tensor
     frozen: bool = False
+    attention: Tensor | None = None
 
     @classmethod
     def from_tokens(cls, tokens: Tensor, positions: Tensor) -> StreamState:
@@ -101,6 +103,10 @@ class StreamState:
         """
         values, index = torch.unique(self.mask[0, :, 0], return_inverse=True)
         return values, (index if len(values) > 1 else None)
+
+
+StatePair = tuple["StreamState | None", "StreamState | None"]
+"""(video, audio) states; None for an absent stream."""
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device,

@@ -1,20 +1,20 @@
 """One run of sampling: noise, stages, conditions, previews."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..conditioning.image import ImageCondition, apply_images
+from ..conditioning.base import Clip, Condition, StageSetting
 from ..geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
-from ..recipes import Recipe
 from ..runtime.preview import LatentToRGB, PreviewQueue
 from .denoiser import Denoiser, PromptContext
 from .guidance import Guidance
 from .latents import (
+    StatePair,
     Streams,
     StreamState,
     audio_to_tokens,
@@ -24,7 +24,7 @@ from .latents import (
     tokens_to_video,
     video_to_tokens,
 )
-from .solvers import euler
+from .solve import Solver, solve
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -48,16 +48,32 @@ class Latents:
     """Result of sampling.
 
     Attributes:
-        video: (1, C, F', H', W').
-        audio: (1, C, T, bins).
+        video: (B, C, F', H', W'), or None where only sound was made.
+        audio: (B, C, T, bins), or None where only the picture was made.
         fps: frames per second.
         frames: pixel frames of the decoded video.
+        seed: of the first sample; sample b has seed + b.
+        drawn: token shapes of the noise that was drawn so far, in order: a later stage with the same seed continues
+            this stream of noise, as the official pipelines do.
     """
 
-    video: Tensor
+    video: Tensor | None
     audio: Tensor | None
     fps: float
     frames: int
+    seed: int | None = None
+    drawn: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return len(self.video if self.audio is None else self.audio)
+
+    def sample(self, index: int) -> Latents:
+        """One sample of the batch; a batch of one serves every index."""
+        pick = slice(index, index + 1) if self.batch > 1 else slice(None)
+        parts = (None if part is None else part[pick] for part in (self.video, self.audio))
+        return Latents(*parts, self.fps, self.frames, None if self.seed is None else self.seed + index, self.drawn)
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,8 @@ class StepInfo:
     """What a step tells its caller.
 
     Attributes:
-        step, steps: steps done and all steps, over all stages.
-        stage, stages: current stage, from 1, and their number.
+        step, steps: steps done and all steps, over all stages and samples.
+        stage, stages: current stage, from 1, and the recipe's number of them.
         sigma: noise level that the step left.
         preview: uint8 (F', H', W', 3) on the CPU, or None where none is ready; never waits for the device.
     """
@@ -83,95 +99,134 @@ OnStep = Callable[[StepInfo], None]
 
 
 @dataclass(frozen=True)
+class StagePlan:
+    """One stage with everything decided.
+
+    Attributes:
+        number: in the recipe, from 1.
+        shrink: width and height are divided by this.
+        sigmas: schedule.
+        solver: and its options.
+        guidance: None: the conditional pass alone.
+        lora: strength of the distilled LoRA; 0: none.
+    """
+
+    number: int
+    shrink: int
+    sigmas: tuple[float, ...]
+    solver: Solver
+    guidance: Guidance | None
+    lora: float
+
+
+@dataclass(frozen=True)
 class Request:
-    """Settings of one run, checked."""
+    """Settings of one run, checked.
+
+    Attributes:
+        clip: what is made.
+        stages: what runs, in order; `stage_count` is the recipe's number of stages.
+        conditions: in the order in which they are applied.
+        start: latents of an earlier stage, at the size of the first stage here.
+        keep_first_audio: the sound of the first stage here is the result.
+    """
 
     context: PromptPair
-    width: int
-    height: int
-    frames: int
-    fps: float
+    clip: Clip
     seed: int
-    guidance: Guidance | None
-    conditions: tuple[ImageCondition, ...]
+    stages: tuple[StagePlan, ...]
+    stage_count: int
+    conditions: tuple[Condition, ...]
+    start: Latents | None
+    keep_first_audio: bool
     noise_device: str
     on_step: OnStep | None
     preview_map: LatentToRGB | None
 
 
 class StageRunner:
-    """Runs the stages of a recipe one after the other; all noise comes from one generator (spec/07 §3)."""
+    """Runs stages one after the other; all noise comes from one generator (spec/07 §3)."""
 
-    def __init__(self, pipeline: Pipeline, recipe: Recipe, request: Request) -> None:
-        self._pipeline, self._recipe, self._request = pipeline, recipe, request
+    def __init__(self, pipeline: Pipeline, request: Request) -> None:
+        self._pipeline, self._request = pipeline, request
         self._device = pipeline.residency.device
         noise_device = self._device if request.noise_device == "auto" else torch.device(request.noise_device)
         self._generator = torch.Generator(noise_device).manual_seed(request.seed & SEED_MASK)
+        self._drawn: list[tuple[int, ...]] = []
         self._previews = None if request.preview_map is None else PreviewQueue(request.preview_map)
+        self._done, self._steps = 0, sum(len(stage.sigmas) - 1 for stage in request.stages)
 
-    def run(self, schedules: Sequence[Sequence[float]]) -> Latents:
-        """Sample with one schedule a stage; each stage but the last runs at half the size of the next."""
-        request, latents = self._request, (None, None)
-        done, total = 0, sum(len(sigmas) - 1 for sigmas in schedules)
-        for stage, sigmas in enumerate(schedules, 1):
-            shrink = 2 ** (len(schedules) - stage)
-            grid = video_grid(request.width // shrink, request.height // shrink, request.frames)
-            if stage > 1:
+    def run(self) -> Latents:
+        """Sample; the latents of the last stage, on the CPU."""
+        request, start = self._request, self._request.start
+        latents: Streams = (None, None) if start is None else (start.video, start.audio)
+        if start is not None and start.seed == request.seed:  # the same stream of noise goes on
+            for shape in start.drawn:
+                self._draw(shape)
+        shrink, first_audio = request.stages[0].shrink, latents[1] if request.stages[0].number > 1 else None
+        for stage in request.stages:
+            if stage.shrink != shrink and latents[0] is not None:
                 latents = (self._pipeline.upscale(latents[0]), latents[1])
-            guidance = request.guidance if stage == 1 else None
-            latents = self._stage(grid, sigmas, guidance, latents, (done, total, stage, len(schedules)))
-            done += len(sigmas) - 1
-        return Latents(latents[0].cpu(), latents[1].cpu(), request.fps, request.frames)
+            latents, shrink = self._stage(stage, latents), stage.shrink
+            first_audio = latents[1] if first_audio is None else first_audio
+            self._done += len(stage.sigmas) - 1
+        audio = first_audio if request.keep_first_audio else latents[1]
+        video, audio = (None if part is None else part.cpu() for part in (latents[0], audio))
+        return Latents(video, audio, request.clip.fps, request.clip.frames, request.seed, tuple(self._drawn))
 
-    def _states(self, grid: VideoGrid, latents: Streams) -> tuple[StreamState, StreamState]:
-        """Both streams before noise: zeros or the last stage's latents, with the conditions of this stage's size."""
-        request, config = self._request, self._pipeline.transformer_config
-        length = audio_latent_length(request.frames, request.fps)
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        self._drawn.append(shape)
+        return draw_noise(shape, self._generator, self._device, NOISE_DTYPE)
+
+    def _states(self, stage: StagePlan, grid: VideoGrid, latents: Streams) -> StatePair:
+        """Both streams before noise: zeros or the last stage's latents, with the conditions at this stage's size."""
+        clip, config = self._request.clip, self._pipeline.transformer_config
+        length = audio_latent_length(clip.frames, clip.fps)
         place = {"device": self._device, "dtype": self._pipeline.dtype}
-        video = (torch.zeros(1, grid.tokens, config.video.in_channels, **place) if latents[0] is None
-                 else video_to_tokens(latents[0]).to(**place))
-        audio = (torch.zeros(1, length, config.audio.in_channels, **place) if latents[1] is None
-                 else audio_to_tokens(latents[1]).to(**place))
-        state = StreamState.from_tokens(video, video_positions(grid, request.fps))
-        if request.conditions:
-            encoder = self._pipeline.use_video_encoder(grid.width * 32, grid.height * 32)
-            state = apply_images(state, request.conditions, encoder, grid, request.fps)
-        return state, StreamState.from_tokens(audio, audio_positions(length))
+        video = audio = None
+        if clip.video:
+            tokens = (torch.zeros(1, grid.tokens, config.video.in_channels, **place) if latents[0] is None
+                      else video_to_tokens(latents[0]).to(**place))
+            video = StreamState.from_tokens(tokens, video_positions(grid, clip.fps))
+        if clip.audio:
+            tokens = (torch.zeros(1, length, config.audio.in_channels, **place) if latents[1] is None
+                      else audio_to_tokens(latents[1]).to(**place))
+            audio = StreamState.from_tokens(tokens, audio_positions(length))
+        states, setting = (video, audio), StageSetting(stage.number, grid, length, clip.fps, self._pipeline)
+        for condition in self._request.conditions:
+            states = condition.apply(states, setting)
+        return states
 
-    def _stage(self, grid: VideoGrid, sigmas: Sequence[float], guidance: Guidance | None, latents: Streams,
-               progress: tuple[int, int, int, int]) -> Streams:
-        states = self._states(grid, latents)
-        pair, dtype = self._request.context, self._pipeline.dtype
+    def _stage(self, stage: StagePlan, latents: Streams) -> Streams:
+        clip, pair, dtype = self._request.clip, self._request.context, self._pipeline.dtype
+        grid = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, clip.frames)
+        states = self._states(stage, grid, latents)
 
         def placed(context: PromptContext) -> PromptContext:
             return PromptContext(*(part.to(self._device, dtype) for part in (context.video, context.audio)))
 
-        tokens = (states[0].clean.shape[1], states[1].clean.shape[1])
-        transformer = self._pipeline.use_transformer(self._recipe, tokens, 1 if guidance is None else 4)
-        denoiser = Denoiser(transformer, placed(pair.positive), placed(pair.negative) if guidance else None, guidance,
-                            *states, check=self._pipeline.residency.check)
-
-        def model(x: Streams, sigma: float, step: int) -> Streams:
-            return map_streams(lambda state, part: state.blend(part), states, denoiser(x, sigma, step))
-
-        noise = tuple(draw_noise(tuple(state.clean.shape), self._generator, self._device, NOISE_DTYPE)
-                      for state in states)
-        start = map_streams(lambda state, part: state.noised(part, sigmas[0]), states, noise)
-        x = euler(model, start, sigmas, self._step_hook(grid, sigmas, progress))
+        tokens = tuple(0 if state is None else state.clean.shape[1] for state in states)
+        transformer = self._pipeline.use_transformer(stage, tokens)
+        denoiser = Denoiser(transformer, placed(pair.positive), placed(pair.negative) if stage.guidance else None,
+                            stage.guidance, *states, check=self._pipeline.residency.check)
+        noise = map_streams(lambda state: self._draw(tuple(state.clean.shape)), states)
+        start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
+        x = solve(stage.solver, denoiser, states, start, stage.sigmas, self._generator, self._step_hook(stage, grid))
         channels = self._pipeline.audio_latent_channels
-        return tokens_to_video(x[0], grid), tokens_to_audio(x[1], channels)
+        return (None if x[0] is None else tokens_to_video(x[0], grid),
+                None if x[1] is None else tokens_to_audio(x[1], channels))
 
-    def _step_hook(self, grid: VideoGrid, sigmas: Sequence[float], progress: tuple[int, int, int, int]) -> (
-            Callable[[int, Streams], None] | None):
-        on_step, (done, total, stage, stages) = self._request.on_step, progress
+    def _step_hook(self, stage: StagePlan, grid: VideoGrid) -> Callable[[int, Streams], None] | None:
+        on_step, done = self._request.on_step, self._done
         if on_step is None:
             return None
 
         def hook(step: int, denoised: Streams) -> None:
             picture = None
-            if self._previews is not None:
+            if self._previews is not None and denoised[0] is not None:
                 self._previews.put(tokens_to_video(denoised[0], grid))
                 picture = self._previews.take()
-            on_step(StepInfo(done + step + 1, total, stage, stages, sigmas[step], picture))
+            on_step(StepInfo(done + step + 1, self._steps, stage.number, self._request.stage_count,
+                             stage.sigmas[step], picture))
 
         return hook
