@@ -25,7 +25,8 @@ from .runtime.device import choose_device, choose_dtype
 from .runtime.memory_plan import encode_bytes, sampling_bytes, upsample_bytes
 from .runtime.preview import LatentToRGB
 from .runtime.residency import LocalResidency, Residency
-from .sampling.batch import check_audio_stage, check_start, run_batch
+from .sampling.batch import run_batch
+from .sampling.checks import check_audio_stage, check_start, check_streams, check_upscale
 from .sampling.denoiser import PromptContext
 from .sampling.guidance import Guidance
 from .sampling.plan import plan_stages
@@ -35,7 +36,6 @@ from .weights import LoraUse, lora_pairs, read_tensors
 
 CONTEXTS_KEPT = 16  # 12.6 MB a prompt in bfloat16
 AUTO_TILING = "auto"
-STREAMS = ("both", "video", "audio")
 
 
 def _build(name: str, config: dict[str, object], attention: AttentionFunction) -> torch.nn.Module:
@@ -208,8 +208,7 @@ class Pipeline:
             GeometryError, RequestError: settings that cannot be; OverlayError, WeightsError: files that cannot.
         """
         chosen = self.recipe(recipe)
-        if streams not in STREAMS:
-            raise RequestError(f"streams is {streams!r}", f"one of {', '.join(STREAMS)}", "Choose both.")
+        check_streams(streams)
         clip = Clip(chosen.width if width is None else width, chosen.height if height is None else height,
                     chosen.frames if frames is None else frames, chosen.fps if fps is None else fps,
                     streams != "audio", streams != "video")
@@ -261,14 +260,24 @@ class Pipeline:
         return encoder(mel.to(self.dtype))
 
     @torch.no_grad()
-    def upscale(self, latent: Tensor) -> Tensor:
-        """x2 in height and width by the latent upsampler: (B, C, F', H', W') -> (B, C, F', 2 H', 2 W')."""
+    def upscale(self, latent: Tensor, kind: str = "x2") -> Tensor:
+        """Enlarge a video latent by a latent upscaler (spec/06), sample by sample: its norms span a whole clip.
+
+        Args:
+            latent: (B, C, F', H', W').
+            kind: "x2" or "x1.5" (height and width), or "temporal_x2" (2 F' - 1 frames).
+
+        Raises:
+            RequestError: not a video latent, or another kind; OverlayError: the overlay lacks the upscaler.
+        """
         from .models.latent_upsampler import upsample
-        config = UpsamplerConfig.from_dict(self.overlay.require("upsampler_x2").config)
-        grid = VideoGrid(*latent.shape[2:])
-        [module] = self._use("upsampler_x2", activation_bytes=upsample_bytes(config.mid_channels, grid,
-                                                                             self.dtype.itemsize))
-        return upsample(module, latent.to(self.residency.device, self.dtype), *self._statistics)
+        check_upscale(kind, latent, self.transformer_config.video.in_channels)
+        name = f"upsampler_{kind}"
+        config = UpsamplerConfig.from_dict(self.overlay.require(name).config)
+        need = upsample_bytes(config.mid_channels, VideoGrid(*latent.shape[2:]), self.dtype.itemsize)
+        [module] = self._use(name, activation_bytes=need)
+        return torch.cat([upsample(module, one.to(self.residency.device, self.dtype), *self._statistics)
+                          for one in latent.split(1)])
 
     def preview_map(self) -> LatentToRGB:
         """The latent-to-RGB map of this VAE: kept beside the overlay, fitted to its decoder where there is none."""

@@ -12,6 +12,7 @@ from .load import LoadNode
 from .overlay import OverlayNode
 from .prompt import PromptNode
 from .sample import SamplerNode
+from .upscale import LatentUpscaleNode
 
 
 class LTX23Extension(ComfyExtension):
@@ -20,7 +21,7 @@ class LTX23Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
-                DecodeAudioNode, DecodeToFileNode, FetchNode]
+                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
+from ..ltx23_core.errors import RequestError
 from ..ltx23_core.geometry import HEIGHT_SCALE, TIME_SCALE, WIDTH_SCALE
 from . import host
 from .sockets import Model, schema
@@ -23,6 +24,14 @@ def _pixels(latent: torch.Tensor) -> tuple[int, int, int]:
     return TIME_SCALE * (frames - 1) + 1, HEIGHT_SCALE * height, WIDTH_SCALE * width
 
 
+def _there(latent: dict[str, Any] | None, what: str) -> torch.Tensor:
+    """The samples of a latent; `RequestError` where the run made none."""
+    if latent is None:
+        raise RequestError(f"there is no {what} latent", f"a run that makes {what}",
+                           f"Set streams of Sampler to both or {what}.")
+    return latent["samples"]
+
+
 class DecodeVideoNode(io.ComfyNode):
     """Decode a video latent to frames."""
 
@@ -37,17 +46,17 @@ class DecodeVideoNode(io.ComfyNode):
                 io.Latent.Input("video", tooltip="Video latent, from Sampler."),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip=(
-                "All frames, 0 to 1. They are held in RAM (121 frames of 768x512: 571 MB); for long videos use "
-                "Decode To File."))],
+                "All frames, 0 to 1; those of a batch one after the other. They are held in RAM (121 frames of "
+                "768x512: 571 MB); for long videos use Decode To File."))],
         )
 
     @classmethod
-    def execute(cls, model: Pipeline, video: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, model: Pipeline, video: dict[str, Any] | None) -> io.NodeOutput:
         """Fill one tensor chunk by chunk, so that the frames are in RAM only once."""
-        latent = video["samples"]
-        images = torch.empty(*_pixels(latent), 3)
-        start = 0
-        for chunk in host.counted(model.decode_video(latent), len(images)):
+        latent = _there(video, "video")
+        frames, *size = _pixels(latent)
+        images, start = torch.empty(len(latent) * frames, *size, 3), 0
+        for chunk in host.counted(len(images))(c for one in latent.split(1) for c in model.decode_video(one)):
             images[start:start + len(chunk)] = chunk
             start += len(chunk)
         return io.NodeOutput(images)
@@ -70,9 +79,9 @@ class DecodeAudioNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Pipeline, audio: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, model: Pipeline, audio: dict[str, Any] | None) -> io.NodeOutput:
         """Decode with the audio VAE and the vocoder."""
-        sound = model.decode_audio(audio["samples"])
+        sound = model.decode_audio(_there(audio, "audio"))
         return io.NodeOutput({"waveform": sound.waveform.float().cpu(), "sample_rate": sound.sample_rate})
 
 
@@ -84,13 +93,13 @@ class DecodeToFileNode(io.ComfyNode):
         """An output node: it runs without anything behind it."""
         return schema(
             node_id="LTX23DecodeToFile", display_name="Decode To File", aliases=["save video", "vae decode", "mp4"],
-            description="Decodes video and sound into an mp4 in the output folder. Frames go to the encoder as they "
-                        "are ready, so memory does not grow with the length.",
+            description="Decodes video and sound into an mp4 in the output folder, one for each result of a batch. "
+                        "Frames go to the encoder as they are ready, so memory does not grow with the length.",
             is_output_node=True,
             inputs=[
                 Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Latent.Input("video", tooltip="Video latent, from Sampler."),
-                io.Latent.Input("audio", tooltip="Audio latent, from Sampler."),
+                io.Latent.Input("audio", tooltip="Audio latent, from Sampler. Where it made none, the file is silent."),
                 io.String.Input("filename_prefix", default="video/LTX-2.3", tooltip=(
                     "Start of the file name in ComfyUI's output folder; folders and marks such as %year% are allowed. "
                     "A number is added. Default video/LTX-2.3.")),
@@ -98,7 +107,8 @@ class DecodeToFileNode(io.ComfyNode):
                     "Frames per second of the file. Not linked: those of the latent, else 24. Another value "
                     "plays picture and sound out of step.")),
             ],
-            outputs=[io.Video.Output(display_name="video", tooltip="The saved video, for nodes that take VIDEO.")],
+            outputs=[io.Video.Output(display_name="video", is_output_list=True, tooltip=(
+                "The saved video, for nodes that take VIDEO; of a batch each in turn."))],
         )
 
     @classmethod
@@ -107,14 +117,18 @@ class DecodeToFileNode(io.ComfyNode):
         return True if filename_prefix is None else host.output_problem(filename_prefix) or True
 
     @classmethod
-    def execute(cls, model: Pipeline, video: dict[str, Any], audio: dict[str, Any], filename_prefix: str,
-                fps: float | None = None) -> io.NodeOutput:
+    def execute(cls, model: Pipeline, video: dict[str, Any] | None, audio: dict[str, Any] | None,
+                filename_prefix: str, fps: float | None = None) -> io.NodeOutput:
         """Decode the short sound first, then stream the frames to the next free file name of the prefix."""
         from ..ltx23_core.media import write_video
 
-        frames, height, width = _pixels(video["samples"])
-        path, record = host.output_file(filename_prefix, width, height)
-        sound = model.decode_audio(audio["samples"])
-        chunks = host.counted(model.decode_video(video["samples"]), frames)
-        write_video(path, chunks, fps or video.get("fps", DEFAULT_FPS), sound, metadata=host.metadata(cls.hidden))
-        return host.saved_video(path, record)
+        latent, saved = _there(video, "video"), []
+        frames, height, width = _pixels(latent)
+        progress = host.counted(frames * len(latent))
+        for index, one in enumerate(latent.split(1)):
+            path, record = host.output_file(filename_prefix, width, height)
+            sound = None if audio is None else model.decode_audio(audio["samples"][index:index + 1])
+            write_video(path, progress(model.decode_video(one)), fps or video.get("fps", DEFAULT_FPS), sound,
+                        metadata=host.metadata(cls.hidden))
+            saved.append((path, record))
+        return host.saved_videos(saved)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,12 +193,16 @@ def step_progress() -> Callable[[StepInfo], None]:
     return on_step
 
 
-def counted(chunks: Iterable[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
-    """Pass chunks of frames on; the node's bar advances by their frames out of `total`."""
+def counted(total: int) -> Callable[[Iterable[torch.Tensor]], Iterator[torch.Tensor]]:
+    """A function that passes chunks of frames on; the node's bar advances by their frames out of `total`."""
     bar = ProgressBar(total)
-    for chunk in chunks:
-        yield chunk
-        bar.update(len(chunk))
+
+    def passed(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk))
+
+    return passed
 
 
 def byte_progress() -> Callable[[int, int, str], None]:
@@ -245,6 +249,7 @@ def metadata(hidden: io.HiddenHolder) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in found.items() if value is not None}
 
 
-def saved_video(path: Path, record: ui.SavedResult) -> io.NodeOutput:
-    """VIDEO output of a file that is already in the output folder, shown in the node."""
-    return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([record]))
+def saved_videos(saved: Sequence[tuple[Path, ui.SavedResult]]) -> io.NodeOutput:
+    """VIDEO outputs (a list) of files that are already in the output folder, shown in the node."""
+    return io.NodeOutput([InputImpl.VideoFromFile(str(path)) for path, _ in saved],
+                         ui=ui.PreviewVideo([record for _, record in saved]))

@@ -12,8 +12,9 @@ ALIASES = ["ltx", "ltx2", "ltx 2.3", "ltxv", "lightricks"]
 Overlay = io.Custom("LTX23_OVERLAY")        # ltx23_core.overlay.Overlay: what the files hold, no weights
 Model = io.Custom("LTX23_MODEL")            # ltx23_core.pipeline.Pipeline: the stages; holds weights once used
 Context = io.Custom("LTX23_CONTEXT")        # ltx23_core.sampling.run.PromptPair: a prompt and its negative, encoded
-Conditions = io.Custom("LTX23_CONDITIONS")  # tuple of ltx23_core.conditioning.image.ImageCondition, in order
+Conditions = io.Custom("LTX23_CONDITIONS")  # tuple of ltx23_core.conditioning.base.Condition, in order
 Guidance = io.Custom("LTX23_GUIDANCE")      # ltx23_core.sampling.guidance.Guidance: strengths for video and audio
+Solver = io.Custom("LTX23_SOLVER")          # ltx23_core.sampling.solve.Solver: which solver, with its options
 
 
 def advanced(widget: io.Input) -> io.Input:

@@ -23,7 +23,7 @@ def refusal(host: Host, graph: Graph) -> dict[str, list[str]]:
     ({"height": 500}, ("height is 500 pixels", "a multiple of 32", "Use 480 or 512.")),
     ({"recipe": "distilled", "width": 736}, ("width is 736 pixels", "a multiple of 64", "Use 704 or 768.")),
     ({"frames": 120}, ("frames is 120", "8 k + 1", "Use 113 or 121.")),
-    ({"recipe": "two_stage"}, ("recipe is 'two_stage'", "one_stage", "Choose auto.")),
+    ({"recipe": "three_stage"}, ("recipe is 'three_stage'", "one_stage", "Choose auto.")),
     ({"width": 0}, ("width is 0 pixels", "Use 32 or 64.")),
 ])
 def test_settings_are_refused_before_the_run(host: Host, change: dict, words: tuple[str, ...]) -> None:

@@ -12,9 +12,9 @@ TINY = Path(__file__).resolve().parents[1] / "goldens" / "tiny"
 
 @pytest.fixture(scope="session")
 def tiny_overlay(tmp_path_factory: pytest.TempPathFactory) -> Overlay:
-    """The tiny checkpoint with upscaler and distilled LoRA."""
+    """The tiny checkpoint with its upscalers and distilled LoRA."""
     return materialize(TINY / "ltx-2.3-tiny.safetensors", TINY / "gemma",
-                       upsamplers=[TINY / "ltx-2.3-tiny-spatial-upscaler-x2.safetensors"],
+                       upsamplers=sorted(TINY.glob("*-upscaler-*.safetensors")),
                        distilled_lora=TINY / "ltx-2.3-tiny-distilled-lora.safetensors",
                        output=tmp_path_factory.mktemp("overlay") / "tiny.ltx23.json")
 

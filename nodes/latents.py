@@ -1,0 +1,33 @@
+"""ComfyUI's LATENT form of our latents: `samples`, and what the next node of ours needs to know beside them."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import host
+
+if TYPE_CHECKING:
+    from ..ltx23_core.sampling.run import Latents
+
+
+def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """(video, audio) as LATENT, None for a stream that was not made.
+
+    Beside `samples`, float32 (B, C, F', H', W') and (B, C, T, bins): fps, frames, and what lets a second stage go on
+    with the same stream of noise (seed, drawn).
+    """
+    shared = {"fps": latents.fps, "frames": latents.frames, "seed": latents.seed, "drawn": latents.drawn}
+    video, audio = (None if part is None else {"samples": host.intermediate(part), **shared}
+                    for part in (latents.video, latents.audio))
+    return video, audio
+
+
+def from_latents(video: dict[str, Any] | None, audio: dict[str, Any] | None, frames: int, fps: float) -> (
+        Latents | None):
+    """What a run starts from; None where nothing is linked. Latents of other nodes have no seed: new noise."""
+    from ..ltx23_core.sampling.run import Latents
+
+    if video is None and audio is None:
+        return None
+    known = video or audio or {}
+    samples = (None if latent is None else latent["samples"] for latent in (video, audio))
+    return Latents(*samples, fps, frames, known.get("seed"), tuple(known.get("drawn", ())))
