@@ -32,6 +32,7 @@ from .sampling.guidance import Guidance
 from .sampling.plan import plan_stages
 from .sampling.run import Latents, OnStep, PromptPair, Request, StagePlan
 from .sampling.solve import Solver
+from .sampling.windows import Windows
 from .weights import LoraUse, lora_pairs, read_tensors
 
 CONTEXTS_KEPT = 16  # 12.6 MB a prompt in bfloat16
@@ -173,7 +174,7 @@ class Pipeline:
                seed: int | None = None, steps: int | None = None, guidance: Guidance | None = None,
                conditions: Sequence[Condition] = (), sigmas: Sequence[float] | Tensor | None = None,
                solver: Solver | None = None, stages: str = "all", start: Latents | None = None,
-               streams: str = "both", audio_stage: str | None = None, batch: int = 1,
+               streams: str = "both", audio_stage: str | None = None, batch: int = 1, windows: Windows | None = None,
                on_step: OnStep | None = None, preview: bool = False, noise_device: str = "auto") -> Latents:
         """Sample video and audio latents. What is None is the recipe's default (`recipes.RECIPES`).
 
@@ -196,6 +197,7 @@ class Pipeline:
             streams: "both", "video" (no sound is made) or "audio" (no picture is made).
             audio_stage: "first" or "last": whose sound is the result.
             batch: samples with the seeds seed, seed + 1, …; each is exactly its single run.
+            windows: samples a long video window by window; None: in one piece.
             on_step: called after each step with a `StepInfo`; what it raises ends the run.
             preview: fill `StepInfo.preview` (fits the preview map to the decoder once).
             noise_device: "auto" draws noise on the compute device as the official code does, "cpu" gives the same
@@ -222,7 +224,8 @@ class Pipeline:
         first = (chosen.audio_stage if audio_stage is None else check_audio_stage(audio_stage)) == "first"
         request = Request(context, clip, chosen.seed if seed is None else seed, plan, len(chosen.stages),
                           tuple(ordered), start, first, noise_device, on_step,
-                          self.preview_map() if preview and on_step and clip.video else None)
+                          self.preview_map() if preview and on_step and clip.video else None,
+                          windows and windows.over(clip))
         return run_batch(self, request, batch)
 
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from .fetch import FetchNode
 from .guidance import GuidanceNode
 from .host import ComfyExtension
 from .load import LoadNode
+from .long import LongVideoNode
 from .overlay import OverlayNode
 from .prompt import PromptNode
 from .sample import SamplerNode
@@ -21,7 +22,8 @@ class LTX23Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
-                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode]
+                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode,
+                LongVideoNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

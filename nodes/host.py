@@ -79,6 +79,11 @@ def manifest_path(name: str) -> Path:
     return model_folders("ltx23_overlays")[0] / name
 
 
+def resume_folder() -> Path:
+    """Where the finished windows of a long video are kept until it is complete: survives a restart of ComfyUI."""
+    return Path(folder_paths.get_user_directory()) / "ltx23_long_video"
+
+
 # Devices and memory
 
 class LTX23Component(torch.nn.Module):

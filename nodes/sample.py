@@ -11,7 +11,7 @@ from ..ltx23_core.recipes import FPS, FRAMES, HEIGHT, RECIPE_NAMES, RECIPES, SEE
 from . import host
 from .latents import from_latents, to_latents
 from .prompt import NEGATIVE_TOOLTIP, negative_text
-from .sockets import Conditions, Context, Guidance, Model, Solver, advanced, schema
+from .sockets import Conditions, Context, Guidance, Model, Solver, Windows, advanced, schema
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..ltx23_core.sampling.guidance import Guidance as GuidanceValues
     from ..ltx23_core.sampling.run import PromptPair
     from ..ltx23_core.sampling.solve import Solver as SolverOptions
+    from ..ltx23_core.sampling.windows import Windows as WindowSettings
 
 MAX_SIZE, MAX_FRAMES, MAX_STEPS, MAX_BATCH = 8192, 10_001, 1000, 64
 STAGES, STREAMS = ["all", "first", "second"], ["both", "video", "audio"]
@@ -121,6 +122,8 @@ class SamplerNode(io.ComfyNode):
                 advanced(io.Combo.Input("noise_device", optional=True, options=NOISE_DEVICES, default="auto", tooltip=(
                     "Where noise is drawn. auto (default): on the device that computes, as official. cpu: the same "
                     "noise for a seed on every machine."))),
+                Windows.Input("windows", optional=True, tooltip=(
+                    "Samples a long video window by window, from Long Video; frames is then the length of the whole.")),
             ],
             outputs=[
                 io.Latent.Output(display_name="video", tooltip=(
@@ -146,7 +149,7 @@ class SamplerNode(io.ComfyNode):
                 guidance: GuidanceValues | None = None, sigmas: torch.Tensor | None = None, negative_prompt: str = "",
                 solver: SolverOptions | None = None, start_video: dict | None = None, start_audio: dict | None = None,
                 stages: str = "all", streams: str = "both", audio_stage: str = "auto", batch: int = 1,
-                noise_device: str = "auto") -> io.NodeOutput:
+                noise_device: str = "auto", windows: WindowSettings | None = None) -> io.NodeOutput:
         """Encode the prompt if no context is linked, then sample."""
         chosen = model.recipe(recipe)
         check_size(width, height, frames, fps, 32 if streams == "audio" else chosen.size_step)
@@ -156,6 +159,6 @@ class SamplerNode(io.ComfyNode):
             context, recipe=recipe, width=width, height=height, frames=frames, fps=fps, seed=seed, steps=steps or None,
             guidance=guidance, conditions=conditions, sigmas=sigmas, solver=solver, stages=stages, streams=streams,
             start=from_latents(start_video, start_audio, frames, fps), batch=batch,
-            audio_stage=None if audio_stage == "auto" else audio_stage, noise_device=noise_device,
+            audio_stage=None if audio_stage == "auto" else audio_stage, noise_device=noise_device, windows=windows,
             on_step=host.step_progress(), preview=True)
         return io.NodeOutput(*to_latents(latents), float(latents.fps))

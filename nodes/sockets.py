@@ -15,6 +15,7 @@ Context = io.Custom("LTX23_CONTEXT")        # ltx23_core.sampling.run.PromptPair
 Conditions = io.Custom("LTX23_CONDITIONS")  # tuple of ltx23_core.conditioning.base.Condition, in order
 Guidance = io.Custom("LTX23_GUIDANCE")      # ltx23_core.sampling.guidance.Guidance: strengths for video and audio
 Solver = io.Custom("LTX23_SOLVER")          # ltx23_core.sampling.solve.Solver: which solver, with its options
+Windows = io.Custom("LTX23_WINDOWS")        # ltx23_core.sampling.windows.Windows: how a long video is cut, its prompts
 
 
 def advanced(widget: io.Input) -> io.Input:

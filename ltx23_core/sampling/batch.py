@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import RequestError
+from .long import LongRunner
 from .run import Latents, Request, StageRunner, StepInfo
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def run_batch(pipeline: Pipeline, request: Request, batch: int) -> Latents:
     """
     if batch < 1:
         raise RequestError(f"batch is {batch}", "1 or more", "Use 1.")
-    results = [StageRunner(pipeline, _one(request, index, batch)).run() for index in range(batch)]
+    runs = (_one(request, index, batch) for index in range(batch))
+    results = [(StageRunner(pipeline, one) if one.timeline is None else LongRunner(pipeline, one, one.timeline)).run()
+               for one in runs]
     video, audio = (None if parts[0] is None else torch.cat(parts)
                     for parts in zip(*((result.video, result.audio) for result in results), strict=True))
     return replace(results[0], video=video, audio=audio)

@@ -81,6 +81,20 @@ class StreamState:
                        clean=torch.cat((self.clean, tokens), dim=1), mask=torch.cat((self.mask, mask), dim=1),
                        positions=torch.cat((self.positions, positions.to(self.positions)), dim=2))
 
+    def take(self, index: Tensor, seconds: float) -> StreamState:
+        """Some of the tokens, in a timeline that begins later.
+
+        Args:
+            index: int64 (n,) tokens to keep, in order.
+            seconds: what is subtracted from their positions in time.
+        """
+        index = index.to(self.clean.device)
+        positions = self.positions[:, :, index].clone()
+        positions[:, 0] -= seconds
+        attention = None if self.attention is None else self.attention[:, index][:, :, index]
+        return replace(self, initial=self.initial[:, index], clean=self.clean[:, index], mask=self.mask[:, index],
+                       positions=positions, attention=attention)
+
     def noised(self, noise: Tensor, scale: float) -> Tensor:
         """Start of sampling: two float32 lerps, then the latent's dtype (spec/07 §3).
 

@@ -25,6 +25,7 @@ from .latents import (
     video_to_tokens,
 )
 from .solve import Solver, solve
+from .windows import Timeline
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -129,6 +130,7 @@ class Request:
         conditions: in the order in which they are applied.
         start: latents of an earlier stage, at the size of the first stage here.
         keep_first_audio: the sound of the first stage here is the result.
+        timeline: of a long video; None: the clip is sampled in one piece.
     """
 
     context: PromptPair
@@ -142,6 +144,7 @@ class Request:
     noise_device: str
     on_step: OnStep | None
     preview_map: LatentToRGB | None
+    timeline: Timeline | None = None
 
 
 class StageRunner:
@@ -166,13 +169,16 @@ class StageRunner:
         shrink, first_audio = request.stages[0].shrink, latents[1] if request.stages[0].number > 1 else None
         for stage in request.stages:
             if stage.shrink != shrink and latents[0] is not None:
-                latents = (self._pipeline.upscale(latents[0]), latents[1])
+                latents = (self._upscale(latents[0]), latents[1])
             latents, shrink = self._stage(stage, latents), stage.shrink
             first_audio = latents[1] if first_audio is None else first_audio
-            self._done += len(stage.sigmas) - 1
         audio = first_audio if request.keep_first_audio else latents[1]
         video, audio = (None if part is None else part.cpu() for part in (latents[0], audio))
         return Latents(video, audio, request.clip.fps, request.clip.frames, request.seed, tuple(self._drawn))
+
+    def _upscale(self, latent: Tensor) -> Tensor:
+        """A video latent at the size of the next stage."""
+        return self._pipeline.upscale(latent)
 
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
         self._drawn.append(shape)
@@ -197,24 +203,37 @@ class StageRunner:
             states = condition.apply(states, setting)
         return states
 
+    def _grid(self, stage: StagePlan) -> VideoGrid:
+        clip = self._request.clip
+        return video_grid(clip.width // stage.shrink, clip.height // stage.shrink, clip.frames)
+
     def _stage(self, stage: StagePlan, latents: Streams) -> Streams:
-        clip, pair, dtype = self._request.clip, self._request.context, self._pipeline.dtype
-        grid = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, clip.frames)
+        grid = self._grid(stage)
         states = self._states(stage, grid, latents)
+        noise = map_streams(lambda state: self._draw(tuple(state.clean.shape)), states)
+        return self._latents(self._denoise(stage, grid, states, noise, self._request.context, self._generator), grid)
+
+    def _latents(self, tokens: Streams, grid: VideoGrid) -> Streams:
+        """Tokens of both streams as latents, without appended ones."""
+        return (None if tokens[0] is None else tokens_to_video(tokens[0], grid),
+                None if tokens[1] is None else tokens_to_audio(tokens[1], self._pipeline.audio_latent_channels))
+
+    def _denoise(self, stage: StagePlan, grid: VideoGrid, states: StatePair, noise: Streams, pair: PromptPair,
+                 generator: torch.Generator) -> Streams:
+        """Clean tokens from states and their noise."""
+        dtype = self._pipeline.dtype
 
         def placed(context: PromptContext) -> PromptContext:
             return PromptContext(*(part.to(self._device, dtype) for part in (context.video, context.audio)))
 
-        tokens = tuple(0 if state is None else state.clean.shape[1] for state in states)
-        transformer = self._pipeline.use_transformer(stage, tokens)
+        transformer = self._pipeline.use_transformer(
+            stage, tuple(0 if state is None else state.clean.shape[1] for state in states))
         denoiser = Denoiser(transformer, placed(pair.positive), placed(pair.negative) if stage.guidance else None,
                             stage.guidance, *states, check=self._pipeline.residency.check)
-        noise = map_streams(lambda state: self._draw(tuple(state.clean.shape)), states)
         start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
-        x = solve(stage.solver, denoiser, states, start, stage.sigmas, self._generator, self._step_hook(stage, grid))
-        channels = self._pipeline.audio_latent_channels
-        return (None if x[0] is None else tokens_to_video(x[0], grid),
-                None if x[1] is None else tokens_to_audio(x[1], channels))
+        x = solve(stage.solver, denoiser, states, start, stage.sigmas, generator, self._step_hook(stage, grid))
+        self._done += len(stage.sigmas) - 1
+        return x
 
     def _step_hook(self, stage: StagePlan, grid: VideoGrid) -> Callable[[int, Streams], None] | None:
         on_step, done = self._request.on_step, self._done

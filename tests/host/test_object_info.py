@@ -10,7 +10,7 @@ from tests.conftest import ROOT, Host
 NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt",
          "LTX23ImageCondition": "Image Condition", "LTX23Guidance": "Guidance", "LTX23Sampler": "Sampler",
          "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File",
-         "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale"}
+         "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale", "LTX23LongVideo": "Long Video"}
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
 WIDGETS = {
@@ -23,19 +23,20 @@ WIDGETS = {
                       "audio_modality", "audio_rescale", "video_stg_blocks", "audio_stg_blocks"],
     "LTX23Sampler": ["model", "prompt", "recipe", "width", "height", "frames", "fps", "seed", "steps", "context",
                      "conditions", "guidance", "sigmas", "negative_prompt", "solver", "start_video", "start_audio",
-                     "stages", "streams", "audio_stage", "batch", "noise_device"],
+                     "stages", "streams", "audio_stage", "batch", "noise_device", "windows"],
     "LTX23DecodeVideo": ["model", "video"],
     "LTX23DecodeAudio": ["model", "audio"],
     "LTX23DecodeToFile": ["model", "video", "audio", "filename_prefix", "fps"],
     "LTX23Fetch": ["file", "download"],
     "LTX23LatentUpscale": ["model", "video", "kind"],
+    "LTX23LongVideo": ["model", "prompts", "window", "overlap", "overlap_strength", "resume", "negative_prompt"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
     "LTX23ImageCondition": ["LTX23_CONDITIONS"], "LTX23Guidance": ["LTX23_GUIDANCE"],
     "LTX23Sampler": ["LATENT", "LATENT", "FLOAT"], "LTX23DecodeVideo": ["IMAGE"], "LTX23DecodeAudio": ["AUDIO"],
     "LTX23DecodeToFile": ["VIDEO"], "LTX23Fetch": ["STRING", "STRING"],
-    "LTX23LatentUpscale": ["LATENT", "FLOAT"],
+    "LTX23LatentUpscale": ["LATENT", "FLOAT"], "LTX23LongVideo": ["LTX23_WINDOWS"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -92,7 +93,8 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
         ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23ImageCondition", "crf"),
         ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),
         ("LTX23Sampler", "negative_prompt"), ("LTX23Sampler", "stages"), ("LTX23Sampler", "audio_stage"),
-        ("LTX23Sampler", "batch"), ("LTX23Sampler", "noise_device")}
+        ("LTX23Sampler", "batch"), ("LTX23Sampler", "noise_device"), ("LTX23LongVideo", "resume"),
+        ("LTX23LongVideo", "negative_prompt")}
 
 
 def test_lists_show_the_model_folders(host: Host) -> None:
