@@ -3,11 +3,11 @@
 
 Run from the repository root with the project's environment and a Chromium:
 
-    .venv/bin/python -m tools.make_workflows --url http://127.0.0.1:8188
+    .venv/bin/python -m tools.make_workflows
 
-The server must have the pack, the input file example.png, and in its model folders the official files or sparse ones
-with their headers, which the pictures then name. The graphs below are the source; the front end turns them into its own
-format, this script arranges them, and the front end's own export writes both files.
+It starts a ComfyUI with the pack, sparse files with the headers of the official ones in its model folders (so that
+the pictures name them), and small example files. The graphs are those of `workflow_graphs.py`; the front end turns them
+into its own format, this script arranges them, and the front end's own export writes both files.
 """
 from __future__ import annotations
 
@@ -15,122 +15,133 @@ import argparse
 import io
 import json
 import re
+import shutil
+import tempfile
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tools.browser import FLAGS, find_browser
+from tools.example_files import add_examples
+from tools.host import Base, Server
+from tools.install import FRONT_END, Place
+from tools.workflow_graphs import Graph, Workflow, workflows
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = "ltx-2.3-22b-dev.safetensors"
 GEMMA = "gemma-3-12b-it-qat-q4_0-unquantized"
+UPSCALER = "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
+LORA = "ltx-2.3-22b-distilled-lora-384-1.1.safetensors"
 HUB = "https://huggingface.co/"
-CHECKPOINT_URL = f"{HUB}Lightricks/LTX-2.3/resolve/main/{CHECKPOINT}"
+LIGHTRICKS = f"{HUB}Lightricks/LTX-2.3"
 PACK = "ltx23-node-pack"  # name in the Comfy Registry, so that the Manager can offer the pack
-PROMPT = ("A golden retriever runs along a sunlit beach and splashes through shallow waves, the camera tracking beside "
-          "it at the height of its shoulders. Water drops sparkle in the low evening sun. Waves roll in softly, water "
-          "splashes with every step, and the dog barks twice.")
-IMAGE_PROMPT = ("The camera slowly moves closer while the scene comes to life: light shifts, hair and cloth move in a "
-                "gentle breeze. Soft wind and distant birdsong are heard.")
-FILES_NOTE = f"""## Files
-
-| file | folder under `models/` |
-| --- | --- |
-| [{CHECKPOINT}]({HUB}Lightricks/LTX-2.3) (46 GB) | `checkpoints` |
-| [gemma_3_12B_it.safetensors]({HUB}Comfy-Org/ltx-2) (24 GB), or the folder of [{GEMMA}]({HUB}google/{GEMMA}) | \
-`text_encoders` |
-
-Any LTX-2.3 files will do: fp8, split files, diffusers folders. **Overlay** finds them by itself (*auto*) and says \
-what it took and what is missing. Press **R** after adding files."""
-
-# API ids, also the ids of the nodes on the page.
-OVERLAY, LOAD, PROMPT_NODE, SAMPLER, VIDEO, AUDIO, CREATE, SAVE, IMAGE, CONDITION = map(str, range(1, 11))
+NOTE_ID, NOTE_SIZE = "note", (390, 250)
+WIDTHS = {"LTX23Overlay": 390, "LTX23Load": 250, "LTX23Prompt": 400, "LTX23Sampler": 380, "LTX23DecodeToFile": 400,
+          "SaveVideo": 400, "LTX23LongVideo": 420, "LTX23EnhancePrompt": 420, "LoadImage": 270, "LoadVideo": 270}
+HEIGHTS = {"LTX23Overlay": 430, "LTX23Prompt": 330, "LTX23DecodeToFile": 400, "SaveVideo": 330, "LoadImage": 310,
+           "LTX23LongVideo": 420, "LTX23EnhancePrompt": 420, "LoadVideo": 310}
+PROMPT_HEIGHT = 780  # of a Sampler whose prompt field is in use
 
 
-@dataclass(frozen=True)
-class Workflow:
-    """One graph: API form, where each node stands (x, y, width, height; height 0: as small as it can be), the note."""
-
-    name: str
-    graph: dict[str, dict[str, Any]]
-    places: dict[str, tuple[int, int, int, int]]
-    note: tuple[int, int, int, int]
-    text: str = field(default=FILES_NOTE)
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401
-    """One node of an API graph."""
-    return {"class_type": class_type, "inputs": inputs}
+def note(workflow: Workflow) -> str:
+    """What the workflow does, and which files it needs."""
+    rows = [f"[{CHECKPOINT}]({LIGHTRICKS}) (46 GB) | `checkpoints`",
+            f"[gemma_3_12B_it.safetensors]({HUB}Comfy-Org/ltx-2) (24 GB), or the folder of "
+            f"[{GEMMA}]({HUB}google/{GEMMA}) | `text_encoders`"]
+    rows += [f"[{UPSCALER}]({LIGHTRICKS}) (1 GB) | `latent_upscale_models`"] * workflow.upscaler
+    rows += [f"[{LORA}]({LIGHTRICKS}) (7.6 GB) | `loras`"] * workflow.lora
+    table = "\n".join(f"| {row} |" for row in ("file | folder under `models/`", "--- | ---", *rows))
+    return (f"{workflow.text}\n\n{table}\n\nAny LTX-2.3 files will do: fp8, split files, GGUF, diffusers folders. "
+            "**Overlay** finds them by itself (*auto*) and says what it took and what is missing. Press **R** after "
+            "adding files.")
 
 
-def base() -> dict[str, dict[str, Any]]:
-    """Overlay, Load and Sampler with the official defaults: what every workflow has."""
-    return {
-        OVERLAY: node("LTX23Overlay", **dict.fromkeys(
-            ("checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant", "text_projection", "video_vae",
-             "audio_vae"), "auto")),
-        LOAD: node("LTX23Load", overlay=[OVERLAY, 0], precision="auto", attention="auto"),
-        SAMPLER: node("LTX23Sampler", model=[LOAD, 0], prompt="", recipe="auto", width=768, height=512, frames=121,
-                      fps=24.0, seed=10, steps=0, negative_prompt=""),
-    }
+def with_defaults(graph: Graph, nodes: dict[str, Any]) -> Graph:
+    """A graph with the default of every field that it leaves out.
+
+    Args:
+        graph: of `workflow_graphs`.
+        nodes: what the server says about its nodes (/object_info).
+    """
+    whole: Graph = {}
+    for key, each in graph.items():
+        info = nodes[each["class_type"]]["input"]
+        inputs: dict[str, Any] = {}
+        for name, (kind, *rest) in {**info.get("required", {}), **info.get("optional", {})}.items():
+            options = rest[0] if rest else {}
+            listed = kind if isinstance(kind, list) else options.get("options", [])
+            if name in each["inputs"]:
+                inputs[name] = each["inputs"][name]
+            elif options.get("forceInput"):
+                continue
+            elif isinstance(kind, list) or kind == "COMBO":
+                inputs[name] = options.get("default", next(iter(listed), ""))
+            elif kind in ("INT", "FLOAT", "BOOLEAN", "STRING"):
+                inputs[name] = options.get("default", "" if kind == "STRING" else 0)
+        whole[key] = {"class_type": each["class_type"], "inputs": inputs}
+    return whole
 
 
-def with_files(graph: dict[str, dict[str, Any]], prompt: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """Add Prompt, the two decoders and ComfyUI's own Create Video and Save Video."""
-    graph[PROMPT_NODE] = node("LTX23Prompt", model=[LOAD, 0], prompt=prompt, negative_prompt="")
-    graph[SAMPLER]["inputs"]["context"] = [PROMPT_NODE, 0]
-    graph[VIDEO] = node("LTX23DecodeVideo", model=[LOAD, 0], video=[SAMPLER, 0])
-    graph[AUDIO] = node("LTX23DecodeAudio", model=[LOAD, 0], audio=[SAMPLER, 1])
-    graph[CREATE] = node("CreateVideo", images=[VIDEO, 0], fps=[SAMPLER, 2], audio=[AUDIO, 0])
-    graph[SAVE] = node("SaveVideo", video=[CREATE, 0], filename_prefix=prefix, format="auto", codec="auto")
-    return graph
+def columns(graph: Graph) -> list[list[str]]:
+    """Node ids in columns, each node right of all that it needs; the note stands below the first."""
+    depth: dict[str, int] = {}
+
+    def of(key: str) -> int:
+        if key not in depth:
+            links = (value[0] for value in graph[key]["inputs"].values() if isinstance(value, list))
+            depth[key] = max((of(link) + 1 for link in links), default=0)
+        return depth[key]
+
+    for key in graph:
+        of(key)
+    # What needs nothing stands one column before what it feeds, not far left of it.
+    for key in graph:
+        used = [depth[other] for other, each in graph.items() for value in each["inputs"].values()
+                if isinstance(value, list) and value[0] == key]
+        if depth[key] == 0 and key != "1" and used:
+            depth[key] = max(min(used) - 1, 0)
+    stacked: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
+    for key in sorted(graph, key=int):
+        stacked[depth[key]].append(key)
+    stacked[0].append(NOTE_ID)
+    return stacked
 
 
-def workflows() -> list[Workflow]:
-    """The graphs that ship."""
-    quick = base()
-    quick[SAMPLER]["inputs"]["prompt"] = PROMPT
-    quick[VIDEO] = node("LTX23DecodeToFile", model=[LOAD, 0], video=[SAMPLER, 0], audio=[SAMPLER, 1],
-                        filename_prefix="video/LTX-2.3")
-    text = with_files(base(), PROMPT, "video/LTX-2.3")
-    image = with_files(base(), IMAGE_PROMPT, "video/LTX-2.3")
-    image[IMAGE] = node("LoadImage", image="example.png")
-    image[CONDITION] = node("LTX23ImageCondition", image=[IMAGE, 0], frame=0, strength=1.0, crf=33)
-    image[SAMPLER]["inputs"]["conditions"] = [CONDITION, 0]
-    # Columns, left to right as the data flows.
-    row = {OVERLAY: (0, 0, 390, 430), LOAD: (430, 0, 250, 0)}
-    places = row | {PROMPT_NODE: (720, 0, 400, 330), SAMPLER: (1160, 0, 350, 690), VIDEO: (1550, 0, 230, 0),
-                    AUDIO: (1550, 120, 230, 0), CREATE: (1820, 0, 230, 0), SAVE: (2090, 0, 400, 330)}
-    return [
-        Workflow("quick_start", quick, row | {SAMPLER: (720, 0, 420, 780), VIDEO: (1180, 0, 400, 400)},
-                 (0, 500, 390, 240)),
-        Workflow("text_to_video", text, places, (0, 500, 390, 240)),
-        Workflow("image_to_video", image, places | {
-            IMAGE: (430, 380, 250, 310), CONDITION: (720, 380, 400, 0)}, (0, 500, 390, 240)),
-    ]
+def size(each: dict[str, Any]) -> tuple[int, int]:
+    """Smallest width and height of a node on the page; 0: as small as it can be."""
+    kind, inputs = each["class_type"], each["inputs"]
+    own_prompt = kind == "LTX23Sampler" and inputs.get("prompt") and not isinstance(inputs["prompt"], list)
+    return WIDTHS.get(kind, 270), PROMPT_HEIGHT if own_prompt else HEIGHTS.get(kind, 0)
 
 
 # Runs in the page. Everything is serialised there: handing objects to Python turns `undefined` into null, which
 # makes files that the front end's schema refuses.
-BUILD = """async ({id, graph, places, note, text, pack, version, models}) => {
-  const app = window.app;
+BUILD = """async ({id, graph, columns, sizes, noteId, noteSize, text, pack, version, models}) => {
+  const app = window.app, gap = 50, title = 40;
   app.graph.clear();
   await app.loadApiJson(graph, "workflow");
-  for (const [id, [x, y, width, height]] of Object.entries(places)) {
-    const node = app.graph.getNodeById(Number(id));
-    const small = node.computeSize();
-    node.pos = [x, y];
-    node.setSize([Math.max(width, small[0]), Math.max(height, small[1])]);
-    for (const widget of node.widgets ?? [])
-      if (widget.name === "control_after_generate") widget.value = "fixed";
-    if (node.type.startsWith("LTX23")) Object.assign(node.properties, {cnr_id: pack, ver: version});
-    if (node.type === "LTX23Overlay") node.properties.models = models;
-  }
   const sheet = LiteGraph.createNode("MarkdownNote");
   app.graph.add(sheet);
-  sheet.pos = [note[0], note[1]];
-  sheet.setSize([note[2], note[3]]);
-  sheet.title = "Files";
+  sheet.title = "About";
   sheet.widgets[0].value = text;
+  let x = 0;
+  for (const column of columns) {
+    let y = 0, widest = 0;
+    for (const key of column) {
+      const node = key === noteId ? sheet : app.graph.getNodeById(Number(key));
+      const [width, height] = key === noteId ? noteSize : sizes[key];
+      const small = node.computeSize();
+      node.pos = [x, y];
+      node.setSize([Math.max(width, small[0]), Math.max(height, small[1])]);
+      y += node.size[1] + title + gap / 2;
+      widest = Math.max(widest, node.size[0]);
+      for (const widget of node.widgets ?? [])
+        if (widget.name === "control_after_generate") widget.value = "fixed";
+      if (node.type.startsWith("LTX23")) Object.assign(node.properties, {cnr_id: pack, ver: version});
+      if (node.type === "LTX23Overlay") node.properties.models = models;
+    }
+    x += widest + gap;
+  }
   app.graph.setDirtyCanvas(true, true);
   await new Promise((done) => setTimeout(done, 500));
   const {output} = await app.graphToPrompt();
@@ -160,49 +171,77 @@ def version() -> str:
     return re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
-def write(page: Any, workflow: Workflow, folder: Path) -> None:  # noqa: ANN401
+def models(workflow: Workflow) -> list[dict[str, str]]:
+    """Files that ComfyUI itself offers to download: only those that need no login."""
+    names = {"checkpoints": CHECKPOINT} | ({"latent_upscale_models": UPSCALER} if workflow.upscaler else {}) | (
+        {"loras": LORA} if workflow.lora else {})
+    return [{"name": name, "url": f"{LIGHTRICKS}/resolve/main/{name}", "directory": folder}
+            for folder, name in names.items()]
+
+
+def write(page: Any, workflow: Workflow, nodes: dict[str, Any], folder: Path) -> None:  # noqa: ANN401
     """Build one workflow on an open page and write its three files."""
     from PIL import Image
 
-    models = [{"name": CHECKPOINT, "url": CHECKPOINT_URL, "directory": "checkpoints"}]
-    made = page.evaluate(BUILD, {"graph": workflow.graph, "places": workflow.places, "note": workflow.note,
-                                 "text": workflow.text, "pack": PACK, "version": version(), "models": models,
-                                 "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{workflow.name}"))})
+    graph = with_defaults(workflow.graph, nodes)
+    made = page.evaluate(BUILD, {
+        "graph": graph, "columns": columns(graph), "sizes": {key: size(each) for key, each in graph.items()},
+        "noteId": NOTE_ID, "noteSize": NOTE_SIZE, "text": note(workflow), "pack": PACK, "version": version(),
+        "models": models(workflow), "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{workflow.name}"))})
     (folder / f"{workflow.name}.json").write_text(made["ui"] + "\n", encoding="utf-8")
     (folder / "api" / f"{workflow.name}.json").write_text(made["api"] + "\n", encoding="utf-8")
+    page.wait_for_timeout(1500)  # previews of example files
     clip = page.evaluate(FRAME, [110, 180, 1680, 800])
     page.wait_for_timeout(800)
     picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
     picture.thumbnail((1400, 1400))
-    picture.save(folder / f"{workflow.name}.jpg", quality=88)
-    wanted, got = json.loads(json.dumps(workflow.graph)), json.loads(made["api"])
+    picture.save(folder / f"{workflow.name}.jpg", quality=85)
+    got = json.loads(made["api"])
     for each in got.values():
         each.pop("_meta", None)
-    if wanted != got:
-        raise SystemExit(f"{workflow.name}: the front end exports another graph than was given:\n{made['api']}")
+    if json.loads(json.dumps(graph)) != got:
+        raise SystemExit(f"{workflow.name}: the front end exports another graph than was given:\n{made['api']}\n"
+                         f"{json.dumps(graph, indent=2)}")
     print(f"{workflow.name}: {len(got)} nodes, picture {picture.width}x{picture.height}")
 
 
+def write_all(page: Any, server: Server, folder: Path, only: list[str]) -> None:  # noqa: ANN401
+    """Open the server's page and write the workflows."""
+    from tests.host.client import HostClient
+
+    nodes = HostClient(server.url, server.base.root).get("/object_info")
+    page.goto(server.url, wait_until="domcontentloaded")
+    page.wait_for_function("() => window.app && window.app.graph && window.LiteGraph", timeout=90_000)
+    page.wait_for_timeout(3000)
+    for workflow in workflows():
+        if not only or workflow.name in only:
+            write(page, workflow, nodes, folder)
+
+
 def main() -> None:
-    """Open the page and write every workflow."""
+    """Start a server and write every workflow, or those named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", required=True, help="address of a running ComfyUI with the pack")
-    parser.add_argument("--chromium", default="/usr/bin/chromium", help="path of Chromium or Chrome")
     parser.add_argument("--out", type=Path, default=ROOT / "workflows", help="folder to write (default: workflows)")
+    parser.add_argument("names", nargs="*", help="workflows to write (default: all)")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
     (options.out / "api").mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=options.chromium, args=flags)
-        page = browser.new_page(viewport={"width": 1920, "height": 1080})
-        page.goto(options.url, wait_until="domcontentloaded")
-        page.wait_for_function("() => window.app && window.app.graph && window.LiteGraph", timeout=90_000)
-        page.wait_for_timeout(3000)
-        for workflow in workflows():
-            write(page, workflow, options.out)
-        browser.close()
+    root = Path(tempfile.mkdtemp(prefix="ltx23-workflows-"))
+    base = Base(root).create()
+    base.link_pack(PACK, ROOT)
+    add_examples(base)
+    server = Server(Place(ROOT).comfy(FRONT_END), base, root / "server.log", options=("--cpu",))
+    server.start()
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=str(find_browser()), args=list(FLAGS))
+            page = browser.new_page(viewport={"width": 1920, "height": 1080})
+            write_all(page, server, options.out, options.names)
+            browser.close()
+    finally:
+        server.stop()
+        shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,24 @@ SMALL = {"width": 96, "height": 64, "frames": 17, "steps": 3}
 FRAME_SHAPE = (SMALL["frames"], SMALL["height"], SMALL["width"])
 
 
+# What a workflow needs beside the small size: stages of 64, the one LoRA there is, clips of the length of example.mp4.
+TWO = {"width": 128, "steps": 0, "upsampler": UPSCALER, "distilled_lora": LORA}
+OWN: dict[str, dict[str, Any]] = {
+    "two_stage": {**TWO, "steps": 2}, "two_stage_apart": TWO, "hq": {**TWO, "steps": 2}, "distilled": TWO,
+    "ic_lora": {**TWO, "lora": LORA}, "extend": {"frames": 33}, "retake": {"start": 0.2, "end": 0.5},
+    "keyframes": {}, "long_video": {"frames": 33, "window": 17, "overlap": 8, "steps": 1},
+}
+
+
+def values_of(name: str) -> dict[str, Any]:
+    """The values that make a shipped workflow small."""
+    return SMALL | OWN.get(name, {})
+
+
 def workflow(name: str, prefix: str, **values: Any) -> Graph:
     """A shipped workflow, small; `values` go to every node that has an input of that name."""
     graph = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    return with_values(graph, **{**SMALL, "filename_prefix": prefix, **values})
+    return with_values(graph, **{**values_of(name), "filename_prefix": prefix, **values})
 
 
 def with_values(graph: Graph, **values: Any) -> Graph:
