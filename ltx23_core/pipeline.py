@@ -233,8 +233,7 @@ class Pipeline:
         """The transformer on the device, with room for a denoiser call of a stage over (video, audio) tokens."""
         distilled = stage.lora if self.overlay.variant == "dev" else 0.0
         component = self.component("transformer", distilled=distilled)
-        passes = 1 if stage.guidance is None else 4
-        need = sampling_bytes(self.transformer_config, *tokens, passes, 1, self.dtype.itemsize)
+        need = sampling_bytes(self.transformer_config, *tokens, stage.passes, 1, self.dtype.itemsize)
         self.residency.use(component, activation_bytes=need)
         return component.module
 

@@ -3,14 +3,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..errors import RequestError
 from ..models.transformer.inputs import Pass, Perturbation, StreamInput
 from ..models.transformer.model import Transformer
-from .guidance import Guidance, GuiderParams, combine
+from ..models.transformer.nag import NagContext
+from .combine import RunningDifference, combine
+from .guidance import Guidance
+from .guider import GuiderParams
 from .latents import Streams, StreamState
+
+ParamsPair = tuple[GuiderParams, GuiderParams]
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,20 @@ def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
     return (latent.float() - velocity.float() * timesteps.float()).to(latent.dtype)
 
 
+class Prediction(NamedTuple):
+    """x0 of one stream: guided, and of the unconditioned pass (None where that was not asked for)."""
+
+    guided: Tensor
+    uncond: Tensor | None
+
+
 class Denoiser:
-    """Guided x0 of both streams from noisy tokens.
+    """Guided x0 of both streams from noisy tokens; remembers the last results and differences of its run.
 
     Args:
         transformer: on its device, in its dtype.
-        positive, negative: prompt contexts; ``negative`` may be None where nothing uses CFG.
+        positive, negative: prompt contexts; ``negative`` may be None where nothing uses CFG, CFG++ or NAG
+            (`RequestError` otherwise).
         guidance: None: the conditional pass alone.
         video, audio: states of the streams, or None for an absent one.
         check: called once a block; may raise to interrupt.
@@ -41,38 +56,15 @@ class Denoiser:
                  guidance: Guidance | None, video: StreamState | None, audio: StreamState | None,
                  check: Callable[[], None] | None = None) -> None:
         self._transformer, self._check = transformer, check
-        self._guidance = guidance or Guidance()
+        self._guidance = (guidance or Guidance()).resolved(None)
+        self._positive, self._negative = positive, negative
         self._states = (video, audio)
-        self._params = tuple(GuiderParams() if state is None else params
-                             for state, params in zip(self._states, self._guidance.streams, strict=True))
         self._masks = [None if s is None else s.distinct_mask() for s in self._states]
+        self._running = (RunningDifference(), RunningDifference())
+        self._last: list[Prediction | None] = [None, None]
         dtype = transformer.proj_out.bias.dtype
         positions = (None if s is None else s.positions for s in self._states)
         self._tables = transformer.tables(*positions, dtype, None if video is None else video.attention)
-        self._passes = self._plan(positive, negative)
-
-    def _plan(self, positive: PromptContext, negative: PromptContext | None) -> dict[str, Pass]:
-        """The passes that the guidance needs, by name."""
-        video, audio = self._params
-        passes = {"cond": Pass(positive.video, positive.audio)}
-        if negative is not None and (video.uses_cfg or audio.uses_cfg):
-            passes["uncond"] = Pass(negative.video if self._guidance.video else positive.video,
-                                    negative.audio if self._guidance.audio else positive.audio)
-        if video.uses_stg or audio.uses_stg:
-            skip = (frozenset(p.stg_blocks if p.uses_stg else ()) for p in (video, audio))
-            passes["perturbed"] = Pass(positive.video, positive.audio, Perturbation(*skip))
-        if None not in self._states and (video.uses_modality or audio.uses_modality):
-            passes["modality"] = Pass(positive.video, positive.audio, Perturbation(cross=True))
-        return passes
-
-    def _input(self, which: int, x: Tensor | None, sigma: float) -> StreamInput | None:
-        state, mask = self._states[which], self._masks[which]
-        if x is None or state is None or mask is None:
-            return None
-        batch = x.shape[0]
-        scalar = torch.full((batch,), 0.0 if state.frozen else sigma, device=x.device)
-        timesteps = (mask[0] * sigma).expand(batch, -1)
-        return StreamInput(x, scalar, timesteps, mask[1])
 
     def __call__(self, x: Streams, sigma: float, step: int) -> Streams:
         """Guided x0 (before conditioned tokens are held) at one sigma.
@@ -80,16 +72,86 @@ class Denoiser:
         Args:
             x: noisy tokens (B, N, C) of (video, audio), None for an absent stream.
             sigma: in (0, 1].
-            step: index of the step in the schedule.
+            step: index of the step in the schedule, by which `GuiderParams.skip_step` counts.
         """
-        inputs = [self._input(which, part, sigma) for which, part in enumerate(x)]
-        velocities = self._transformer(*inputs, list(self._passes.values()), self._tables, self._check)
-        results: list[Tensor | None] = []
-        for which, (given, params) in enumerate(zip(inputs, self._params, strict=True)):
-            if given is None:
-                results.append(None)
-                continue
-            predictions = {name: to_denoised(given.latent, v[which], given.token_timesteps)
-                           for name, v in zip(self._passes, velocities, strict=True)}
-            results.append(combine(params, **predictions))
-        return results[0], results[1]
+        return self._evaluate(x, sigma, step, uncond=False)[0]
+
+    def with_uncond(self, x: Streams, sigma: float, step: int) -> tuple[Streams, Streams]:
+        """(guided x0, x0 of the unconditioned pass), which runs also where no stream uses CFG."""
+        return self._evaluate(x, sigma, step, uncond=True)
+
+    def _evaluate(self, x: Streams, sigma: float, step: int, uncond: bool) -> tuple[Streams, Streams]:
+        params = self._guidance.at(sigma)
+        present = [part is not None for part in x]
+        skipped = [last is not None and own.skips(step) for own, last in zip(params, self._last, strict=True)]
+        # A frozen stream has timestep 0, so its x0 is x: alone it needs no forward.
+        moving = [here and not skip and not state.frozen
+                  for here, skip, state in zip(present, skipped, self._states, strict=True)]
+        if any(moving):
+            predictions = self._forward(x, sigma, params, [not skip for skip in skipped], moving, uncond)
+        else:
+            predictions = [None if part is None else last if skip else Prediction(part, part if uncond else None)
+                           for part, skip, last in zip(x, skipped, self._last, strict=True)]
+        self._last = predictions
+        video, audio = ((None, None) if found is None else found for found in predictions)
+        return (video[0], audio[0]), (video[1], audio[1])
+
+    def _forward(self, x: Streams, sigma: float, params: ParamsPair, enabled: list[bool], moving: list[bool],
+                 uncond: bool) -> list[Prediction | None]:
+        """Run the passes; a stream that is not enabled is context only and keeps its last prediction."""
+        passes = self._plan(params, moving, uncond)
+        inputs = [self._input(which, part, sigma, enabled[which]) for which, part in enumerate(x)]
+        velocities = self._transformer(*inputs, list(passes.values()), self._tables, self._check)
+        results = list(self._last)
+        for which, given in enumerate(inputs):
+            if given is not None and given.enabled:
+                named = {name: to_denoised(given.latent, v[which], given.token_timesteps)
+                         for name, v in zip(passes, velocities, strict=True)}
+                guided = combine(params[which], **named, running=self._running[which])
+                results[which] = Prediction(guided, named["uncond"] if uncond else None)
+        return results
+
+    def _plan(self, params: ParamsPair, moving: list[bool], uncond: bool) -> dict[str, Pass]:
+        """The passes that the streams which are computed need, by name."""
+        positive, (video, audio) = self._positive, params
+        used = [own for own, moves in zip(params, moving, strict=True) if moves]
+        nags = (self._nag(video, "video"), self._nag(audio, "audio"))
+
+        def conditional(perturbation: Perturbation) -> Pass:
+            return Pass(positive.video, positive.audio, perturbation, nag=nags)
+
+        passes = {"cond": conditional(Perturbation())}
+        if uncond or any(own.uses_cfg for own in used):
+            passes["uncond"] = self._unconditioned()
+        if any(own.uses_stg for own in used):
+            passes["perturbed"] = conditional(Perturbation(*(
+                frozenset(own.stg_blocks if own.uses_stg else ()) for own in params)))
+        if None not in self._states and any(own.uses_modality for own in used):
+            passes["modality"] = conditional(Perturbation(cross=True))
+        return passes
+
+    def _unconditioned(self) -> Pass:
+        """Negative context of guided streams; of both where no stream is guided and CFG++ asks all the same."""
+        guidance, positive, negative = self._guidance, self._positive, self._needed_negative("the unconditioned pass")
+        nothing = guidance == Guidance()
+        return Pass(negative.video if guidance.video or nothing else positive.video,
+                    negative.audio if guidance.audio or nothing else positive.audio)
+
+    def _needed_negative(self, purpose: str) -> PromptContext:
+        if self._negative is None:
+            raise RequestError(f"{purpose} was asked for without a negative prompt", "both contexts of a prompt",
+                               "Give the denoiser the negative context too.")
+        return self._negative
+
+    def _nag(self, params: GuiderParams, stream: str) -> NagContext | None:
+        context = params.nag and getattr(self._needed_negative("NAG"), stream)
+        return None if context is None else NagContext(params.nag, context)
+
+    def _input(self, which: int, x: Tensor | None, sigma: float, enabled: bool) -> StreamInput | None:
+        state, mask = self._states[which], self._masks[which]
+        if x is None or state is None or mask is None:
+            return None
+        batch = x.shape[0]
+        scalar = torch.full((batch,), 0.0 if state.frozen else sigma, device=x.device)
+        timesteps = (mask[0] * sigma).expand(batch, -1)
+        return StreamInput(x, scalar, timesteps, mask[1], enabled)

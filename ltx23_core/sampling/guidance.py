@@ -1,58 +1,77 @@
-"""Guidance: CFG + STG + modality, with rescale, on x0 predictions (spec/07 §4)."""
+"""Guidance of both streams, constant or over sigma, and what nodes and plans do with it (spec/07 §4).
+
+Imports no torch; everything here is decided from Python floats.
+"""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 
 from ..errors import RequestError
+from ..models.transformer.nag import Nag
+from .guider import Apg, GuiderParams
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["RECIPE", "Apg", "Guidance", "GuiderBins", "GuiderParams", "Nag", "RecipeParams"]
+
+OFF = GuiderParams()
 
 
 @dataclass(frozen=True)
-class GuiderParams:
-    """Guidance of one stream. The defaults switch everything off.
+class RecipeParams:
+    """A placeholder for the recipe's guidance of a stream, with the options given here in the place of its own.
 
-    Attributes:
-        cfg: classifier-free guidance; 1 is off.
-        stg: spatio-temporal guidance (self attention skipped in ``stg_blocks``); 0 is off.
-        modality: guidance away from a result without cross-modal attention; 1 is off.
-        rescale: 0 to 1, how far the result's std is pulled to the conditional one.
-        stg_blocks: blocks whose self attention the perturbed pass skips, counted from 0.
+    What a node without linked guidance means. `Guidance.resolved` puts the values in.
     """
 
-    cfg: float = 1.0
-    stg: float = 0.0
-    modality: float = 1.0
-    rescale: float = 0.0
-    stg_blocks: tuple[int, ...] = ()
+    apg: Apg | None = None
+    nag: Nag | None = None
+
+
+Params = GuiderParams | RecipeParams | None
+
+
+@dataclass(frozen=True)
+class GuiderBins:
+    """Guidance of one stream that depends on sigma: bins, each of the sigmas up to its upper bound.
+
+    Sigmas are float32 values and bounds doubles, as officially: 0.6 as a sigma is slightly above the bound 0.6 and
+    belongs to the bin above. Above all bounds the largest one's parameters act, below none the smallest one's.
+
+    Attributes:
+        bins: (upper bound in (0, 1], parameters) in any order, kept with the bounds falling. None: no guidance.
+    """
+
+    bins: tuple[tuple[float, Params], ...]
 
     def __post_init__(self) -> None:
-        for name in ("cfg", "stg", "modality", "rescale"):
-            if not math.isfinite(getattr(self, name)):
-                raise RequestError(f"guidance {name} is {getattr(self, name)}", "a finite number", "Use the default.")
-        if not 0 <= self.rescale <= 1:
-            raise RequestError(f"guidance rescale is {self.rescale}", "a number from 0 to 1", "Use 0.7.")
-        if self.stg and not self.stg_blocks:
-            raise RequestError(f"STG scale is {self.stg} and no STG block is named", "at least one block",
-                               "Name the block 28, the official one, or set the scale to 0.")
+        bounds = [bound for bound, _ in self.bins]
+        if not bounds or len(set(bounds)) != len(bounds) or not all(0 < bound <= 1 for bound in bounds):
+            raise RequestError(f"the bounds of the guidance over sigma are {bounds}",
+                               "at least one, all different, above 0 and up to 1", "Use 1.0 for the only bin.")
+        object.__setattr__(self, "bins", tuple(sorted(self.bins, key=lambda entry: -entry[0])))
 
-    @property
-    def uses_cfg(self) -> bool:
-        """Whether the unconditioned pass is needed."""
-        return not math.isclose(self.cfg, 1.0)
+    def index(self, sigma: float) -> int:
+        """Which bin a sigma belongs to, counted from the largest bound."""
+        return max(0, sum(sigma <= bound for bound, _ in self.bins) - 1)
 
-    @property
-    def uses_stg(self) -> bool:
-        """Whether the perturbed pass is needed."""
-        return not math.isclose(self.stg, 0.0, abs_tol=1e-9)
 
-    @property
-    def uses_modality(self) -> bool:
-        """Whether the pass without cross-modal attention is needed."""
-        return not math.isclose(self.modality, 1.0)
+StreamGuidance = GuiderParams | GuiderBins | RecipeParams
+
+
+def _bins_of(stream: StreamGuidance | None) -> tuple[tuple[float, Params], ...]:
+    return stream.bins if isinstance(stream, GuiderBins) else ((1.0, stream),)
+
+
+def _at(stream: StreamGuidance | None, sigma: float) -> Params:
+    return stream.bins[stream.index(sigma)][1] if isinstance(stream, GuiderBins) else stream
+
+
+def _joined(bins: Iterable[tuple[float, Params]]) -> StreamGuidance | None:
+    """Bins as guidance of a stream: the parameters themselves where all bins have the same."""
+    bins = tuple(bins)
+    return bins[0][1] if all(params == bins[0][1] for _, params in bins) else GuiderBins(bins)
 
 
 @dataclass(frozen=True)
@@ -60,30 +79,83 @@ class Guidance:
     """Guidance of both streams. None for a stream: it is not guided, and the unconditioned pass keeps its
     positive context (spec: goldens' README, audio to video)."""
 
-    video: GuiderParams | None = None
-    audio: GuiderParams | None = None
+    video: StreamGuidance | None = None
+    audio: StreamGuidance | None = None
+
+    def at(self, sigma: float) -> tuple[GuiderParams, GuiderParams]:
+        """Parameters of video and audio at a sigma, off where there are none. Only of resolved guidance."""
+        video, audio = (_at(stream, sigma) or OFF for stream in (self.video, self.audio))
+        return video, audio
 
     @property
-    def streams(self) -> tuple[GuiderParams, GuiderParams]:
-        """Parameters of video and audio, off where there are none."""
-        return self.video or GuiderParams(), self.audio or GuiderParams()
+    def params(self) -> Iterator[GuiderParams]:
+        """Every set of parameters that acts at some sigma. Only of resolved guidance."""
+        return (params for stream in (self.video, self.audio) for _, params in _bins_of(stream) if params)
+
+    @property
+    def passes(self) -> int:
+        """Largest number of forward passes of a step."""
+        kinds = [(params.uses_cfg, params.uses_stg, params.uses_modality) for params in self.params]
+        return 1 + sum(map(any, zip(*kinds, strict=True)))
+
+    def _mapped(self, change: Callable[[Params], Params], streams: str = "both") -> Guidance:
+        """Guidance with every set of parameters changed, of "both", "video" or "audio"."""
+        return Guidance(*(_joined((bound, change(params)) for bound, params in _bins_of(stream))
+                          if streams in ("both", name) else stream
+                          for name, stream in (("video", self.video), ("audio", self.audio))))
+
+    def resolved(self, recipe: Guidance | None) -> Guidance:
+        """The recipe's values in the place of each `RecipeParams`; None: a recipe without guidance."""
+        recipe = recipe or Guidance()
+        return Guidance(*(Guidance(own)._mapped(lambda params, official=official: _filled(params, official)).video
+                          for own, official in ((self.video, recipe.video), (self.audio, recipe.audio))))
+
+    def with_options(self, streams: str = "both", *, apg: Apg | None = None, nag: Nag | None = None) -> Guidance:
+        """Guidance with APG or NAG in "both" streams, in "video" or in "audio", at every sigma.
+
+        APG leaves a stream that is not guided as it is. NAG acts there too; where CFG acts on the other stream, the
+        unconditioned pass then has the negative prompt for both.
+        """
+        options = RecipeParams(apg, nag)
+        return self._mapped(lambda params: _filled(options, params), streams)
+
+    def within(self, low: float, high: float, otherwise: Guidance | None = None) -> Guidance:
+        """This guidance for sigmas from low to high, another one (None: no guidance) elsewhere.
+
+        The bounds are rounded to float32, as sigmas are, so a sigma equal to a bound is inside.
+
+        Raises:
+            RequestError: bounds that are not 0 <= low <= high <= 1 with high above 0.
+        """
+        if not (0 <= low <= high <= 1 and high > 0):
+            raise RequestError(f"guidance acts for sigmas from {low} to {high}",
+                               "0 <= from <= to <= 1 with to above 0", "Use 0 and 1 for the whole schedule.")
+        low, high = struct.unpack("2f", struct.pack("2f", low, high))
+        other = otherwise or Guidance()
+
+        def merged(inside: StreamGuidance | None, outside: StreamGuidance | None) -> StreamGuidance | None:
+            bounds = {bound for stream in (inside, outside) for bound, _ in _bins_of(stream)}
+            bounds |= {1.0, high, math.nextafter(low, 0)} - {0.0}
+            return _joined((bound, _at(inside if low <= bound <= high else outside, bound))
+                           for bound in sorted(bounds, reverse=True))
+
+        return Guidance(merged(self.video, other.video), merged(self.audio, other.audio))
+
+    def nag_alone(self) -> Guidance | None:
+        """What acts in a stage of the recipe that has no guidance: NAG, where there is any."""
+        alone = self._mapped(lambda params: params and params.nag and GuiderParams(nag=params.nag))
+        return None if alone == Guidance() else alone
 
 
-def combine(params: GuiderParams, cond: Tensor, uncond: Tensor | None = None, perturbed: Tensor | None = None,
-            modality: Tensor | None = None) -> Tensor:
-    """Guided prediction of one stream, in float32, returned in ``cond``'s dtype.
+def _filled(params: Params, recipe: Params) -> Params:
+    """Parameters, or the recipe's with the placeholder's options where ``params`` is one."""
+    if not isinstance(params, RecipeParams):
+        return params
+    options = {field.name: value for field in fields(params) if (value := getattr(params, field.name)) is not None}
+    if recipe is None:
+        return None if params.nag is None else GuiderParams(nag=params.nag)
+    return replace(recipe, **options)
 
-    c + (cfg - 1)(c - u) + stg (c - p) + (modality - 1)(c - m), then rescaled by r std(c) / std(pred) + 1 - r with
-    the unbiased std over the whole tensor (batch and conditioned tokens included). A missing pass adds nothing.
 
-    Args:
-        cond, uncond, perturbed, modality: x0 predictions (B, N, C) of the passes.
-    """
-    base = cond.float()
-    guided = base
-    for scale, other in ((params.cfg - 1, uncond), (params.stg, perturbed), (params.modality - 1, modality)):
-        if other is not None and scale:
-            guided = guided + scale * (base - other.float())
-    if params.rescale:
-        guided = guided * (params.rescale * (base.std() / guided.std()) + (1 - params.rescale))
-    return guided.to(cond.dtype)
+RECIPE = Guidance(RecipeParams(), RecipeParams())
+"""The recipe's own guidance, for a node without a link."""

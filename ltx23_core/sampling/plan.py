@@ -28,7 +28,7 @@ def plan_stages(recipe: Recipe, clip: Clip, layers: int, *, stages: str = "all",
         layers: blocks of the transformer, for the place of the STG block.
         stages: one of `STAGES`: the whole recipe, or one stage of it.
         steps, sigmas: of the first stage that runs.
-        guidance: of the guided stages; in a recipe without guided ones, of its first stage.
+        guidance: of the guided stages; in a recipe without guided ones, of its first stage. NAG acts in all.
         solver: of every stage that runs.
 
     Raises:
@@ -41,14 +41,16 @@ def plan_stages(recipe: Recipe, clip: Clip, layers: int, *, stages: str = "all",
         raise RequestError(f"the {stages} stage of recipe {recipe.name} was asked for, which has one stage",
                            "a recipe of two stages, or stages: all", "Choose all, or a recipe of two stages.")
     chosen = chosen[:1] if stages == "first" or not clip.video else chosen[1:] if stages == "second" else chosen
-    guidance = recipe.guidance(layers) if guidance is None and recipe.guided else guidance
+    official = recipe.guidance(layers) if recipe.guided else None
+    guidance = official if guidance is None else guidance.resolved(official)
     _check_blocks(guidance, layers)
     planned = []
     for position, (number, stage) in enumerate(chosen):
         own = (steps, sigmas) if position == 0 else (None, None)
         acts = stage.guided or (number == 1 and not recipe.guided)
         planned.append(StagePlan(number, stage.shrink, tuple(_schedule(recipe, stage, clip, *own)),
-                                 solver or Solver(stage.solver), guidance if acts else None, stage.lora))
+                                 solver or Solver(stage.solver), guidance if acts or guidance is None
+                                 else guidance.nag_alone(), stage.lora))
     return tuple(planned)
 
 
@@ -71,7 +73,7 @@ def _schedule(recipe: Recipe, stage: Stage, clip: Clip, steps: int | None,
 
 
 def _check_blocks(guidance: Guidance | None, layers: int) -> None:
-    for params in guidance.streams if guidance else ():
+    for params in guidance.params if guidance else ():
         wrong = [block for block in params.stg_blocks if not 0 <= block < layers]
         if wrong and params.uses_stg:
             raise RequestError(f"STG block {wrong[0]} of a transformer with {layers} blocks",

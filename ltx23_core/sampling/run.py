@@ -119,6 +119,12 @@ class StagePlan:
     guidance: Guidance | None
     lora: float
 
+    @property
+    def passes(self) -> int:
+        """Largest number of forward passes that a denoiser call has."""
+        guided = 1 if self.guidance is None else self.guidance.passes
+        return max(guided, 2) if self.solver.uses_uncond else guided
+
 
 @dataclass(frozen=True)
 class Request:
@@ -180,9 +186,12 @@ class StageRunner:
         """A video latent at the size of the next stage."""
         return self._pipeline.upscale(latent)
 
-    def _draw(self, shape: tuple[int, ...]) -> Tensor:
-        self._drawn.append(shape)
-        return draw_noise(shape, self._generator, self._device, NOISE_DTYPE)
+    def _draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """Noise of the run's generator, which remembers it, or of another one."""
+        generator = generator or self._generator
+        if generator is self._generator:
+            self._drawn.append(shape)
+        return draw_noise(shape, generator, self._device, NOISE_DTYPE)
 
     def _states(self, stage: StagePlan, grid: VideoGrid, latents: Streams) -> StatePair:
         """Both streams before noise: zeros or the last stage's latents, with the conditions at this stage's size."""
@@ -228,10 +237,12 @@ class StageRunner:
 
         transformer = self._pipeline.use_transformer(
             stage, tuple(0 if state is None else state.clean.shape[1] for state in states))
-        denoiser = Denoiser(transformer, placed(pair.positive), placed(pair.negative) if stage.guidance else None,
-                            stage.guidance, *states, check=self._pipeline.residency.check)
+        negative = placed(pair.negative) if stage.guidance or stage.solver.uses_uncond else None
+        denoiser = Denoiser(transformer, placed(pair.positive), negative, stage.guidance, *states,
+                            check=self._pipeline.residency.check)
         start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
-        x = solve(stage.solver, denoiser, states, start, stage.sigmas, generator, self._step_hook(stage, grid))
+        x = solve(stage.solver, denoiser, states, start, stage.sigmas, generator,
+                  lambda shape: self._draw(shape, generator), self._step_hook(stage, grid))
         self._done += len(stage.sigmas) - 1
         return x
 

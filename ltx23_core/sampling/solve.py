@@ -1,6 +1,7 @@
 """Which solver runs a stage, with what options, and the noise that it injects (spec/07 §5)."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from . import solvers
 from .denoiser import Denoiser
 from .latents import StatePair, Streams, map_streams
 
-SOLVERS = ("euler", "res_2s", "gradient_estimation")
+# Name -> eta where none is given: the official one, None where the solver adds no noise.
+SOLVERS: dict[str, float | None] = {"euler": None, "euler_ancestral": 1.0, "euler_ancestral_cfg_pp": 1.0,
+                                    "res_2s": solvers.RES_2S_ETA, "gradient_estimation": None}
 STEP_SEED, SUBSTEP_SEED = -1, 9999  # official generators of res_2s: the same noise for every seed of the user
 
 
@@ -22,15 +25,36 @@ class Solver:
 
     Attributes:
         name: one of `SOLVERS`.
-        gamma: of gradient_estimation: how far the velocity is extrapolated; official 2.
+        gamma: of gradient_estimation: how far the velocity is extrapolated; official 2, 1 is Euler.
+        eta: of the ancestral solvers and res_2s: share of new noise in each step, 0 to 1; None: the official one
+            (1, and 0.5 for res_2s).
+        s_noise: of the ancestral solvers: factor on the new noise; official 1.
     """
 
     name: str = "euler"
     gamma: float = 2.0
+    eta: float | None = None
+    s_noise: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
             raise RequestError(f"solver is {self.name!r}", f"one of {', '.join(SOLVERS)}", "Choose euler.")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise RequestError(f"solver eta is {self.eta}", "a number from 0 to 1", "Leave it at the default.")
+        for name in ("gamma", "s_noise"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise RequestError(f"solver {name} is {value}", "a number of 0 or more", "Leave it at the default.")
+
+    @property
+    def used_eta(self) -> float:
+        """eta, or the official one of this solver."""
+        return (SOLVERS[self.name] or 0.0) if self.eta is None else self.eta
+
+    @property
+    def uses_uncond(self) -> bool:
+        """Whether each step needs the unconditioned prediction, whatever the CFG."""
+        return self.name == "euler_ancestral_cfg_pp"
 
 
 def standardised_noise(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -47,16 +71,18 @@ def standardised_noise(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def solve(solver: Solver, denoiser: Denoiser, states: StatePair, x: Streams, sigmas: Sequence[float],
-          generator: torch.Generator, on_step: Callable[[int, Streams], None] | None = None) -> Streams:
+          generator: torch.Generator, draw: Callable[[tuple[int, ...]], Tensor],
+          on_step: Callable[[int, Streams], None] | None = None) -> Streams:
     """Run a stage from noisy tokens to clean ones.
 
     Args:
         solver: which, and its options.
         denoiser: guided x0 at one sigma.
-        states: of both streams; their conditioned tokens are held after each model call.
+        states: of both streams; their conditioned tokens are held after each model call and each new noise.
         x: noisy tokens (video, audio), None for an absent stream.
         sigmas: falling, the last usually 0.
-        generator: the run's; solvers that add noise of the user's seed draw from it.
+        generator: the run's; the noise of res_2s is drawn on its device.
+        draw: noise of the user's seed in a token shape, for the ancestral solvers: video, then audio, each step.
         on_step: called with (step, x0) after each step.
     """
     def blend(streams: Streams) -> Streams:
@@ -65,11 +91,23 @@ def solve(solver: Solver, denoiser: Denoiser, states: StatePair, x: Streams, sig
     def model(streams: Streams, sigma: float, step: int) -> Streams:
         return blend(denoiser(streams, sigma, step))
 
+    def pair(streams: Streams, sigma: float, step: int) -> tuple[Streams, Streams]:
+        guided, uncond = denoiser.with_uncond(streams, sigma, step)
+        return blend(guided), blend(uncond)
+
+    def noise() -> Streams:
+        return map_streams(lambda part: draw(tuple(part.shape)), x)
+
     if solver.name == "gradient_estimation":
         return solvers.gradient_estimation(model, x, sigmas, on_step, gamma=solver.gamma)
     if solver.name == "res_2s":
         sources = {kind: torch.Generator(generator.device).manual_seed(seed)
                    for kind, seed in (("step", STEP_SEED), ("substep", SUBSTEP_SEED))}
-        return solvers.res_2s(model, x, sigmas, on_step, blend=blend, noise=lambda kind: map_streams(
-            lambda part: standardised_noise(part, sources[kind]), x))
+        return solvers.res_2s(model, x, sigmas, on_step, blend=blend, eta=solver.used_eta, noise=lambda kind: (
+            map_streams(lambda part: standardised_noise(part, sources[kind]), x)))
+    options = {"blend": blend, "noise": noise, "eta": solver.used_eta, "s_noise": solver.s_noise}
+    if solver.name == "euler_ancestral":
+        return solvers.euler_ancestral(model, x, sigmas, on_step, **options)
+    if solver.name == "euler_ancestral_cfg_pp":
+        return solvers.euler_ancestral_cfg_pp(pair, x, sigmas, on_step, **options)
     return solvers.euler(model, x, sigmas, on_step)

@@ -16,10 +16,13 @@ from .latents import Streams, map_streams
 
 Model = Callable[[Streams, float, int], Streams]
 OnStep = Callable[[int, Streams], None]
+PairModel = Callable[[Streams, float, int], tuple[Streams, Streams]]
 Blend = Callable[[Streams], Streams]
+Noise = Callable[[], Streams]
 
 RES_2S_ETA = 0.5
 RES_2S_LAST_SIGMA = 0.0011
+CFG_PP_ALPHA_MIN = 2.0**-23  # eps of float32
 
 
 def velocity_of(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
@@ -78,6 +81,58 @@ def ancestral_step(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float,
     return (moved * ratio + noise.float() * (s_noise * renoise)).to(x.dtype)
 
 
+def euler_ancestral(model: Model, x: Streams, sigmas: Sequence[float], on_step: OnStep | None = None, *,
+                    blend: Blend, noise: Noise, eta: float = 1.0, s_noise: float = 1.0) -> Streams:
+    """Ancestral Euler (golden case ``ancestral``; the official distilled pipeline of model version 2.5 uses it).
+
+    Args:
+        blend: holds conditioned tokens; applied again after each noise injection.
+        noise: draws normal noise of both streams; once a step, not in a last step to sigma 0.
+    """
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        denoised = model(x, sigma, step)
+        x = denoised if sigma_next == 0 else blend(map_streams(
+            lambda a, d, n, s=sigma, t=sigma_next: ancestral_step(a, d, s, t, n, eta=eta, s_noise=s_noise),
+            x, denoised, noise()))
+        if on_step is not None:
+            on_step(step, denoised)
+    return x
+
+
+def cfg_pp_step(x: Tensor, denoised: Tensor, uncond: Tensor, sigma: float, sigma_next: float, noise: Tensor, *,
+                eta: float = 1.0, s_noise: float = 1.0) -> Tensor:
+    """Ancestral CFG++ Euler: from the guided x0 along the direction of the unconditioned one (golden ``ancestral``).
+
+    In the DDIM parameterisation sigma / alpha with alpha = 1 - sigma, kept above float32's eps: so at sigma 1 the
+    direction is x itself. sigma_next 0 gives the guided x0.
+    """
+    if sigma_next == 0:
+        return denoised
+    alpha, alpha_next = (max(1 - s, CFG_PP_ALPHA_MIN) for s in (sigma, sigma_next))
+    ratio, target = sigma / alpha, sigma_next / alpha_next
+    up = min(target, eta * math.sqrt(max(target**2 * (ratio**2 - target**2) / ratio**2, 0.0)))
+    down = alpha_next * math.sqrt(max(target**2 - up**2, 0.0))
+    direction = (x.float() - alpha * uncond.float()) / sigma
+    moved = alpha_next * denoised.float() + down * direction
+    return (moved + noise.float() * (alpha_next * up * s_noise)).to(x.dtype)
+
+
+def euler_ancestral_cfg_pp(model: PairModel, x: Streams, sigmas: Sequence[float], on_step: OnStep | None = None, *,
+                           blend: Blend, noise: Noise, eta: float = 1.0, s_noise: float = 1.0) -> Streams:
+    """Ancestral CFG++ Euler; ``model`` gives (guided x0, unconditioned x0), both with conditioned tokens held.
+
+    With eta 0 it is plain CFG++ Euler, which still draws its noise, as officially. See `euler_ancestral`.
+    """
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        denoised, uncond = model(x, sigma, step)
+        x = denoised if sigma_next == 0 else blend(map_streams(
+            lambda a, d, u, n, s=sigma, t=sigma_next: cfg_pp_step(a, d, u, s, t, n, eta=eta, s_noise=s_noise),
+            x, denoised, uncond, noise()))
+        if on_step is not None:
+            on_step(step, denoised)
+    return x
+
+
 def sde_coefficients(sigma_next: float, eta: float = RES_2S_ETA) -> tuple[float, float, float]:
     """(alpha, sigma_down, sigma_up) of a variance-preserving noise injection at ``sigma_next`` (spec/07 §5)."""
     up = min(eta * sigma_next, 0.9999 * sigma_next)
@@ -109,19 +164,22 @@ def res_2s_coefficients(h: float) -> tuple[float, float, float]:
 
 
 def res_2s(model: Model, x: Streams, sigmas: Sequence[float], on_step: OnStep | None = None, *,
-           blend: Blend, noise: Callable[[str], Streams]) -> Streams:
+           blend: Blend, noise: Callable[[str], Streams], eta: float = RES_2S_ETA) -> Streams:
     """res_2s, the solver of the high-quality recipe: two model calls a step, with SDE noise (spec/07 §5).
 
     Arithmetic runs in float64 (float32 where a device has none); x is rounded to its dtype before each model
-    call. A schedule that ends in 0 ends in 0.0011 instead, and one more model call there gives the result.
+    call. A schedule that ends in 0 ends in 0.0011 instead (in half its last sigma where that is no more than 0.0011),
+    and one more model call there gives the result.
 
     Args:
         blend: holds conditioned tokens; applied again after each noise injection.
         noise: "substep" or "step" -> standardised noise of both streams; drawn in this order each step.
+        eta: share of noise at the end of a step, 0 to 1; the substep's is always 0.5, as officially.
     """
     dtype = next(part.dtype for part in x if part is not None)
     final = sigmas[-1] == 0
-    schedule = [*sigmas[:-1], RES_2S_LAST_SIGMA] if final else list(sigmas)
+    last = RES_2S_LAST_SIGMA if sigmas[-2] > RES_2S_LAST_SIGMA else sigmas[-2] / 2
+    schedule = [*sigmas[:-1], last] if final else list(sigmas)
 
     def wide(streams: Streams) -> Streams:
         return map_streams(lambda t: t.to(torch.float32 if t.device.type == "mps" else torch.float64), streams)
@@ -130,9 +188,9 @@ def res_2s(model: Model, x: Streams, sigmas: Sequence[float], on_step: OnStep | 
         return map_streams(lambda t: t.to(dtype), streams)
 
     def injected(anchor: Streams, target: Streams, sigma: float, sigma_next: float, kind: str) -> Streams:
-        drawn = noise(kind)
-        return blend(map_streams(lambda a, t, n: sde_step(a, t, sigma, sigma_next, n.to(a.dtype)),
-                                 anchor, target, drawn))
+        share = eta if kind == "step" else RES_2S_ETA
+        return blend(map_streams(lambda a, t, n: sde_step(a, t, sigma, sigma_next, n.to(a.dtype), eta=share),
+                                 anchor, target, noise(kind)))
 
     for step, (sigma, sigma_next) in enumerate(pairwise(schedule)):
         h, middle = -math.log(sigma_next / sigma), math.sqrt(sigma * sigma_next)
@@ -149,4 +207,4 @@ def res_2s(model: Model, x: Streams, sigmas: Sequence[float], on_step: OnStep | 
         x = narrow(injected(anchor, target, sigma, sigma_next, "step"))
         if on_step is not None:
             on_step(step, first)
-    return model(x, RES_2S_LAST_SIGMA, len(schedule) - 1) if final else x
+    return model(x, last, len(schedule) - 1) if final else x

@@ -8,8 +8,9 @@ from ltx23_core.models.latent_upsampler import upsample
 from ltx23_core.models.transformer.model import Transformer
 from ltx23_core.recipes import DISTILLED_SIGMAS, STAGE_2_SIGMAS, TILED_STAGE_2_SIGMAS
 from ltx23_core.sampling import solvers
+from ltx23_core.sampling.combine import combine
 from ltx23_core.sampling.denoiser import Denoiser, PromptContext
-from ltx23_core.sampling.guidance import Guidance, GuiderParams, combine
+from ltx23_core.sampling.guidance import Guidance, GuiderParams
 from ltx23_core.sampling.latents import (
     Streams,
     StreamState,

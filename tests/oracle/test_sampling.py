@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from ltx23_core.sampling.guidance import GuiderParams, combine
+from ltx23_core.sampling.combine import combine
+from ltx23_core.sampling.guidance import GuiderParams
 from ltx23_core.sampling.sigmas import BASE_SHIFT, BASE_TOKENS, MAX_SHIFT, MAX_TOKENS, TERMINAL, ltx2_schedule
 
 from .support import DIFFUSERS, randn, same

@@ -9,7 +9,8 @@ import torch
 from ltx23_core.errors import RequestError
 from ltx23_core.geometry import VideoGrid
 from ltx23_core.recipes import DISTILLED_SIGMAS, RECIPES, choose_recipe, official_guidance, stg_block
-from ltx23_core.sampling.guidance import GuiderParams, combine
+from ltx23_core.sampling.combine import combine
+from ltx23_core.sampling.guidance import GuiderParams
 from ltx23_core.sampling.latents import StreamState, audio_to_tokens, tokens_to_audio, tokens_to_video, video_to_tokens
 from ltx23_core.sampling.sigmas import as_sigmas, ltx2_schedule
 from ltx23_core.sampling.solvers import euler, gradient_estimation, res_2s

@@ -7,6 +7,7 @@ from torch.nn.functional import rms_norm
 
 from ...ops.attention import AttentionFunction, attention
 from ...ops.rope import Rope, apply_rope
+from .nag import Nag
 
 
 class ScaleNorm(nn.Module):
@@ -48,7 +49,8 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor, context: Tensor | None = None, rope: Rope | None = None,
-                context_rope: Rope | None = None, bias: Tensor | None = None, skip: bool = False) -> Tensor:
+                context_rope: Rope | None = None, bias: Tensor | None = None, skip: bool = False,
+                nag: tuple[Nag, Tensor] | None = None) -> Tensor:
         """Attend from x to context.
 
         Args:
@@ -57,16 +59,29 @@ class Attention(nn.Module):
             rope, context_rope: tables of queries and of keys (None: the same as the queries').
             bias: additive attention bias, broadcastable to (B, heads, Nq, Nk).
             skip: replace the softmax product by the values themselves (STG, spec/02 §9); self attention only.
+            nag: settings and a negative context (B, S, context_width), which the result is pushed away from; acts on
+                the softmax product, before gate and output projection, as in its paper. Text attention only.
 
         Returns:
             (B, Nq, query_width).
         """
         context = x if context is None else context
-        values = self._heads(self.to_v(context))
-        if not skip:
-            query, key = self._heads(self.q_norm(self.to_q(x))), self._heads(self.k_norm(self.to_k(context)))
+        if skip:
+            attended = self.to_v(context)
+        else:
+            query = self._heads(self.q_norm(self.to_q(x)))
             if rope is not None:
-                query, key = apply_rope(query, rope), apply_rope(key, context_rope or rope)
-            values = self.attend(query, key, values, bias)
+                query = apply_rope(query, rope)
+            attended = self._product(query, context, context_rope or rope, bias)
+            if nag is not None:
+                settings, negative = nag
+                attended = settings.blend(attended, self._product(query, negative, None, None))
         gate = 2 * torch.sigmoid(self.to_gate_logits(x))
-        return self.to_out[0]((values.transpose(1, 2) * gate[..., None]).flatten(2))
+        return self.to_out[0]((attended.unflatten(-1, (self.heads, -1)) * gate[..., None]).flatten(2))
+
+    def _product(self, query: Tensor, context: Tensor, rope: Rope | None, bias: Tensor | None) -> Tensor:
+        """Softmax product of queries (B, heads, Nq, d) with a context (B, Nk, width): (B, Nq, heads d)."""
+        key, value = self._heads(self.k_norm(self.to_k(context))), self._heads(self.to_v(context))
+        if rope is not None:
+            key = apply_rope(key, rope)
+        return self.attend(query, key, value, bias).transpose(1, 2).flatten(2)

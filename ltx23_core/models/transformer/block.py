@@ -12,6 +12,7 @@ from ...config import TransformerConfig
 from ...ops.rope import Rope
 from .attention import Attention
 from .feed_forward import FeedForward
+from .nag import NagContext
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ class TransformerBlock(nn.Module):
         return rms_norm(x, x.shape[-1:], None, self.eps)
 
     def _attend(self, parts: _Parts, x: Tensor, context: Tensor, given: BlockInput, rows: Rows,
-                text_bias: Tensor | None, skip: bool) -> Tensor:
+                text_bias: Tensor | None, skip: bool, nag: NagContext | None) -> Tensor:
         """Self attention and text attention of one stream."""
         normed = _modulate(self._norm(x), rows[1], rows[0])
         x = torch.addcmul(x, parts.self_attention(normed, rope=given.rope, bias=given.self_bias, skip=skip), rows[2])
         prompt = Rows(parts.prompt_table, given.prompt_rows, None)
         query = _modulate(self._norm(x), rows[7], rows[6])
-        attended = parts.text_attention(query, _modulate(context, prompt[1], prompt[0]), bias=text_bias)
+        pushed = nag and (nag.nag, _modulate(nag.context, prompt[1], prompt[0]))
+        attended = parts.text_attention(query, _modulate(context, prompt[1], prompt[0]), bias=text_bias, nag=pushed)
         return torch.addcmul(x, attended, rows[8])
 
     def _cross(self, video: Tensor, audio: Tensor, given: BlockInput, audio_given: BlockInput) -> tuple[Tensor, Tensor]:
@@ -131,7 +133,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, video: Tensor | None, audio: Tensor | None, given: BlockInput | None,
                 audio_given: BlockInput | None, video_context: Tensor | None, audio_context: Tensor | None,
-                text_bias: Tensor | None = None, skip: tuple[bool, bool, bool] = (False, False, False)) -> (
+                text_bias: Tensor | None = None, skip: tuple[bool, bool, bool] = (False, False, False),
+                nag: tuple[NagContext | None, NagContext | None] = (None, None)) -> (
                     tuple[Tensor | None, Tensor | None]):
         """Update both streams for one pass.
 
@@ -141,16 +144,18 @@ class TransformerBlock(nn.Module):
             video_context, audio_context: prompt (B, S, width).
             text_bias: additive bias over text tokens, or None.
             skip: (video self attention, audio self attention, both crosses), see `Perturbation.at`.
+            nag: normalized attention guidance in the text attention of (video, audio), or None.
 
         Returns:
             The new hidden states.
         """
         streams = []
-        for x, parts, inputs, context, skip_self in ((video, self._video(), given, video_context, skip[0]),
-                                                     (audio, self._audio(), audio_given, audio_context, skip[1])):
+        for x, parts, inputs, context, skip_self, away in (
+                (video, self._video(), given, video_context, skip[0], nag[0]),
+                (audio, self._audio(), audio_given, audio_context, skip[1], nag[1])):
             rows = Rows(parts.table, inputs.rows, inputs.index) if inputs is not None else None
             if x is not None and inputs.enabled:
-                x = self._attend(parts, x, context, inputs, rows, text_bias, skip_self)
+                x = self._attend(parts, x, context, inputs, rows, text_bias, skip_self, away)
             streams.append((x, rows))
         (video, rows), (audio, audio_rows) = streams
         if video is not None and audio is not None and not skip[2]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...ops.rope import Rope
+from .nag import NagContext
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,17 @@ class Pass:
         video_context: (B, S, video width), or None without a video stream.
         audio_context: (B, S, audio width), or None without an audio stream.
         text_bias: additive (B, 1, 1, S) over the text tokens, or None; the pipelines never mask.
+        nag: normalized attention guidance of (video, audio), None where there is none.
     """
 
     video_context: Tensor | None
     audio_context: Tensor | None
     perturbation: Perturbation = field(default_factory=Perturbation)
     text_bias: Tensor | None = None
+    nag: tuple[NagContext | None, NagContext | None] = (None, None)
 
     def key(self, block: int) -> tuple[object, ...]:
         """Two passes with equal keys in blocks 0..i have equal hidden states after block i (spec/08 §2)."""
-        return (id(self.video_context), id(self.audio_context), id(self.text_bias), *self.perturbation.at(block))
+        nags = (given and (given.nag, id(given.context)) for given in self.nag)
+        return (id(self.video_context), id(self.audio_context), id(self.text_bias), *nags,
+                *self.perturbation.at(block))

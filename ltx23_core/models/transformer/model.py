@@ -132,7 +132,7 @@ class Transformer(nn.Module):
                         check()
                     lead = passes[group[0]]
                     forked.append((group, block(*states, *inputs, lead.video_context, lead.audio_context,
-                                                lead.text_bias, lead.perturbation.at(number))))
+                                                lead.text_bias, lead.perturbation.at(number), lead.nag)))
             branches = forked
         results: dict[int, Velocities] = {}
         for members, (vx, ax) in branches:
