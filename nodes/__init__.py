@@ -6,13 +6,15 @@ from comfy_api.latest import io
 from .conditions import ImageConditionNode
 from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
 from .fetch import FetchNode
-from .guidance import GuidanceNode
+from .guidance import GuidanceNode, GuidanceRangeNode
+from .guidance_options import APGNode, NAGNode
 from .host import ComfyExtension
 from .load import LoadNode
 from .long import LongVideoNode
 from .overlay import OverlayNode
 from .prompt import PromptNode
 from .sample import SamplerNode
+from .solver import SigmasNode, SolverNode
 from .upscale import LatentUpscaleNode
 
 
@@ -22,8 +24,8 @@ class LTX23Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
-                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode,
-                LongVideoNode]
+                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, GuidanceRangeNode,
+                NAGNode, APGNode, SolverNode, SigmasNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

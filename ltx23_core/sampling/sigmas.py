@@ -8,6 +8,7 @@ import torch
 
 from ..errors import RequestError
 from ..recipes import DISTILLED_SIGMAS, STAGE_2_SIGMAS, TILED_STAGE_2_SIGMAS
+from .choices import SCHEDULES
 
 DEFAULT_TOKENS = 4096  # the official pipelines pass no latent, whatever the resolution
 BASE_SHIFT, MAX_SHIFT = 0.95, 2.05
@@ -109,7 +110,7 @@ def beta_schedule(steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[flo
 
 
 def schedule(name: str, steps: int = 30, **options: float) -> list[float]:
-    """A schedule by its name, one of `SCHEDULES`.
+    """A schedule by its name, one of `choices.SCHEDULES`.
 
     Args:
         steps: of the calculated schedules; the distilled ones are fixed lists (8 and 3 steps).
@@ -120,13 +121,12 @@ def schedule(name: str, steps: int = 30, **options: float) -> list[float]:
     """
     if name not in SCHEDULES:
         raise RequestError(f"schedule is {name!r}", f"one of {', '.join(SCHEDULES)}", "Choose ltx2.")
-    made = SCHEDULES[name]
+    made = _MADE[name]
     if not callable(made):
         return as_sigmas(made)
     return made(steps, **options) if name == "ltx2" else made(steps)
 
 
-SCHEDULES: dict[str, Callable[..., list[float]] | tuple[float, ...]] = {
-    "ltx2": ltx2_schedule, "linear_quadratic": linear_quadratic_schedule, "beta": beta_schedule,
-    "distilled": DISTILLED_SIGMAS, "distilled_stage_2": STAGE_2_SIGMAS,
-    "distilled_stage_2_tiled": TILED_STAGE_2_SIGMAS}
+_MADE: dict[str, Callable[..., list[float]] | tuple[float, ...]] = dict(zip(SCHEDULES, (
+    ltx2_schedule, linear_quadratic_schedule, beta_schedule, DISTILLED_SIGMAS, STAGE_2_SIGMAS,
+    TILED_STAGE_2_SIGMAS), strict=True))

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .choices import RES_2S_ETA
 from .latents import Streams, map_streams
 
 Model = Callable[[Streams, float, int], Streams]
@@ -20,7 +21,6 @@ PairModel = Callable[[Streams, float, int], tuple[Streams, Streams]]
 Blend = Callable[[Streams], Streams]
 Noise = Callable[[], Streams]
 
-RES_2S_ETA = 0.5
 RES_2S_LAST_SIGMA = 0.0011
 CFG_PP_ALPHA_MIN = 2.0**-23  # eps of float32
 

@@ -1,4 +1,4 @@
-"""Golden cases of guidance beyond the constant one, and of the ancestral solvers: all through `solve` and `Denoiser`."""
+"""Golden cases of guidance beyond the constant one, and of the ancestral solvers, through `solve` and `Denoiser`."""
 from __future__ import annotations
 
 import torch
