@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .overlay import Identity, Overlay, identify, materialize
     from .overlay.export import export
     from .pipeline import Pipeline
-    from .sampling.guidance import Guidance, GuiderParams
+    from .sampling.choices import Solver
+    from .sampling.guidance import Apg, Guidance, GuiderBins, GuiderParams, Nag
     from .sampling.run import Latents, StepInfo
 
 __version__ = "0.1.0"
@@ -23,10 +24,12 @@ _HOMES = {
     "Audio": ".media", "load_image": ".media", "Guidance": ".sampling.guidance", "GuiderParams": ".sampling.guidance",
     "ImageCondition": ".conditioning.image", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
     "Identity": ".overlay", "LTX23Error": ".errors", "Overlay": ".overlay", "identify": ".overlay",
-    "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
+    "Apg": ".sampling.guidance", "GuiderBins": ".sampling.guidance", "Nag": ".sampling.guidance",
+    "Solver": ".sampling.choices", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
 }
-__all__ = ["Audio", "Guidance", "GuiderParams", "Identity", "ImageCondition", "LTX23Error", "Latents", "Overlay",
-           "Pipeline", "StepInfo", "export", "identify", "load_image", "materialize"]
+__all__ = ["Apg", "Audio", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition", "LTX23Error",
+           "Latents", "Nag", "Overlay", "Pipeline", "Solver", "StepInfo", "export", "identify", "load_image",
+           "materialize"]
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,9 @@ from tests.conftest import ROOT, Host
 NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt",
          "LTX23ImageCondition": "Image Condition", "LTX23Guidance": "Guidance", "LTX23Sampler": "Sampler",
          "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File",
-         "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale", "LTX23LongVideo": "Long Video"}
+         "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale", "LTX23LongVideo": "Long Video",
+         "LTX23GuidanceRange": "Guidance Range", "LTX23NAG": "NAG", "LTX23APG": "APG", "LTX23Solver": "Solver",
+         "LTX23Sigmas": "Sigmas"}
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
 WIDGETS = {
@@ -20,7 +22,8 @@ WIDGETS = {
     "LTX23Prompt": ["model", "prompt", "negative_prompt"],
     "LTX23ImageCondition": ["image", "frame", "strength", "crf", "conditions"],
     "LTX23Guidance": ["video_cfg", "video_stg", "video_modality", "video_rescale", "audio_cfg", "audio_stg",
-                      "audio_modality", "audio_rescale", "video_stg_blocks", "audio_stg_blocks"],
+                      "audio_modality", "audio_rescale", "video_stg_blocks", "audio_stg_blocks", "video_skip_step",
+                      "audio_skip_step", "video_cfg_star", "audio_cfg_star"],
     "LTX23Sampler": ["model", "prompt", "recipe", "width", "height", "frames", "fps", "seed", "steps", "context",
                      "conditions", "guidance", "sigmas", "negative_prompt", "solver", "start_video", "start_audio",
                      "stages", "streams", "audio_stage", "batch", "noise_device", "windows"],
@@ -30,6 +33,11 @@ WIDGETS = {
     "LTX23Fetch": ["file", "download"],
     "LTX23LatentUpscale": ["model", "video", "kind"],
     "LTX23LongVideo": ["model", "prompts", "window", "overlap", "overlap_strength", "resume", "negative_prompt"],
+    "LTX23GuidanceRange": ["from_sigma", "to_sigma", "guidance", "otherwise"],
+    "LTX23NAG": ["scale", "tau", "alpha", "streams", "guidance"],
+    "LTX23APG": ["eta", "norm_threshold", "momentum", "streams", "guidance"],
+    "LTX23Solver": ["name", "eta", "s_noise", "gamma"],
+    "LTX23Sigmas": ["schedule", "steps", "tokens", "terminal", "stretch", "max_shift", "base_shift"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
@@ -37,6 +45,8 @@ OUTPUTS = {
     "LTX23Sampler": ["LATENT", "LATENT", "FLOAT"], "LTX23DecodeVideo": ["IMAGE"], "LTX23DecodeAudio": ["AUDIO"],
     "LTX23DecodeToFile": ["VIDEO"], "LTX23Fetch": ["STRING", "STRING"],
     "LTX23LatentUpscale": ["LATENT", "FLOAT"], "LTX23LongVideo": ["LTX23_WINDOWS"],
+    "LTX23GuidanceRange": ["LTX23_GUIDANCE"], "LTX23NAG": ["LTX23_GUIDANCE"], "LTX23APG": ["LTX23_GUIDANCE"],
+    "LTX23Solver": ["LTX23_SOLVER"], "LTX23Sigmas": ["SIGMAS"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -82,7 +92,8 @@ def test_defaults_are_the_official_ones(host: Host) -> None:
     assert {key: found[key][1]["default"] for key in OFFICIAL} == OFFICIAL
     assert found["seed"][1]["control_after_generate"] is True
     guidance = inputs(host.client.node_info("LTX23Guidance"))
-    assert [guidance[key][1]["default"] for key in WIDGETS["LTX23Guidance"]] == [3, 1, 3, 0.7, 7, 1, 3, 0.7, "28", "28"]
+    assert [guidance[key][1]["default"] for key in WIDGETS["LTX23Guidance"]] == [
+        3, 1, 3, 0.7, 7, 1, 3, 0.7, "28", "28", 0, 0, False, False]
 
 
 def test_rare_inputs_are_advanced(host: Host) -> None:
@@ -94,7 +105,11 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
         ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),
         ("LTX23Sampler", "negative_prompt"), ("LTX23Sampler", "stages"), ("LTX23Sampler", "audio_stage"),
         ("LTX23Sampler", "batch"), ("LTX23Sampler", "noise_device"), ("LTX23LongVideo", "resume"),
-        ("LTX23LongVideo", "negative_prompt")}
+        ("LTX23LongVideo", "negative_prompt"), ("LTX23Guidance", "video_skip_step"),
+        ("LTX23Guidance", "audio_skip_step"), ("LTX23Guidance", "video_cfg_star"), ("LTX23Guidance", "audio_cfg_star"),
+        ("LTX23APG", "momentum"), ("LTX23Solver", "s_noise"), ("LTX23Solver", "gamma"), ("LTX23Sigmas", "tokens"),
+        ("LTX23Sigmas", "terminal"), ("LTX23Sigmas", "stretch"), ("LTX23Sigmas", "max_shift"),
+        ("LTX23Sigmas", "base_shift")}
 
 
 def test_lists_show_the_model_folders(host: Host) -> None:

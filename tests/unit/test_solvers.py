@@ -169,7 +169,7 @@ def test_the_official_schedule_falls_where_the_official_code_gives_nan(steps, to
     sigmas = ltx2_schedule(steps, tokens)
     assert as_sigmas(sigmas) == sigmas and len(sigmas) == steps + 1
     # In float32 the first sigma comes out slightly below 1, the more tokens the more, as officially.
-    assert sigmas[0] == pytest.approx(1, abs=5e-3) and sigmas[-2] == pytest.approx(0.1, abs=1e-6) and sigmas[-1] == 0
+    assert sigmas[0] == pytest.approx(1, abs=1e-2) and sigmas[-2] == pytest.approx(0.1, abs=1e-6) and sigmas[-1] == 0
 
 
 def test_its_stable_form_goes_on_where_the_official_one_ends():
