@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from ltx23_core.sampling.combine import combine
-from ltx23_core.sampling.guidance import GuiderParams
+from ltx23_core.sampling.combine import RunningDifference, combine
+from ltx23_core.sampling.guidance import Apg, GuiderParams
 from ltx23_core.sampling.sigmas import BASE_SHIFT, BASE_TOKENS, MAX_SHIFT, MAX_TOKENS, TERMINAL, ltx2_schedule
 
 from .support import DIFFUSERS, randn, same
 
 pytest.importorskip("diffusers", reason=DIFFUSERS)
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
+from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift, rescale_noise_cfg
 
 
@@ -37,3 +39,19 @@ def test_guidance(params: GuiderParams) -> None:
     guided = (cond + (params.cfg - 1) * (cond - uncond) + params.stg * (cond - perturbed)
               + (params.modality - 1) * (cond - modality))
     same("guided", combine(params, cond, uncond, perturbed, modality), rescale_noise_cfg(guided, cond, params.rescale))
+
+
+@pytest.mark.parametrize("apg", [Apg(), Apg(0.4, 5.0, 0.0), Apg(1.0, 2.5, -0.5), Apg(0.0, 0.0, 0.3)])
+def test_apg_of_a_batch(apg: Apg) -> None:
+    """Three samples, three steps: the official code has no form for batches, diffusers and this pack have."""
+    running, buffer = RunningDifference(), MomentumBuffer(apg.momentum)
+    for step in range(3):
+        cond, uncond = randn(step, 3, 50, 9), randn(10 + step, 3, 50, 9)
+        want = normalized_guidance(cond, uncond, 4.0, buffer, apg.eta, apg.norm_threshold, True)
+        same(f"{apg} step {step}", combine(GuiderParams(cfg=5.0, apg=apg), cond, uncond, running=running), want)
+
+
+def test_cfg_zero_star_of_a_batch() -> None:
+    cond, uncond = randn(0, 3, 50, 9), randn(1, 3, 50, 9)
+    fitted = uncond * cfg_zero_star_scale(cond.flatten(1), uncond.flatten(1))[..., None]
+    same("CFG-Zero*", combine(GuiderParams(cfg=5.0, cfg_star=True), cond, uncond), fitted + 5.0 * (cond - fitted))

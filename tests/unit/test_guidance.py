@@ -1,16 +1,19 @@
 """Guidance over sigma, skipped steps, NAG, APG: on the tiny model where it matters."""
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx23_core.errors import RequestError
 from ltx23_core.geometry import audio_positions, video_grid, video_positions
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
 from ltx23_core.models.transformer.nag import NagContext
 from ltx23_core.recipes import RECIPES
+from ltx23_core.sampling.choices import SOLVERS
 from ltx23_core.sampling.combine import RunningDifference, combine
 from ltx23_core.sampling.denoiser import Denoiser
 from ltx23_core.sampling.guidance import RECIPE, Apg, Guidance, GuiderBins, GuiderParams, Nag
@@ -59,10 +62,10 @@ def setting(tiny_pipeline, pair):
     return model, denoiser, start, states
 
 
-def run(denoiser, start, states, steps=4, solver=None, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        return solve(solver or Solver(), denoiser, states, start, ltx2_schedule(steps), generator,
+def run(denoiser, start, states, steps=4, solver=None, guard=None):
+    generator, sigmas = torch.Generator().manual_seed(0), ltx2_schedule(steps)
+    with torch.no_grad(), guard or nullcontext():
+        return solve(solver or Solver(), denoiser, states, start, sigmas, generator,
                      lambda shape: torch.randn(shape, generator=generator))
 
 
@@ -285,3 +288,30 @@ def test_a_block_that_the_model_lacks_is_found_in_every_bin(tiny_pipeline, pair)
     bad = Guidance(GuiderParams(stg=1.0, stg_blocks=(28,))).within(0.0, 0.3)
     with pytest.raises(RequestError, match="STG block 28"):
         tiny_pipeline.sample(pair, recipe="one_stage", steps=1, guidance=bad, **SIZE)
+
+
+# -- the loop never waits for the device ---------------------------------------------------------------------------
+class NoWaiting(TorchDispatchMode):
+    """Refuses every operation that reads a value back: on a GPU each would stop the queue."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "masked_select", "equal", "is_nonzero")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.WAITS, f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_guard_sees_waiting():
+    with pytest.raises(AssertionError, match="waits"), NoWaiting():
+        bool(torch.ones(1) > 0)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_no_step_waits_for_the_device(setting, name):
+    _, denoiser, start, (video, audio) = setting
+    states = (video.replaced(torch.ones(1, 2, video.clean.shape[2]), 0, 0.5), audio)
+    full = replace(STRONG, apg=Apg(0.2, 3.0, -0.5), nag=Nag())
+    guided = denoiser(Guidance(full, replace(STRONG, skip_step=1, cfg_star=True)).within(0.1, 0.95), states)
+    result = run(guided, start, states, steps=3, solver=Solver(name), guard=NoWaiting())
+    assert all(torch.isfinite(part).all() for part in result)
