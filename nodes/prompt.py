@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 NEGATIVE_TOOLTIP = (
     "What to avoid. Left empty (default): the pack's list of the picture and sound defects that the official default "
-    "names. The word none: no negative prompt. Acts where CFG is not 1; in distilled recipes only with NAG or a CFG++ solver.")
+    "names. The word none: no negative prompt. Acts where CFG is not 1; in distilled recipes only with NAG or a CFG++ "
+    "solver.")
 
 
 def negative_text(field: str) -> str | None:
