@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import RequestError
@@ -49,3 +50,8 @@ class Solver:
     def uses_uncond(self) -> bool:
         """Whether each step needs the unconditioned prediction, whatever the CFG."""
         return self.name == "euler_ancestral_cfg_pp"
+
+    def noise_draws(self, sigmas: Sequence[float]) -> int:
+        """How often a stage takes noise of the user's seed after its start: what a resumed run draws again."""
+        ancestral = self.name in ("euler_ancestral", "euler_ancestral_cfg_pp")
+        return sum(sigma > 0 for sigma in sigmas[1:]) if ancestral else 0

@@ -66,10 +66,24 @@ class LongRunner(StageRunner):
         for number, window in enumerate(self._timeline.windows):
             if number < done:
                 self._done += len(stage.sigmas) - 1
+                if number == 0:
+                    self._draw_again(stage, self._index(window, grid, states), states)
                 continue
             self._window(stage, grid, window, states, noise, result, number)
             self._progress.save(stage.number, number + 1, result)
         return self._latents(result, grid)
+
+    @staticmethod
+    def _index(window: Window, grid: VideoGrid, states: StatePair) -> Streams:
+        """Which tokens of the timeline each stream of a window has, int64 (N,)."""
+        return (None if states[0] is None else window.video_tokens(grid, states[0].positions),
+                None if states[1] is None else window.audio_tokens())
+
+    def _draw_again(self, stage: StagePlan, index: Streams, states: StatePair) -> None:
+        """The solver's noise of a first window that is already done: the run's generator goes on after it."""
+        for _ in range(stage.solver.noise_draws(stage.sigmas)):
+            map_streams(lambda i, state: self._draw((*state.clean.shape[:1], len(i), state.clean.shape[2])), index,
+                        states)
 
     def _window(self, stage: StagePlan, grid: VideoGrid, window: Window, states: StatePair, noise: Streams,
                 result: Streams, number: int) -> None:
@@ -77,8 +91,7 @@ class LongRunner(StageRunner):
         area = grid.height * grid.width
         spans = (tuple(area * latent for latent in window.video), window.audio)
         held = (area * window.held[0], window.held[1])
-        index = (None if states[0] is None else window.video_tokens(grid, states[0].positions),
-                 None if states[1] is None else window.audio_tokens())
+        index = self._index(window, grid, states)
         own = map_streams(lambda state, i: state.take(i, window.origin), states, index)
         own = map_streams(self._holding, own, result, spans, held)
         drawn = map_streams(lambda part, i: part[:, i.to(part.device)], noise, index)

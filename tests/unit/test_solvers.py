@@ -14,6 +14,7 @@ from ltx23_core.sampling.latents import StreamState
 from ltx23_core.sampling.sigmas import as_sigmas, beta_schedule, linear_quadratic_schedule, ltx2_schedule, schedule
 from ltx23_core.sampling.solve import Solver, solve
 from ltx23_core.sampling.solvers import res_2s
+from ltx23_core.sampling.windows import Windows
 
 SIZE = {"width": 64, "height": 64, "frames": 9}
 STD = 0.5
@@ -135,6 +136,24 @@ def test_new_noise_belongs_to_the_run(tiny_pipeline, pair):
     assert torch.equal(second.video, together.video)
     other = tiny_pipeline.sample(pair, steps=3, seed=99, **options)
     assert not torch.allclose(other.video, together.video, atol=1e-3)
+
+
+@pytest.mark.parametrize("stop_at", [12, 30])
+def test_a_long_run_goes_on_with_the_same_new_noise(tiny_pipeline, pair, tmp_path, stop_at):
+    """Three windows of 8 + 3 steps; the first window's noise comes from the run's generator, like the next stage's."""
+    options = {"recipe": "distilled", "frames": 81, "width": 64, "height": 64, "solver": Solver("euler_ancestral")}
+    whole = tiny_pipeline.sample(pair, windows=Windows(33, 8), **options)
+
+    def stop(info):
+        if info.step == stop_at:
+            raise KeyboardInterrupt
+
+    kept = Windows(33, 8, resume=tmp_path / "kept")
+    with pytest.raises(KeyboardInterrupt):
+        tiny_pipeline.sample(pair, windows=kept, on_step=stop, **options)
+    again = tiny_pipeline.sample(pair, windows=kept, **options)
+    assert torch.equal(again.video, whole.video) and torch.equal(again.audio, whole.audio)
+    assert again.drawn == whole.drawn
 
 
 def test_cfg_pp_needs_no_cfg(tiny_pipeline, pair):
