@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .conditions import ImageConditionNode
 from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
+from .enhance import EnhancePromptNode
 from .fetch import FetchNode
 from .guidance import GuidanceNode
 from .host import ComfyExtension
@@ -20,7 +21,7 @@ class LTX23Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
-                DecodeAudioNode, DecodeToFileNode, FetchNode]
+                DecodeAudioNode, DecodeToFileNode, FetchNode, EnhancePromptNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

@@ -48,12 +48,11 @@ def generation_bytes(config: Mapping[str, Any], tokens: int, new_tokens: int, by
 
     The cache is counted twice, since it grows by copying, and whole in layers with a window too. The question's pass
     holds about three hidden layers and six widths a token. Scores are float32, sorted and summed for the draw; a
-    quantised head unfolds pieces of its table (`ROWS_AT_ONCE`). The tower's attention over 4096 patches takes, where
-    no fused kernel serves it, a matrix of 16 heads in float32 and its softmax.
+    quantised head unfolds pieces of its table (`ROWS_AT_ONCE`). The tower runs over 4096 patches.
     """
     from ..overlay.architecture import gemma_config
     c = gemma_config(config)
     cache = 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"] * (tokens + new_tokens)
     question = tokens * (3 * c["intermediate_size"] + 6 * c["hidden_size"])
     scores = 10 * 4 * c["vocab_size"] + 2 * (1 << 14) * c["hidden_size"] * bytes_per_value
-    return (2 * cache + question) * bytes_per_value + scores + (3 << 30 if image else 0)
+    return (2 * cache + question) * bytes_per_value + scores + (1 << 29 if image else 0)

@@ -10,7 +10,7 @@ from tests.conftest import ROOT, Host
 NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt",
          "LTX23ImageCondition": "Image Condition", "LTX23Guidance": "Guidance", "LTX23Sampler": "Sampler",
          "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File",
-         "LTX23Fetch": "Fetch"}
+         "LTX23Fetch": "Fetch", "LTX23EnhancePrompt": "Enhance Prompt"}
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
 WIDGETS = {
@@ -27,12 +27,14 @@ WIDGETS = {
     "LTX23DecodeAudio": ["model", "audio"],
     "LTX23DecodeToFile": ["model", "video", "audio", "filename_prefix", "fps"],
     "LTX23Fetch": ["file", "download"],
+    "LTX23EnhancePrompt": ["model", "prompt", "seed", "edited", "image", "max_tokens", "instructions"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
     "LTX23ImageCondition": ["LTX23_CONDITIONS"], "LTX23Guidance": ["LTX23_GUIDANCE"],
     "LTX23Sampler": ["LATENT", "LATENT", "FLOAT"], "LTX23DecodeVideo": ["IMAGE"], "LTX23DecodeAudio": ["AUDIO"],
     "LTX23DecodeToFile": ["VIDEO"], "LTX23Fetch": ["STRING", "STRING"],
+    "LTX23EnhancePrompt": ["STRING"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -88,7 +90,8 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
         ("LTX23Overlay", "text_projection"), ("LTX23Overlay", "video_vae"), ("LTX23Overlay", "audio_vae"),
         ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23ImageCondition", "crf"),
         ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),
-        ("LTX23Sampler", "negative_prompt")}
+        ("LTX23Sampler", "negative_prompt"), ("LTX23EnhancePrompt", "max_tokens"),
+        ("LTX23EnhancePrompt", "instructions")}
 
 
 def test_lists_show_the_model_folders(host: Host) -> None:

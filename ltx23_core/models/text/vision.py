@@ -1,4 +1,4 @@
-"""Gemma 3's eyes: the SigLIP tower and its projector, by transformers, for enhancing a prompt to a picture (spec/03 §6).
+"""Gemma 3's eyes: the SigLIP tower and its projector, by transformers, to enhance a prompt to a picture (spec/03 §6).
 
 An overlay keeps these tensors under the names of their file, which differ by writer: with and without ``model.``,
 ``vision_tower.`` and ``vision_model.`` (spec/09 §4). transformers' own modules differ by release in the same way, so
