@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .conditioning.image import ImageCondition
-from .config import AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
+from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
 from .errors import RequestError
 from .geometry import VideoGrid, check_size
 from .media.audio import Audio
@@ -173,7 +173,7 @@ class Pipeline:
 
     @torch.no_grad()
     def enhance(self, prompt: str, image: Tensor | None = None, *, seed: int = SEED, instructions: str | None = None,
-                max_new_tokens: int = 512, on_token: Callable[[], None] | None = None) -> str:
+                max_new_tokens: int = ENHANCED_TOKENS, on_token: Callable[[], None] | None = None) -> str:
         """Let the text encoder write a fuller prompt (spec/03 §6). The same seed and inputs give the same text.
 
         Args:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from ..ltx23_core.config import ENHANCED_TOKENS, TEXT_TOKENS
 from ..ltx23_core.recipes import SEED
 from . import host
 from .sockets import Model, advanced, schema
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     import torch
 
     from ..ltx23_core.pipeline import Pipeline
-
-NEW_TOKENS, MAX_NEW_TOKENS = 512, 1024  # as in models/text/enhance.py, which needs torch
 
 
 class EnhancePromptNode(io.ComfyNode):
@@ -45,7 +44,7 @@ class EnhancePromptNode(io.ComfyNode):
                     "First frame for image to video: the text then tells what happens from this picture on. Of a batch "
                     "the first is used. Needs a text encoder with its vision tower, as the Gemma 3 folder and "
                     "gemma_3_12B_it.safetensors have it.")),
-                advanced(io.Int.Input("max_tokens", default=NEW_TOKENS, min=1, max=MAX_NEW_TOKENS, optional=True,
+                advanced(io.Int.Input("max_tokens", default=ENHANCED_TOKENS, min=1, max=TEXT_TOKENS, optional=True,
                                       tooltip=(
                     "Most tokens to write, 1 to 1024; about 0.7 words each. Writing ends earlier when the text is "
                     "complete. Official default 512."))),
@@ -60,7 +59,7 @@ class EnhancePromptNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Pipeline, prompt: str, seed: int, edited: str = "", image: torch.Tensor | None = None,
-                max_tokens: int = NEW_TOKENS, instructions: str = "") -> io.NodeOutput:
+                max_tokens: int = ENHANCED_TOKENS, instructions: str = "") -> io.NodeOutput:
         """Give the edited text, or let the model write."""
         text = edited.strip()
         if not text:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...config import TEXT_TOKENS
+from ...config import ENHANCED_TOKENS, TEXT_TOKENS
 from ...errors import RequestError
 from .enhance_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from .generate import Sampling, Sight, generate
@@ -19,8 +19,6 @@ from .vision import VisionConfig, VisionEncoder, image_pixels
 log = logging.getLogger("ltx23")
 
 TEMPERATURE = 0.7
-NEW_TOKENS = 512  # official; a prompt has room for 1024
-MAX_NEW_TOKENS = 1024
 _END_OF_TURN = "<end_of_turn>"
 # Written out in a prompt, these would end the user's turn or stand for a picture.
 _MARKERS = re.compile(r"<(bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image|"
@@ -84,7 +82,7 @@ def ask(tokenizer: Tokenizer, config: Mapping[str, Any], prompt: str, image: Ten
 
 
 def answer(gemma: nn.Module, encoder: VisionEncoder | None, tokenizer: Tokenizer, question: Question, *, seed: int,
-           max_new_tokens: int = NEW_TOKENS, check: Callable[[], None] | None = None,
+           max_new_tokens: int = ENHANCED_TOKENS, check: Callable[[], None] | None = None,
            on_token: Callable[[], None] | None = None) -> str:
     """Let the model answer; returns the tidied text, which may be empty.
 
@@ -115,6 +113,6 @@ def tidy(text: str) -> str:
 
 def check_new_tokens(count: int) -> None:
     """Refuse a number of new tokens that cannot be (`RequestError`)."""
-    if not 1 <= count <= MAX_NEW_TOKENS:
-        raise RequestError(f"max_new_tokens is {count}", f"1 to {MAX_NEW_TOKENS}, all that a prompt has room for",
-                           f"Use {NEW_TOKENS}.")
+    if not 1 <= count <= TEXT_TOKENS:
+        raise RequestError(f"max_new_tokens is {count}", f"1 to {TEXT_TOKENS}, all that a prompt has room for",
+                           f"Use {ENHANCED_TOKENS}.")
