@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tests.conftest import Host
 from tests.host.test_enhance import NODE, alone
 from tools.install import FRONT_END, FRONT_END_NEWEST
 
+SHOTS = os.environ.get("LTX23_SHOTS")  # folder for screenshots, to look at
 FIND = "const node = window.app.graph._nodes.find((each) => each.comfyClass === 'LTX23EnhancePrompt');"
 SHOWN = f"() => {{ {FIND} return node.widgets.find((each) => each.name === 'written').value; }}"
 EDITED = f"() => {{ {FIND} return node.widgets.find((each) => each.name === 'edited').value; }}"
@@ -40,6 +43,8 @@ def test_shown_then_kept(chromium: Any, host: Host, start_host: Callable[..., Ho
     assert {"written", "Keep and edit this text"} & set(after[NODE]["inputs"]) == set()
 
     tab.page.evaluate(PRESS)
+    if SHOTS:
+        tab.screenshot(Path(SHOTS) / f"{front_end}-enhance.png")
     assert tab.page.evaluate(EDITED) == text
     kept = tab.export()
     assert kept[NODE]["inputs"]["edited"] == text

@@ -31,7 +31,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     addText(node);
-    const button = node.addWidget("button", "Keep and edit this text", null, () => keep(node));
+    const button = node.addWidget("button", "Keep and edit this text", null, () => keep(node), { serialize: false });
     button.serialize = false;
     const executed = node.onExecuted;
     node.onExecuted = function (message) {
