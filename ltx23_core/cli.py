@@ -125,6 +125,9 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--negative-prompt", metavar="TEXT",
                        help="what is to be avoided; acts only with guidance (default: a list of picture "
                             "and sound defects)")
+    group.add_argument("--enhance", action="store_true",
+                       help="let the text encoder write the prompt out first, by --seed, and print it; it looks at an "
+                            "--image at frame 0, which needs a text encoder with vision tower")
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,11 +51,12 @@ def generate(options: Namespace) -> None:
     say(f"{source.sources[0].path.name} ({source.variant}), recipe {request['recipe']}, {pipe.residency.device}, "
         f"{str(pipe.dtype).removeprefix('torch.')}")
     try:
+        prompt = _enhanced(options, pipe, conditions, request["seed"], say) if options.enhance else options.prompt
         say("Encoding the prompt")
-        context = pipe.encode(options.prompt, options.negative_prompt)
+        context = pipe.encode(prompt, options.negative_prompt)
         with StepBar(options.quiet) as bar:
             latents = pipe.sample(context, **request, conditions=conditions, on_step=bar)
-        frames = _write(pipe, latents, options, {"ltx23": _settings(options, source, request)})
+        frames = _write(pipe, latents, options, {"ltx23": _settings(options, source, prompt, request)})
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemoryError(f"{pipe.residency.device} ran out of memory at {request['width']}x{request['height']}, "
                                f"{request['frames']} frames", "enough free device memory",
@@ -112,13 +113,24 @@ def _counted(chunks: Iterable[torch.Tensor], frames: int, quiet: bool) -> Iterat
             bar.update(len(chunk))
 
 
-def _settings(options: Namespace, source: Overlay, request: dict[str, Any]) -> str:
+def _enhanced(options: Namespace, pipe: Pipeline, conditions: Sequence[ImageCondition], seed: int,
+              say: Callable[[str], None]) -> str:
+    """The prompt as the text encoder writes it out, which is printed too; it sees the picture of the first frame."""
+    first = next((condition.image for condition in conditions if condition.frame == 0), None)
+    say("Enhancing the prompt")
+    prompt = pipe.enhance(options.prompt, first, seed=seed)
+    print(prompt, flush=True)
+    return prompt
+
+
+def _settings(options: Namespace, source: Overlay, prompt: str, request: dict[str, Any]) -> str:
     """What made the video, as JSON for its metadata. File names only: folders would tell about the computer."""
     images = [{"file": i.path.name, "frame": i.frame, "strength": i.strength} for i in options.image]
     guidance = request["guidance"]
+    given = {"enhanced_from": options.prompt} if options.enhance else {}
     return json.dumps({
         "version": __version__, "checkpoint": source.sources[0].path.name, "overlay": source.id,
-        "prompt": options.prompt, "negative_prompt": options.negative_prompt, **request,
+        "prompt": prompt, **given, "negative_prompt": options.negative_prompt, **request,
         "guidance": guidance and dataclasses.asdict(guidance), "images": images}, ensure_ascii=False)
 
 

@@ -14,6 +14,7 @@ from .errors import OverlayError
 
 REGISTERS = 128            # learnable registers of a connector; fixed by the official code (spec/03 §4)
 TEXT_TOKENS = 1024         # prompt length after padding (spec/03 §1)
+ENHANCED_TOKENS = 512  # most that prompt enhancement writes, officially (spec/03 §6)
 VIDEO_SCALE = (8, 32, 32)  # frames, height, width per latent cell (spec/04)
 AUDIO_LATENTS_PER_SECOND = 25.0  # 16000 / 160 / 4 (spec/00 §3)
 

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .conditioning.base import Clip, Condition
-from .config import AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
+from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
 from .errors import RequestError
 from .geometry import VideoGrid, check_size
 from .media.audio import Audio
@@ -19,10 +20,10 @@ from .models.registry import build
 from .models.video_vae.tiling import Tiling, auto_tiling, tiled_decode, tiled_decode_bytes
 from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
-from .recipes import DEFAULT_NEGATIVE_PROMPT, Recipe, choose_recipe
+from .recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
 from .runtime.component import Component
 from .runtime.device import choose_device, choose_dtype
-from .runtime.memory_plan import encode_bytes, sampling_bytes, upsample_bytes
+from .runtime.memory_plan import encode_bytes, generation_bytes, sampling_bytes, upsample_bytes
 from .runtime.preview import LatentToRGB
 from .runtime.residency import LocalResidency, Residency
 from .sampling.batch import run_batch
@@ -34,6 +35,8 @@ from .sampling.run import Latents, OnStep, PromptPair, Request, StagePlan
 from .sampling.solve import Solver
 from .sampling.windows import Windows
 from .weights import LoraUse, lora_pairs, read_tensors
+
+log = logging.getLogger("ltx23")
 
 CONTEXTS_KEPT = 16  # 12.6 MB a prompt in bfloat16
 AUTO_TILING = "auto"
@@ -162,6 +165,53 @@ class Pipeline:
         for text, state in zip(texts, states, strict=True):
             video, audio = contexts(projection, connectors, state, self.residency.check)
             self._contexts[text] = PromptContext(video.cpu(), audio.cpu())
+
+    @torch.no_grad()
+    def enhance(self, prompt: str, image: Tensor | None = None, *, seed: int = SEED, instructions: str | None = None,
+                max_new_tokens: int = ENHANCED_TOKENS, on_token: Callable[[], None] | None = None) -> str:
+        """Let the text encoder write a fuller prompt (spec/03 §6). The same seed and inputs give the same text.
+
+        Args:
+            prompt: the user's words.
+            image: first frame of the video, (H, W, 3), uint8 or float in [0, 1]; needs a Gemma with vision tower.
+            seed: any integer.
+            instructions: system text instead of the pack's own.
+            max_new_tokens: most tokens to write, 1 to 1024.
+            on_token: called before each new token.
+
+        Returns:
+            The new prompt; the old one, with a warning in the log, where the model writes nothing.
+
+        Raises:
+            RequestError, MediaError: an input that cannot be; OverlayError: no text encoder, or one that cannot see.
+        """
+        from .models.text.enhance import answer, ask, check_new_tokens
+        from .models.text.tokenizer import Tokenizer
+        from .models.text.tokenizer_files import tokenizer_folder
+        check_new_tokens(max_new_tokens)
+        config = self.overlay.require("text_encoder").config
+        components = [self.component("text_encoder"), *([] if image is None else [self._vision_encoder()])]
+        tokenizer = Tokenizer(tokenizer_folder(self.overlay))
+        question = ask(tokenizer, config, prompt, image, instructions)
+        need = generation_bytes(config, len(question.ids), max_new_tokens, self.dtype.itemsize, image is not None)
+        self.residency.use(*components, activation_bytes=need)
+        gemma, vision = components[0].module, components[1].module if components[1:] else None
+        text = answer(gemma, vision, tokenizer, question, seed=seed, max_new_tokens=max_new_tokens,
+                      check=self.residency.check, on_token=on_token)
+        if not text:
+            log.warning("The text encoder wrote nothing that can be used; the prompt stays as it is.")
+        return text or prompt
+
+    def _vision_encoder(self) -> Component:
+        """The component that sees pictures. Its names are the file's own and its configuration the text encoder's."""
+        name = "text_encoder_vision"
+        if name not in self._components:
+            from .models.text.vision import VisionEncoder, restore_positions, vision_tensors
+            entry, config = self.overlay.require(name), self.overlay.require("text_encoder").config
+            module = VisionEncoder(config)
+            self._components[name] = Component(name, lambda: module, vision_tensors(module, entry.tensors), self.dtype,
+                                               verify=self.overlay.verify, after_load=restore_positions)
+        return self._components[name]
 
     # -- sampling --------------------------------------------------------------------------------------------------
     def recipe(self, name: str = "auto") -> Recipe:

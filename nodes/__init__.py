@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from .conditions import ImageConditionNode
 from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
+from .enhance import EnhancePromptNode
 from .fetch import FetchNode
 from .guidance import GuidanceNode, GuidanceRangeNode
 from .guidance_options import APGNode, NAGNode
@@ -25,7 +26,7 @@ class LTX23Extension(ComfyExtension):
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
                 DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, GuidanceRangeNode,
-                NAGNode, APGNode, SolverNode, SigmasNode]
+                NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

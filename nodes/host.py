@@ -210,6 +210,12 @@ def counted(total: int) -> Callable[[Iterable[torch.Tensor]], Iterator[torch.Ten
     return passed
 
 
+def ticks(total: int) -> Callable[[], None]:
+    """A callback that advances the node's bar by one of `total` at each call."""
+    bar = ProgressBar(total)
+    return lambda: bar.update(1)
+
+
 def byte_progress() -> Callable[[int, int, str], None]:
     """A callback for downloads: the node's bar, some times a second; raises ComfyUI's exception on cancel."""
     bar, last = ProgressBar(1), 0.0

@@ -54,7 +54,7 @@ def compress_image(image: torch.Tensor, crf: int) -> torch.Tensor:
         (H', W', 3) uint8; H' and W' are H and W rounded down to even numbers, unless ``crf`` is 0.
     """
     import av  # here, so that sampling without pictures does not need it
-    _check_image(image)
+    check_image(image)
     if not 0 <= crf <= MAX_CRF:
         raise MediaError(f"image compression (CRF) is {crf}", f"0 (off) to {MAX_CRF}", "Use 33, the official value.")
     if crf == 0:
@@ -88,7 +88,7 @@ def resize_and_crop(image: torch.Tensor, height: int, width: int) -> torch.Tenso
     Returns:
         (1, 3, 1, height, width) float32 in [-1, 1] on the image's device.
     """
-    _check_image(image)
+    check_image(image)
     pixels = image.float() if image.dtype == torch.uint8 else image.float() * 255.0
     rows, columns = image.shape[:2]
     scale = max(height / rows, width / columns)
@@ -98,7 +98,7 @@ def resize_and_crop(image: torch.Tensor, height: int, width: int) -> torch.Tenso
     return (resized[:, :, top:top + height, left:left + width] / 127.5 - 1.0).unsqueeze(2)
 
 
-def _check_image(image: torch.Tensor) -> None:
+def check_image(image: torch.Tensor) -> None:
     """Refuse what is not one RGB picture."""
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise MediaError(f"the image has shape {tuple(image.shape)}", "(height, width, 3)",

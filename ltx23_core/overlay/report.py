@@ -27,11 +27,15 @@ _PARTS: dict[str, tuple[str, str]] = {
                               "latent_upscale_models"),
     "distilled_lora": ("ltx-2.3-22b-distilled-lora-384-1.1.safetensors of Lightricks/LTX-2.3, 7.6 GB", "loras"),
 }
+# Not missed in a report, since only one optional input asks for it.
+_OPTIONAL = {"text_encoder_vision": (
+    "a text encoder that sees, to enhance a prompt to an image: gemma_3_12B_it.safetensors of Comfy-Org/ltx-2, 24 GB; "
+    "or the folder of google/gemma-3-12b-it-qat-q4_0-unquantized, 24 GB", "text_encoders")}
 
 
 def where_to_get(name: str) -> tuple[str, str]:
     """For the error about a missing component: what is expected, and what to do."""
-    file, folder = _PARTS.get(name, (_MONOLITH, "checkpoints"))
+    file, folder = (_PARTS | _OPTIONAL).get(name, (_MONOLITH, "checkpoints"))
     return file, (f"Download it into models/{folder} and choose it in the Overlay node, "
                   "or give it to materialize(...).")
 

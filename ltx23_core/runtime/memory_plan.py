@@ -1,6 +1,9 @@
 """How many bytes a stage needs beside its weights; estimated from shapes before anything is allocated."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..config import TransformerConfig
 from ..geometry import VideoGrid
 
@@ -31,3 +34,25 @@ def upsample_bytes(mid_channels: int, grid: VideoGrid, bytes_per_value: int) -> 
 def encode_bytes(width: int, height: int, frames: int, bytes_per_value: int) -> int:
     """Peak activations of the video encoder: about 3 tensors of 128 channels at a quarter of the size."""
     return 3 * 128 * (frames + 3) * (width // 4) * (height // 4) * bytes_per_value
+
+
+def generation_bytes(config: Mapping[str, Any], tokens: int, new_tokens: int, bytes_per_value: int,
+                     image: bool = False) -> int:
+    """Peak activations of Gemma 3 writing text: its KV cache, the question's pass, and the scores of one token.
+
+    Args:
+        config: Gemma's config.json.
+        tokens, new_tokens: of the question, and at most of the answer.
+        bytes_per_value: of cache and activations.
+        image: a picture goes through the vision tower first.
+
+    The cache is counted twice, since it grows by copying, and whole in layers with a window too. The question's pass
+    holds about three hidden layers and six widths a token. Scores are float32, sorted and summed for the draw; a
+    quantised head unfolds pieces of its table (`ROWS_AT_ONCE`). The tower runs over 4096 patches.
+    """
+    from ..overlay.architecture import gemma_config
+    c = gemma_config(config)
+    cache = 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"] * (tokens + new_tokens)
+    question = tokens * (3 * c["intermediate_size"] + 6 * c["hidden_size"])
+    scores = 10 * 4 * c["vocab_size"] + 2 * (1 << 14) * c["hidden_size"] * bytes_per_value
+    return (2 * cache + question) * bytes_per_value + scores + (1 << 29 if image else 0)

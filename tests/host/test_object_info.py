@@ -12,7 +12,7 @@ NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt"
          "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File",
          "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale", "LTX23LongVideo": "Long Video",
          "LTX23GuidanceRange": "Guidance Range", "LTX23NAG": "NAG", "LTX23APG": "APG", "LTX23Solver": "Solver",
-         "LTX23Sigmas": "Sigmas"}
+         "LTX23Sigmas": "Sigmas", "LTX23EnhancePrompt": "Enhance Prompt"}
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
 WIDGETS = {
@@ -38,6 +38,7 @@ WIDGETS = {
     "LTX23APG": ["eta", "norm_threshold", "momentum", "streams", "guidance"],
     "LTX23Solver": ["name", "eta", "s_noise", "gamma"],
     "LTX23Sigmas": ["schedule", "steps", "tokens", "terminal", "stretch", "max_shift", "base_shift"],
+    "LTX23EnhancePrompt": ["model", "prompt", "seed", "edited", "image", "max_tokens", "instructions"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
@@ -47,6 +48,7 @@ OUTPUTS = {
     "LTX23LatentUpscale": ["LATENT", "FLOAT"], "LTX23LongVideo": ["LTX23_WINDOWS"],
     "LTX23GuidanceRange": ["LTX23_GUIDANCE"], "LTX23NAG": ["LTX23_GUIDANCE"], "LTX23APG": ["LTX23_GUIDANCE"],
     "LTX23Solver": ["LTX23_SOLVER"], "LTX23Sigmas": ["SIGMAS"],
+    "LTX23EnhancePrompt": ["STRING"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -109,7 +111,8 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
         ("LTX23Guidance", "audio_skip_step"), ("LTX23Guidance", "video_cfg_star"), ("LTX23Guidance", "audio_cfg_star"),
         ("LTX23APG", "momentum"), ("LTX23Solver", "s_noise"), ("LTX23Solver", "gamma"), ("LTX23Sigmas", "tokens"),
         ("LTX23Sigmas", "terminal"), ("LTX23Sigmas", "stretch"), ("LTX23Sigmas", "max_shift"),
-        ("LTX23Sigmas", "base_shift")}
+        ("LTX23Sigmas", "base_shift"), ("LTX23EnhancePrompt", "max_tokens"),
+        ("LTX23EnhancePrompt", "instructions")}
 
 
 def test_lists_show_the_model_folders(host: Host) -> None:

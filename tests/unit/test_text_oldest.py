@@ -59,5 +59,10 @@ def test_goldens(environment: dict[str, str]) -> None:
     run(["-c", GOLDENS], environment)
 
 
+def test_enhancement(environment: dict[str, str]) -> None:
+    run(["-m", "pytest", "-q", "-p", "no:cacheprovider", str(REPO / "tests" / "oracle" / "test_enhance.py")],
+        environment)
+
+
 def test_unit_tests(environment: dict[str, str]) -> None:
     run(["-m", "pytest", "-q", "-p", "no:cacheprovider", str(REPO / "tests" / "unit" / "test_text.py")], environment)

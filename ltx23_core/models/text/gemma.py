@@ -2,14 +2,15 @@
 
 Three things differ between transformers releases and are settled here, on our own instance only:
 
-* The format of the configuration (`rope_parameters` and `layer_types` are new): `_config_fields`.
+* The format of the configuration (`rope_parameters` and `layer_types` are new): `config_fields`.
 * Rotary frequencies are in no checkpoint, so a module built on the meta device lacks them: `restore_buffers`.
 * 4.50.3 multiplies embeddings by the exact √width, later releases by √width rounded to the weights' dtype, as
   Gemma was trained: `restore_buffers`.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def _sliding_window_pattern(layer_types: Sequence[str]) -> int:
     return pattern
 
 
-def _config_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def config_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """What defines the language model, in the old form, which every release of transformers reads.
 
     Args:
@@ -82,7 +83,7 @@ def build_gemma(config: Mapping[str, Any]) -> nn.Module:
     """
     make_config, make_model = transformers_class("Gemma3TextConfig"), transformers_class("Gemma3TextModel")
     with torch.device("meta"):
-        gemma = make_model(make_config(**_config_fields(config), attn_implementation="sdpa"))
+        gemma = make_model(make_config(**config_fields(config), attn_implementation="sdpa"))
     restore_buffers(gemma, torch.device("cpu"))
     return gemma.eval().requires_grad_(False)
 
@@ -109,12 +110,37 @@ def restore_buffers(gemma: nn.Module, device: torch.device) -> None:
         embed.embed_scale = scale.to(device)
     else:
         embed.embed_scale = scale.to(embed.weight.dtype).item()
-    left = [name for name, buffer in gemma.named_buffers() if buffer.is_meta]
+    refuse_unknown_buffers(gemma)
+
+
+def refuse_unknown_buffers(module: nn.Module) -> None:
+    """Raise `WeightsError` where buffers that are in no checkpoint were not restored: they would hold nothing."""
+    left = [name for name, buffer in module.named_buffers() if buffer.is_meta]
     if left:
         import transformers
         raise WeightsError(f"transformers {transformers.__version__} has buffers {left} in Gemma 3",
                            "the rotary frequencies and the embedding scale only",
                            "Install transformers 5.23.0 and report this.")
+
+
+def check_ids(gemma: nn.Module, ids: Sequence[int]) -> None:
+    """Refuse ids that the model has no embedding for (`OverlayError`): on a GPU they would end the process."""
+    rows = gemma.embed_tokens.weight.shape[0]
+    if max(ids) >= rows:
+        raise OverlayError(f"the tokenizer gives token {max(ids)}, the text encoder knows {rows} tokens",
+                           "a tokenizer and a text encoder of the same model",
+                           "Make the overlay again with the tokenizer files of this text encoder.")
+
+
+@contextmanager
+def checked(gemma: nn.Module, check: Callable[[], None] | None) -> Iterator[None]:
+    """While this holds, ``check`` is called before every layer; what it raises ends the pass."""
+    handles = [] if check is None else [layer.register_forward_pre_hook(lambda *_: check()) for layer in gemma.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
@@ -138,17 +164,9 @@ def hidden_states(gemma: nn.Module, ids: Sequence[int], check: Callable[[], None
         OverlayError: an id that the model has no embedding for.
     """
     device = gemma.embed_tokens.weight.device
-    rows = gemma.embed_tokens.weight.shape[0]
-    if max(ids) >= rows:
-        raise OverlayError(f"the tokenizer gives token {max(ids)}, the text encoder knows {rows} tokens",
-                           "a tokenizer and a text encoder of the same model",
-                           "Make the overlay again with the tokenizer files of this text encoder.")
+    check_ids(gemma, ids)
     restore_buffers(gemma, device)
-    handles = [] if check is None else [layer.register_forward_pre_hook(lambda *_: check()) for layer in gemma.layers]
-    try:
+    with checked(gemma, check):
         positions = torch.arange(TEXT_TOKENS - len(ids), TEXT_TOKENS, device=device)[None]
         return gemma(input_ids=torch.tensor([list(ids)], device=device), position_ids=positions, use_cache=False,
                      output_hidden_states=True, return_dict=True).hidden_states
-    finally:
-        for handle in handles:
-            handle.remove()

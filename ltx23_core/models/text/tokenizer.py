@@ -6,6 +6,7 @@ prompt is just its own ids, a leading BOS first.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...config import TEXT_TOKENS
@@ -43,6 +44,7 @@ class Tokenizer:
         if self._tokenizer.bos_token_id is None:
             raise OverlayError(f"the tokenizer in {folder} has no BOS token", _EXPECTED, _FIX)
         self.bos = int(self._tokenizer.bos_token_id)
+        self._folder = folder
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, 1 to 1024 of them; BOS is first, there is no EOS.
@@ -64,3 +66,18 @@ class Tokenizer:
         if len(ids) > TEXT_TOKENS:
             log.warning("The prompt has %d tokens; only the first %d are used.", len(ids), TEXT_TOKENS)
         return ids[:TEXT_TOKENS]
+
+    def split(self, text: str) -> list[int]:
+        """Token ids of a text as it stands: none is added, special tokens that are written out in it count as such."""
+        return [int(token) for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    def special(self, token: str) -> int:
+        """Id of a special token; `OverlayError` if the tokenizer has none of that name."""
+        found = self.split(token)
+        if len(found) != 1 or found[0] == self._tokenizer.unk_token_id:
+            raise OverlayError(f"the tokenizer in {self._folder} has no token {token}", _EXPECTED, _FIX)
+        return found[0]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -1,0 +1,131 @@
+"""LTX23EnhancePrompt in a real server: its text, the user's own text, no vision tower, interruption."""
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import Host
+from tests.host import graphs
+from tests.host.client import Graph
+from tests.layouts import comfy_gemma
+
+NODE, SHORT = "50", 24
+
+
+def alone(**inputs: object) -> Graph:
+    """Overlay, Load and Enhance Prompt."""
+    graph = graphs.workflow("quick_start", "enhance")
+    load = graphs.node_id(graph, "LTX23Load")
+    overlay = graphs.node_id(graph, "LTX23Overlay")
+    return {overlay: graph[overlay], load: graph[load], NODE: {"class_type": "LTX23EnhancePrompt", "inputs": {
+        "model": [load, 0], "prompt": "a boat on a lake", "seed": 1, "max_tokens": SHORT, **inputs}}}
+
+
+def text_of(host: Host, graph: Graph) -> str:
+    run = host.client.run(graph)
+    assert run.ok, run.error
+    [text] = run.outputs[NODE]["text"]
+    return text
+
+
+def test_text_is_shown_and_depends_on_the_seed_alone(host: Host) -> None:
+    run = host.client.run(alone())
+    assert run.ok, run.error
+    [text] = run.outputs[NODE]["text"]
+    assert text and text != "a boat on a lake"
+    assert run.progress(NODE)[-1] == (SHORT, SHORT), "one tick a token"
+    assert text_of(host, alone(seed=2)) != text
+    again = host.client.run(alone(max_tokens=SHORT, instructions="", edited=""))
+    assert again.outputs[NODE]["text"] == [text]
+
+
+def test_everything_but_model_and_prompt_may_be_left_out(host: Host) -> None:
+    graph = alone(edited="short")
+    assert set(graph[NODE]["inputs"]) == {"model", "prompt", "seed", "max_tokens", "edited"}
+    del graph[NODE]["inputs"]["max_tokens"]
+    assert text_of(host, graph) == "short"
+
+
+def test_edited_text_loads_nothing(host: Host) -> None:
+    host.client.free()
+    time.sleep(1)
+    before = len(host.log)
+    graph = alone(edited="  My own words.\n", prompt=f"unused {time.time()}")
+    assert text_of(host, graph) == "My own words."
+    assert "loaded text_encoder" not in host.log[before:]
+    assert text_of(host, alone(prompt=f"used {time.time()}")) and "loaded text_encoder" in host.log[before:]
+
+
+def test_text_goes_into_a_video(host: Host) -> None:
+    """Linked to Sampler's prompt: two texts, two videos; the same text typed in, the same video."""
+    graph = graphs.workflow("quick_start", "enhanced", frames=9)
+    sampler, load = (graphs.node_id(graph, name) for name in ("LTX23Sampler", "LTX23Load"))
+    graph[NODE] = alone(model=[load, 0])[NODE]
+    typed = graphs.with_values(graph, filename_prefix="typed")
+    graph[sampler]["inputs"]["prompt"] = [NODE, 0]
+    linked = host.client.run(graph)
+    assert linked.ok, linked.error
+    typed[sampler]["inputs"]["prompt"] = linked.outputs[NODE]["text"][0]
+    same, other = host.client.run(typed), host.client.run(graphs.with_values(typed, prompt="a red fox"))
+    videos = [host.client.file(run.results()[0]) for run in (linked, same, other)]
+    from tests.host.test_workflows import read_video
+    frames = [read_video(path)[0] for path in videos]
+    assert (frames[0] == frames[1]).all() and (frames[0] != frames[2]).any()
+
+
+def with_image(**inputs: object) -> Graph:
+    graph = alone(image=["60", 0], **inputs)
+    graph["60"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 48, "batch_size": 2, "color": 255}}
+    return graph
+
+
+def test_image(host: Host) -> None:
+    texts = [text_of(host, graphs.with_values(with_image(), color=color)) for color in (255, 0xFF0000)]
+    assert len({*texts, text_of(host, alone())}) == 3
+
+
+@pytest.fixture
+def blind(host: Host, tmp_path: Path) -> Iterator[str]:
+    """A text encoder file without vision tower in the model folders."""
+    path, _ = comfy_gemma(tmp_path / "blind.safetensors")
+    folder = host.base.models / "text_encoders" / "blind"
+    folder.mkdir()
+    save_file({k: t for k, t in load_file(path).items() if not k.startswith(("vision", "multi_modal"))},
+              folder / "blind.safetensors")
+    shutil.copy(tmp_path / "config.json", folder)
+    yield "blind/blind.safetensors"
+    shutil.rmtree(folder)
+
+
+def test_image_without_a_vision_tower(host: Host, blind: str) -> None:
+    run = host.client.run(graphs.with_values(with_image(), text_encoder=blind))
+    message = run.error["exception_message"]
+    assert run.error["node_type"] == "LTX23EnhancePrompt"
+    assert "no text_encoder_vision" in message and "gemma_3_12B_it.safetensors" in message, message
+    assert "Expected: " in message and "Next: " in message and "\n" not in message.rstrip("\n")
+    assert text_of(host, graphs.with_values(alone(), text_encoder=blind))
+
+
+def test_empty_prompt(host: Host) -> None:
+    assert "there is no prompt to enhance" in host.client.run(alone(prompt=" ")).error["exception_message"]
+
+
+@pytest.mark.parametrize("build", [alone, with_image])
+def test_interrupt_while_writing(host: Host, build: Callable[..., Graph]) -> None:
+    graph = build(max_tokens=1024, seed=int(time.time() * 1000))
+    prompt = host.client.queue(graph)
+    pressed, ticks = 0.0, 0
+    for event in host.client.events(prompt):
+        node = event.data.get("nodes", {}).get(NODE, {}) if event.type == "progress_state" else {}
+        ticks = max(ticks, node.get("value", 0))
+        if node.get("value", 0) > 3 and not pressed:
+            pressed = time.monotonic()
+            host.client.interrupt()
+    assert event.type == "execution_interrupted" and event.data["node_type"] == "LTX23EnhancePrompt"
+    assert time.monotonic() - pressed < 2 and ticks < 1024
+    assert text_of(host, build(seed=3)), "and the next run is as good as before"
