@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .conditions import ImageConditionNode
+from .conditions import ImageConditionNode, KeyframeNode
 from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
 from .fetch import FetchNode
 from .guidance import GuidanceNode
@@ -12,7 +12,9 @@ from .load import LoadNode
 from .long import LongVideoNode
 from .overlay import OverlayNode
 from .prompt import PromptNode
+from .retake import ExtendNode, InpaintNode, RetakeNode
 from .sample import SamplerNode
+from .sources import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
 from .upscale import LatentUpscaleNode
 
 
@@ -22,8 +24,8 @@ class LTX23Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
-                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode,
-                LongVideoNode]
+                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, KeyframeNode,
+                ReferenceVideoNode, SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:
