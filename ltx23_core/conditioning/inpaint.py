@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..errors import RequestError
 from ..sampling.latents import StatePair
 from .base import FILLS, SOURCE, Clip, StageSetting
 from .mask import check_mask, latent_mask
@@ -34,8 +33,7 @@ class Inpaint:
 
     def __post_init__(self) -> None:
         """Refuse a clip without frames and what is no mask for it."""
-        if self.source.frames is None:
-            raise RequestError("the clip of Inpaint has no frames", "frames", "Link a video or images.")
+        self.source.need_frames(self.name)
         check_mask(self.mask, len(self.source.frames))
 
     @property

@@ -54,8 +54,7 @@ class ReferenceVideo:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if self.source.frames is None:
-            raise RequestError("the clip of Reference Video has no frames", "frames", "Link a video or images.")
+        self.source.need_frames(self.name)
         for what, value in (("strength", self.strength), ("attention strength", self.attention_strength)):
             if not 0 <= value <= 1:
                 raise RequestError(f"reference {what} is {value}", "a number from 0 to 1", "Use 1.0.")

@@ -51,6 +51,11 @@ class SourceClip:
             raise RequestError(f"the source clip has {self.fps} frames a second", f"above 0 and up to {MAX_RATE:g}",
                                "Use the rate of the file it comes from, or 0 for that of the result.")
 
+    def need_frames(self, what: str) -> None:
+        """Raise `RequestError` if there are no frames; ``what`` needs them."""
+        if self.frames is None:
+            raise RequestError(f"the clip of {what} has no frames", "frames", "Link a video or images.")
+
     def picks(self, fps: float) -> tuple[int, ...]:
         """The source frame of each frame of the source at another rate; nearest in time, earlier if between two."""
         count = 0 if self.frames is None else len(self.frames)

@@ -107,8 +107,7 @@ class SourceVideo:
 
     def __post_init__(self) -> None:
         """Refuse a clip without frames."""
-        if self.source.frames is None:
-            raise RequestError("the clip of Source Video has no frames", "frames", "Link a video or images.")
+        self.source.need_frames(self.name)
 
     @property
     def roles(self) -> Mapping[str, str]:

@@ -84,7 +84,7 @@ def sound(seconds: float, rate: int = RATE, channels: int = 2) -> Audio:
 CLIP = Clip(64, 64, 25, 24.0)
 
 
-# -- random chains -------------------------------------------------------------------------------------------------------
+# -- random chains ---------------------------------------------------------------------------------------------------
 
 @st.composite
 def chains(draw):
@@ -112,8 +112,8 @@ def chains(draw):
         made.append(Extend(SourceClip(frames(draw(st.integers(9, 12)))), "backward"))
     frozen_video = kind == "video" or (kind == "retake" and which == "audio")
     for _ in range(0 if frozen_video else draw(st.integers(0, 3))):
-        made.append(ImageCondition(torch.rand(40, 30, 3), draw(st.integers(-count, count - 1)),
-                                   draw(st.sampled_from([0.0, 0.5, 1.0])), 0, draw(st.sampled_from(["auto", "append"]))))
+        strength, placement = draw(st.sampled_from([0.0, 0.5, 1.0])), draw(st.sampled_from(["auto", "append"]))
+        made.append(ImageCondition(torch.rand(40, 30, 3), draw(st.integers(-count, count - 1)), strength, 0, placement))
     for _ in range(0 if frozen_video else draw(st.integers(0, 2))):
         made.append(ReferenceVideo(SourceClip(frames(draw(st.integers(1, 30)))), draw(st.sampled_from([0.5, 1.0])),
                                    draw(st.sampled_from([0.0, 0.5, 1.0])), downscale=draw(st.sampled_from([1, 2])),
@@ -171,7 +171,7 @@ def test_order_of_kinds_does_not_depend_on_the_users():
     assert torch.equal(results[0][0].attention, results[1][0].attention)
 
 
-# -- sources -------------------------------------------------------------------------------------------------------------
+# -- sources ---------------------------------------------------------------------------------------------------------
 
 def test_frames_are_resized_as_single_images_are():
     clip = torch.rand(19, 50, 70, 3)
@@ -226,7 +226,7 @@ def test_source_audio_is_cut_padded_and_kept_clean():
     assert max(stage.encoders.calls)[-1] <= (26 / 25 + 1) * 48000, "no more sound is encoded than the clip needs"
 
 
-# -- extend --------------------------------------------------------------------------------------------------------------
+# -- extend ----------------------------------------------------------------------------------------------------------
 
 def held_frames(state: StreamState, grid: VideoGrid) -> list[bool]:
     return (state.mask[0, :, 0].unflatten(0, (grid.frames, -1)) == 0).all(1).tolist()
@@ -287,7 +287,7 @@ def test_two_clips_are_joined():
     assert held_frames(states[0], stage.grid) == [True, True, False, True]
 
 
-# -- masks and references ------------------------------------------------------------------------------------------------
+# -- masks and references --------------------------------------------------------------------------------------------
 
 def test_a_cell_is_made_anew_if_any_of_its_pixels_is():
     mask = torch.zeros(17, 64, 96)
@@ -342,7 +342,7 @@ def test_factors_of_a_lora(tmp_path):
         reference_scales({"reference_downscale_factor": "0.5"})
 
 
-# -- refusals ------------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------------------------
 
 PICTURE = torch.rand(8, 8, 3)
 WHOLE = SourceClip(frames(25), sound(1.1))
@@ -403,7 +403,7 @@ def test_what_a_run_cannot_have(chain, clip, words):
         check_conditions(chain, clip)
 
 
-# -- on the tiny model ---------------------------------------------------------------------------------------------------
+# -- on the tiny model -----------------------------------------------------------------------------------------------
 
 SMALL = {"width": 64, "height": 64, "frames": 17, "steps": 1, "seed": 3}
 
@@ -500,7 +500,7 @@ def test_long_clips_are_encoded_in_the_official_tiles(tiny_pipeline):
 
     with torch.no_grad():
         want = tiled_encode(counted, pixels, auto_tiling((13, 1, 1)))
-    assert sizes == [73, 49] or max(sizes) <= 80 and len(sizes) > 1, sizes
+    assert sizes == [73, 49]
     assert torch.equal(tiny_pipeline.encode_video(pixels), want) and want.shape == (1, 8, 13, 1, 1)
 
 
