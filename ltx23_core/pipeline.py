@@ -247,7 +247,8 @@ class Pipeline:
 
     @torch.no_grad()
     def encode_video(self, pixels: Tensor) -> Tensor:
-        """Encode frames, with the official tiles where a side is longer than 768 pixels or there are more than 80.
+        """Encode frames: a single one whole; a clip with the official tiles where a side is longer than 768 pixels or
+        there are more than 80.
 
         Args:
             pixels: (1, 3, F, H, W) in [-1, 1]; H and W multiples of 32, F = 8 k + 1 (further frames are left out).
@@ -259,11 +260,12 @@ class Pipeline:
         pixels = crop_frames(pixels)
         grid = video_grid(pixels.shape[4], pixels.shape[3], pixels.shape[2])
         shape = (grid.frames, grid.height, grid.width)
-        frames, height, width = encode_tile_size(shape, auto_tiling(shape))
+        tiling = None if grid.frames == 1 else auto_tiling(shape)
+        frames, height, width = encode_tile_size(shape, tiling)
         [encoder] = self._use("video_encoder", activation_bytes=encode_bytes(width, height, frames,
                                                                              self.dtype.itemsize))
-        return tiled_encode(lambda tile: encoder(tile.to(self.residency.device, self.dtype)), pixels,
-                            auto_tiling(shape), self.residency.check)
+        return tiled_encode(lambda tile: encoder(tile.to(self.residency.device, self.dtype)), pixels, tiling,
+                            self.residency.check)
 
     @torch.no_grad()
     def encode_audio(self, audio: Audio) -> Tensor:

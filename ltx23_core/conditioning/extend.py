@@ -88,6 +88,13 @@ class Extend:
             raise RequestError(f"the clip to extend has {held} frames and the result {clip.frames}",
                                "a result that is longer than the clip",
                                f"Set frames to at least {(held // TIME_SCALE + 1) * TIME_SCALE + 1}.")
+        count = len(self.source.picks(clip.fps))
+        if count > held:
+            log.info("Extend: %d frames of the clip next to the seam fill no latent and are left out", count - held)
+        if clip.audio and self.source.audio is None:
+            log.info("Extend: the clip has no sound, so sound is generated for the whole result")
+        elif clip.audio and self.source.audio.seconds < count / clip.fps - 1 / AUDIO_LATENTS_PER_SECOND:
+            log.info("Extend: the clip's sound ends before its frames; sound is generated from there on")
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Hold the source's latents in their place in both streams."""
@@ -101,9 +108,6 @@ class Extend:
     def _video(self, state: StreamState, stage: StageSetting) -> StreamState:
         picks, held = self.source.picks(stage.fps), self.frames_in(stage.fps)
         used = picks[:held] if self.forward else picks[-held - 1:]
-        if len(picks) > len(used):
-            log.info("Extend: %d frames of the clip next to the seam fill no latent and are left out",
-                     len(picks) - len(used))
         area = stage.grid.height * stage.grid.width
         tokens = video_tokens(stage, self.source.frames, used)
         tokens = tokens if self.forward else tokens[:, area:]

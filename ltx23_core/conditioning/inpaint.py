@@ -43,14 +43,14 @@ class Inpaint:
 
     def check(self, clip: Clip) -> None:
         """See `Condition.check`."""
-        self.source.need(clip.frames, clip.fps, self.name)
+        self.source.check_length(clip.frames, clip.fps, self.name)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Put the source into the video stream, open where the mask is."""
         video, audio = states
         if video is None:
             return states
-        picks = self.source.need(stage.grid.pixel_frames, stage.fps, self.name)
+        picks = self.source.first(stage.grid.pixel_frames, stage.fps)
         tokens = video_tokens(stage, self.source.frames, picks).to(video.clean).expand_as(video.clean)
         mask = latent_mask(self.mask, picks, stage.grid).to(video.mask)
         initial = tokens if stage.fresh else video.initial

@@ -2,7 +2,6 @@
 """
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +17,8 @@ from ..overlay.header import read_header
 from ..sampling.latents import StatePair, StreamState, video_to_tokens
 from .base import ADDS, REFERENCE, Clip, StageSetting
 from .mask import check_mask, visible
-from .source import SourceClip, encode_frames
+from .source import SourceClip, encode_frames, note_cut
 
-log = logging.getLogger(__name__)
 MAX_SCALE = 16
 # Keys of a LoRA's metadata, the newer name first (spec/09 §5).
 SPATIAL_KEYS = ("reference_spatial_scale_factor", "reference_downscale_factor")
@@ -79,17 +77,14 @@ class ReferenceVideo:
                 raise RequestError(
                     f"the {side} of the stage that sees the reference is {size // clip.shrink}, and the reference is "
                     f"made {self.downscale} times smaller", f"a multiple of {step}", f"Set {side} to {near}.")
+        note_cut(self.name, len(self.source.picks(clip.fps)) - clip.frames)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Append the encoded reference to the video state."""
         video, audio = states
         if video is None or stage.number != 1:
             return states
-        picks = self.source.picks(stage.fps)
-        if len(picks) > stage.grid.pixel_frames:
-            log.info("Reference Video: the last %d of %d frames are left out", len(picks) - stage.grid.pixel_frames,
-                     len(picks))
-        picks = kept_frames(picks[:stage.grid.pixel_frames], self.temporal)
+        picks = kept_frames(self.source.first(stage.grid.pixel_frames, stage.fps), self.temporal)
         latent = encode_frames(stage, self.source.frames, picks, stage.width // self.downscale,
                                stage.height // self.downscale)
         weights = None

@@ -69,14 +69,16 @@ class Retake:
             raise RequestError(f"the stretch to make anew begins at {self.start:g} s of a clip of "
                                f"{clip.seconds:.2f} s", "a start within the clip", "Give an earlier start.")
         if self.source.frames is not None:
-            self.source.need(clip.frames, clip.fps, self.name)
+            self.source.check_length(clip.frames, clip.fps, self.name)
+        if clip.audio and self.source.audio is None:
+            log.info("Retake: the clip has no sound, so sound is generated for all of it")
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Put the source into both streams; the stretch is open in those to regenerate."""
         video, audio = states
         source, fresh = self.source, stage.fresh
         if video is not None and source.frames is not None:
-            picks = source.need(stage.grid.pixel_frames, stage.fps, self.name)
+            picks = source.first(stage.grid.pixel_frames, stage.fps)
             video = retake_stream(video, video_tokens(stage, source.frames, picks), self.start, self.end,
                                   self.regenerate != "audio", fresh)
         if audio is not None and source.audio is not None:
@@ -84,8 +86,6 @@ class Retake:
                                        stage.audio_length)
             audio = retake_stream(audio, audio_to_tokens(latent), self.start, self.end,
                                   self.regenerate != "video", fresh)
-        elif audio is not None:
-            log.info("Retake: the clip has no sound, so sound is generated for all of it")
         return video, audio
 
 

@@ -64,20 +64,28 @@ class SourceClip:
         total = max(1, int(count * fps / self.fps + 1e-6)) if count else 0
         return tuple(min(count - 1, int(index * self.fps / fps + 0.5 - 1e-6)) for index in range(total))
 
-    def need(self, frames: int, fps: float, what: str) -> tuple[int, ...]:
-        """`picks` for a result of so many frames; longer sources are cut, with a note in the log.
+    def first(self, frames: int, fps: float) -> tuple[int, ...]:
+        """`picks` of a result of so many frames."""
+        return self.picks(fps)[:frames]
+
+    def check_length(self, frames: int, fps: float, what: str) -> None:
+        """Note in the log if the source is longer than a result of so many frames, which cuts it.
 
         Raises:
             RequestError: the source is shorter.
         """
-        picks = self.picks(fps)
-        if len(picks) < frames:
-            known = max(1, (len(picks) - 1) // TIME_SCALE * TIME_SCALE + 1)
-            raise RequestError(f"the clip of {what} has {len(picks)} frames at {fps:g} fps, the result {frames}",
+        count = len(self.picks(fps))
+        if count < frames:
+            known = max(1, (count - 1) // TIME_SCALE * TIME_SCALE + 1)
+            raise RequestError(f"the clip of {what} has {count} frames at {fps:g} fps, the result {frames}",
                                "a clip at least as long as the result", f"Set frames to {known}, or use Extend.")
-        if len(picks) > frames:
-            log.info("%s: the clip has %d frames, the last %d are left out", what, len(picks), len(picks) - frames)
-        return picks[:frames]
+        note_cut(what, count - frames)
+
+
+def note_cut(what: str, frames: int) -> None:
+    """Say in the log that frames of a source are not used, if any."""
+    if frames > 0:
+        log.info("%s: %d frames at the end of the clip are left out", what, frames)
 
 
 def check_frames(frames: Tensor) -> None:

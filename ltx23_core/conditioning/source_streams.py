@@ -119,14 +119,14 @@ class SourceVideo:
         if clip.video and not clip.audio:
             raise RequestError("Source Video gives the picture in a run that makes nothing else",
                                "a run that makes sound", "Set streams to both.")
-        self.source.need(clip.frames, clip.fps, self.name)
+        self.source.check_length(clip.frames, clip.fps, self.name)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Freeze the video stream at the encoded frames."""
         video, audio = states
         if video is None:
             return states
-        picks = self.source.need(stage.grid.pixel_frames, stage.fps, self.name)
+        picks = self.source.first(stage.grid.pixel_frames, stage.fps)
         return frozen_stream(video, video_tokens(stage, self.source.frames, picks)), audio
 
 

@@ -131,7 +131,8 @@ def test_random_chains_keep_shapes_and_hold_exactly(chain):
         states = condition.apply(states, stage)
     video, audio = states
     total = video.clean.shape[1]
-    appended = sum(isinstance(c, ImageCondition) and c.order > 1 for c in conditions)
+    appended = sum(c.placement == "append" or c.frame_in(clip.frames) != 0 for c in conditions
+                   if isinstance(c, ImageCondition))
     references = sum(isinstance(c, ReferenceVideo) for c in conditions)
     assert total >= count + appended * stage.grid.height * stage.grid.width + references
     assert video.positions.shape == (1, 3, total, 2) and video.mask.shape == video.initial.shape[:2] + (1,)
@@ -478,6 +479,37 @@ def test_everything_at_once_on_the_model(tiny_pipeline, pair, film):
     assert result.video.shape == (1, 8, 3, 2, 2) and result.audio.shape == (1, 2, 18, 16)
     want = encoded(tiny_pipeline, short, 64, 9)
     assert torch.equal(result.video[:, :, 0], want[:, :, 0]) and not torch.equal(result.video[:, :, 1], want[:, :, 1])
+
+
+def test_what_is_left_out_is_said(film, caplog):
+    caplog.set_level("INFO", "ltx23_core")
+    check_conditions([Retake(SourceClip(frames(30)), 0.1, 0.5), ReferenceVideo(SourceClip(frames(27)))], CLIP)
+    check_conditions([Extend(SourceClip(frames(12), sound(0.1)))], CLIP)
+    check_conditions([SourceAudio(sound(0.5))], CLIP)
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    for words in ("Retake: 5 frames at the end", "no sound, so sound is generated for all", "Reference Video: 2 frames",
+                  "Extend: 3 frames of the clip next to the seam", "sound ends before its frames",
+                  "Source Audio: the sound is 0.54 s shorter"):
+        assert words in text, text
+
+
+def test_sound_alone_is_extended_and_retaken(tiny_pipeline, pair):
+    given = Audio(torch.rand(1, 2, 6400) - 0.5, 16000)
+    want = tiny_pipeline.encode_audio(given)[:, :, :9]
+    longer = tiny_pipeline.sample(pair, streams="audio", conditions=[Extend(SourceClip(audio=given))], **SMALL)
+    assert longer.video is None and longer.audio.shape == (1, 2, 18, 16)
+    assert torch.allclose(longer.audio[:, :, :9], want, atol=1e-4)
+    again = tiny_pipeline.sample(pair, streams="audio", conditions=[
+        Retake(SourceClip(audio=given), 0.2, 0.3, "audio")], **{**SMALL, "frames": 9})
+    assert torch.allclose(again.audio[:, :, :5], want[:, :, :5], atol=1e-4)
+    assert not torch.allclose(again.audio[:, :, 6:8], want[:, :, 6:8], atol=0.05)
+
+
+def test_single_pictures_are_encoded_whole(tiny_pipeline):
+    pixels = torch.rand(1, 3, 1, 32, 1024) * 2 - 1
+    with torch.no_grad():
+        want = tiny_pipeline._use("video_encoder")[0](pixels)
+    assert torch.equal(tiny_pipeline.encode_video(pixels), want)
 
 
 def test_inpaint_holds_what_is_not_marked(tiny_pipeline, pair, film):
