@@ -8,7 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .conditioning.extend import Extend
     from .conditioning.image import ImageCondition
+    from .conditioning.inpaint import Inpaint
+    from .conditioning.reference import ReferenceVideo, reference_scales
+    from .conditioning.retake import Retake
+    from .conditioning.source import SourceClip
+    from .conditioning.source_streams import SourceAudio, SourceVideo
     from .errors import LTX23Error
     from .media import Audio, load_image
     from .overlay import Identity, Overlay, identify, materialize
@@ -22,14 +28,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Audio": ".media", "load_image": ".media", "Guidance": ".sampling.guidance", "GuiderParams": ".sampling.guidance",
-    "ImageCondition": ".conditioning.image", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
+    "Extend": ".conditioning.extend", "ImageCondition": ".conditioning.image", "Inpaint": ".conditioning.inpaint",
+    "ReferenceVideo": ".conditioning.reference", "Retake": ".conditioning.retake", "SourceClip": ".conditioning.source",
+    "SourceAudio": ".conditioning.source_streams", "SourceVideo": ".conditioning.source_streams",
+    "reference_scales": ".conditioning.reference", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
     "Identity": ".overlay", "LTX23Error": ".errors", "Overlay": ".overlay", "identify": ".overlay",
     "Apg": ".sampling.guidance", "GuiderBins": ".sampling.guidance", "Nag": ".sampling.guidance",
     "Solver": ".sampling.choices", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
 }
-__all__ = ["Apg", "Audio", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition", "LTX23Error",
-           "Latents", "Nag", "Overlay", "Pipeline", "Solver", "StepInfo", "export", "identify", "load_image",
-           "materialize"]
+__all__ = ["Apg", "Audio", "Extend", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition", "Inpaint",
+           "LTX23Error", "Latents", "Nag", "Overlay", "Pipeline", "ReferenceVideo", "Retake", "Solver", "SourceAudio",
+           "SourceClip", "SourceVideo", "StepInfo", "export", "identify", "load_image", "materialize",
+           "reference_scales"]
 
 
 def __getattr__(name: str) -> object:

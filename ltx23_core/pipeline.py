@@ -12,12 +12,21 @@ import torch
 from torch import Tensor
 
 from .conditioning.base import Clip, Condition
+from .conditioning.check import check_conditions
 from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
 from .errors import RequestError
-from .geometry import VideoGrid, check_size
+from .geometry import VideoGrid, check_size, video_grid
 from .media.audio import Audio
 from .models.registry import build
-from .models.video_vae.tiling import Tiling, auto_tiling, tiled_decode, tiled_decode_bytes
+from .models.video_vae.encoder import crop_frames
+from .models.video_vae.tiling import (
+    Tiling,
+    auto_tiling,
+    encode_tile_size,
+    tiled_decode,
+    tiled_decode_bytes,
+    tiled_encode,
+)
 from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
 from .recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
@@ -263,17 +272,15 @@ class Pipeline:
         check_streams(streams)
         clip = Clip(chosen.width if width is None else width, chosen.height if height is None else height,
                     chosen.frames if frames is None else frames, chosen.fps if fps is None else fps,
-                    streams != "audio", streams != "video")
+                    streams != "audio", streams != "video", chosen.stages[0].shrink)
         check_size(clip.width, clip.height, clip.frames, clip.fps, chosen.size_step if clip.video else 32)
-        ordered = sorted(conditions, key=lambda condition: condition.order)
-        for condition in ordered:
-            condition.check(clip)
+        ordered = check_conditions(conditions, clip)
         plan = plan_stages(chosen, clip, self.transformer_config.layers, stages=stages, steps=steps,
                            guidance=guidance, sigmas=sigmas, solver=solver)
         check_start(start, clip, plan[0], batch)
         first = (chosen.audio_stage if audio_stage is None else check_audio_stage(audio_stage)) == "first"
         request = Request(context, clip, chosen.seed if seed is None else seed, plan, len(chosen.stages),
-                          tuple(ordered), start, first, noise_device, on_step,
+                          ordered, start, first, noise_device, on_step,
                           self.preview_map() if preview and on_step and clip.video else None,
                           windows and windows.over(clip))
         return run_batch(self, request, batch)
@@ -289,18 +296,25 @@ class Pipeline:
 
     @torch.no_grad()
     def encode_video(self, pixels: Tensor) -> Tensor:
-        """Encode frames, with the official tiles where they are large or long.
+        """Encode frames: a single one whole; a clip with the official tiles where a side is longer than 768 pixels or
+        there are more than 80.
 
         Args:
             pixels: (1, 3, F, H, W) in [-1, 1]; H and W multiples of 32, F = 8 k + 1 (further frames are left out).
+                They may stay on the CPU: only one tile at a time goes to the device.
 
         Returns:
             Normalised latent (1, C, k + 1, H / 32, W / 32) on the device, in the pipeline's dtype.
         """
-        frames, height, width = pixels.shape[2:]
-        need = encode_bytes(width, height, frames, self.dtype.itemsize)
-        [encoder] = self._use("video_encoder", activation_bytes=need)
-        return encoder(pixels.to(self.residency.device, self.dtype))
+        pixels = crop_frames(pixels)
+        grid = video_grid(pixels.shape[4], pixels.shape[3], pixels.shape[2])
+        shape = (grid.frames, grid.height, grid.width)
+        tiling = None if grid.frames == 1 else auto_tiling(shape)
+        frames, height, width = encode_tile_size(shape, tiling)
+        [encoder] = self._use("video_encoder", activation_bytes=encode_bytes(width, height, frames,
+                                                                             self.dtype.itemsize))
+        return tiled_encode(lambda tile: encoder(tile.to(self.residency.device, self.dtype)), pixels, tiling,
+                            self.residency.check)
 
     @torch.no_grad()
     def encode_audio(self, audio: Audio) -> Tensor:
@@ -383,9 +397,14 @@ class Pipeline:
         return Audio(vocoder(mel).float().cpu(), rate)
 
     def decode_to_file(self, latents: Latents, path: str | Path, tiling: Tiling | str | None = AUTO_TILING) -> Path:
-        """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path."""
+        """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path.
+
+        Where a condition gave the sound (`Latents.waveform`), the file gets that and not what the latents decode to.
+        """
         from .media.video import check_output_path, write_video  # PyAV: only needed here
         check_output_path(path)
-        audio = None if latents.audio is None else self.decode_audio(latents.audio)
+        audio = latents.waveform
+        if audio is None and latents.audio is not None:
+            audio = self.decode_audio(latents.audio)
         write_video(path, self.decode_video(latents.video, tiling), latents.fps, audio)
         return Path(path)

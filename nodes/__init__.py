@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .conditions import ImageConditionNode
+from .conditions import ImageConditionNode, KeyframeNode
 from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
 from .enhance import EnhancePromptNode
 from .fetch import FetchNode
@@ -14,8 +14,10 @@ from .load import LoadNode
 from .long import LongVideoNode
 from .overlay import OverlayNode
 from .prompt import PromptNode
+from .retake import ExtendNode, InpaintNode, RetakeNode
 from .sample import SamplerNode
 from .solver import SigmasNode, SolverNode
+from .sources import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
 from .upscale import LatentUpscaleNode
 
 
@@ -26,7 +28,8 @@ class LTX23Extension(ComfyExtension):
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
                 DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, GuidanceRangeNode,
-                NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode]
+                NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode, KeyframeNode, ReferenceVideoNode,
+                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

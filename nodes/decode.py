@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..ltx23_core.errors import RequestError
 from ..ltx23_core.geometry import HEIGHT_SCALE, TIME_SCALE, WIDTH_SCALE
 from . import host
+from .latents import sound_of
 from .sockets import Model, schema
 
 if TYPE_CHECKING:
@@ -75,13 +76,15 @@ class DecodeAudioNode(io.ComfyNode):
                 Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Latent.Input("audio", tooltip="Audio latent, from Sampler."),
             ],
-            outputs=[io.Audio.Output(display_name="audio", tooltip="Stereo sound at 48 kHz, for CreateVideo.")],
+            outputs=[io.Audio.Output(display_name="audio", tooltip=(
+                "Stereo sound at 48 kHz, for CreateVideo; behind Source Audio the given sound itself."))],
         )
 
     @classmethod
     def execute(cls, model: Pipeline, audio: dict[str, Any] | None) -> io.NodeOutput:
         """Decode with the audio VAE and the vocoder."""
-        sound = model.decode_audio(_there(audio, "audio"))
+        _there(audio, "audio")
+        sound = sound_of(model, audio)
         return io.NodeOutput({"waveform": sound.waveform.float().cpu(), "sample_rate": sound.sample_rate})
 
 
@@ -127,7 +130,7 @@ class DecodeToFileNode(io.ComfyNode):
         progress = host.counted(frames * len(latent))
         for index, one in enumerate(latent.split(1)):
             path, record = host.output_file(filename_prefix, width, height)
-            sound = None if audio is None else model.decode_audio(audio["samples"][index:index + 1])
+            sound = None if audio is None else sound_of(model, audio, index)
             write_video(path, progress(model.decode_video(one)), fps or video.get("fps", DEFAULT_FPS), sound,
                         metadata=host.metadata(cls.hidden))
             saved.append((path, record))

@@ -1,6 +1,7 @@
 """Image conditions: the first frame held, other frames as appended keyframe tokens (spec/07 §8)."""
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,10 @@ from ..errors import RequestError
 from ..geometry import VideoGrid, video_positions
 from ..media.image import compress_image, resize_and_crop, to_uint8
 from ..recipes import IMAGE_CRF
-from ..sampling.latents import StatePair, video_to_tokens
-from .base import Clip, StageSetting
+from ..sampling.latents import StatePair, StreamState, video_to_tokens
+from .base import ADDS, KEYFRAME, REPLACE, Clip, StageSetting
+
+PLACEMENTS = ("auto", "append")
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,33 @@ class ImageCondition:
             frame; another one is appended as keyframe tokens, which are not in the output.
         strength: 0 (no effect) to 1 (held exactly). High strength with a prompt without motion freezes the clip.
         crf: H.264 quality of the round trip that gives the picture a video frame's look; 0 is off.
+        placement: "auto": as ``frame`` says. "append": frame 0 is appended, too, and the clip's first frame is
+            generated after it: the official keyframe interpolation.
     """
 
     image: Tensor
     frame: int = 0
     strength: float = 1.0
     crf: int = IMAGE_CRF
+    placement: str = "auto"
+    name = "Image Condition"
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise RequestError(f"image strength is {self.strength}", "a number from 0 to 1", "Use 1.0.")
+        if self.placement not in PLACEMENTS:
+            raise RequestError(f"image placement is {self.placement!r}", f"one of {', '.join(PLACEMENTS)}",
+                               "Choose auto.")
 
     @property
     def order(self) -> int:
         """See `Condition.order`."""
-        return 0 if self.frame == 0 else 1
+        return REPLACE if self.frame == 0 and self.placement == "auto" else KEYFRAME
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """See `Condition.roles`."""
+        return {"video": ADDS}
 
     def check(self, clip: Clip) -> None:
         """See `Condition.check`."""
@@ -64,14 +79,47 @@ class ImageCondition:
             return states
         grid = stage.grid
         frame = self.frame_in(grid.pixel_frames)
-        latent = stage.encoders.encode_video(self.pixels(grid.width * 32, grid.height * 32))
+        latent = stage.once(self.image, (stage.width, stage.height, self.crf), lambda: stage.encoders.encode_video(
+            self.pixels(stage.width, stage.height)))
+        return self.place(video, latent, frame, stage.fps), audio
+
+    def place(self, video: StreamState, latent: Tensor, frame: int, fps: float) -> StreamState:
+        """The video state with the encoded picture (1, C, 1, H', W') at a frame counted from 0."""
         tokens = video_to_tokens(latent).expand(video.clean.shape[0], -1, -1)
-        if frame == 0:
-            return video.replaced(tokens, 0, self.strength), audio
-        positions = video_positions(VideoGrid(1, grid.height, grid.width), stage.fps, start_frame=frame)
-        return video.appended(tokens, positions, self.strength), audio
+        if frame == 0 and self.placement == "auto":
+            return video.replaced(tokens, 0, self.strength)
+        positions = video_positions(VideoGrid(1, *latent.shape[3:]), fps, start_frame=frame)
+        return video.appended(tokens, positions, self.strength)
 
 
-def from_batch(images: Tensor, frame: int = 0, strength: float = 1.0, crf: int = IMAGE_CRF) -> ImageCondition:
+def from_batch(images: Tensor, frame: int = 0, strength: float = 1.0, crf: int = IMAGE_CRF,
+               placement: str = "auto") -> ImageCondition:
     """A condition from the first picture of a batch (B, H, W, 3)."""
-    return ImageCondition(images[0].detach().to(torch.float32).cpu(), frame, strength, crf)
+    return ImageCondition(images[0].detach().to(torch.float32).cpu(), frame, strength, crf, placement)
+
+
+def keyframes(images: Tensor, frames: Sequence[int], strengths: Sequence[float], crf: int = IMAGE_CRF,
+              placement: str = "append") -> tuple[ImageCondition, ...]:
+    """Conditions from a batch of pictures (B, H, W, 3), one for each frame number.
+
+    Args:
+        images: as many as frame numbers.
+        frames: pixel frames, 0 the first, negative from the end.
+        strengths: one for all, or one each.
+        crf, placement: of `ImageCondition`; appending all is the official keyframe interpolation.
+
+    Raises:
+        RequestError: the numbers of pictures, frames and strengths do not agree.
+    """
+    count = len(images)
+    if len(frames) != count:
+        raise RequestError(f"{count} keyframe images and {len(frames)} frame numbers are given",
+                           "one frame number for each image", "Give as many numbers as images, such as 0, 60, -1.")
+    if len(strengths) not in (1, count):
+        raise RequestError(f"{len(strengths)} keyframe strengths are given for {count} images", f"1 or {count}",
+                           "Give one strength for all, or one for each image.")
+    if len(set(frames)) < count:
+        raise RequestError("two keyframe images have the same frame number", "a frame number of its own for each",
+                           "Change one of the numbers.")
+    strengths = list(strengths) * count if len(strengths) == 1 else strengths
+    return tuple(from_batch(images[i:i + 1], frames[i], strengths[i], crf, placement) for i in range(count))

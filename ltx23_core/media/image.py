@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 from ..errors import MediaError
 
 MAX_CRF = 51  # the end of libx264's scale for 8-bit video
+FRAMES_AT_ONCE = 8
 
 
 def load_image(path: str | os.PathLike[str]) -> torch.Tensor:
@@ -89,13 +91,38 @@ def resize_and_crop(image: torch.Tensor, height: int, width: int) -> torch.Tenso
         (1, 3, 1, height, width) float32 in [-1, 1] on the image's device.
     """
     check_image(image)
-    pixels = image.float() if image.dtype == torch.uint8 else image.float() * 255.0
-    rows, columns = image.shape[:2]
+    return _cover(image[None], height, width).transpose(0, 1)[None]
+
+
+def resize_frames(frames: torch.Tensor, picks: Sequence[int], height: int, width: int,
+                  dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """`resize_and_crop` of some frames of a clip, a few at a time: beside the result hardly any memory is used.
+
+    Args:
+        frames: (F, H, W, 3), uint8 or float in [0, 1].
+        picks: which frames, in order; a frame may come twice.
+        height, width: target size in pixels.
+        dtype: of the result.
+
+    Returns:
+        (1, 3, len(picks), height, width) in [-1, 1] on the frames' device.
+    """
+    result = torch.empty(1, 3, len(picks), height, width, dtype=dtype, device=frames.device)
+    for start in range(0, len(picks), FRAMES_AT_ONCE):
+        some = list(picks[start:start + FRAMES_AT_ONCE])
+        result[0, :, start:start + len(some)] = _cover(frames[some], height, width).transpose(0, 1)
+    return result
+
+
+def _cover(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(F, H, W, 3) -> float32 (F, 3, height, width) in [-1, 1], see `resize_and_crop`."""
+    pixels = frames.float() if frames.dtype == torch.uint8 else frames.float() * 255.0
+    rows, columns = frames.shape[1:3]
     scale = max(height / rows, width / columns)
     size = (math.ceil(rows * scale), math.ceil(columns * scale))
-    resized = functional.interpolate(pixels.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=False)
+    resized = functional.interpolate(pixels.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return (resized[:, :, top:top + height, left:left + width] / 127.5 - 1.0).unsqueeze(2)
+    return resized[:, :, top:top + height, left:left + width] / 127.5 - 1.0
 
 
 def check_image(image: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..geometry import VideoGrid
 
@@ -50,6 +51,8 @@ class StreamState:
         positions: float32 (B, axes, N, 2), [start, end) of each token.
         frozen: the stream is context only: its sigma is 0 (spec/07 §1).
         attention: weights in [0, 1], float32 (B, N, N), of the self attention between tokens; None: all 1.
+        start_mask: float32 (B, N, 1), takes the mask's place where the start is mixed; None: `mask` itself. Retake
+            starts a frozen stream from noise (spec: goldens' README).
     """
 
     initial: Tensor
@@ -58,6 +61,7 @@ class StreamState:
     positions: Tensor
     frozen: bool = False
     attention: Tensor | None = None
+    start_mask: Tensor | None = None
 
     @classmethod
     def from_tokens(cls, tokens: Tensor, positions: Tensor) -> StreamState:
@@ -65,8 +69,14 @@ class StreamState:
         mask = torch.ones(*tokens.shape[:2], 1, device=tokens.device)
         return cls(tokens, tokens, mask, positions.to(tokens.device))
 
-    def replaced(self, tokens: Tensor, start: int, strength: float) -> StreamState:
-        """Hold tokens [start, start + n) at given clean values, mask 1 - strength (latent replace)."""
+    def replaced(self, tokens: Tensor, start: int, strength: float | Tensor) -> StreamState:
+        """Hold tokens [start, start + n) at given clean values, mask 1 - strength (latent replace).
+
+        Args:
+            tokens: (B, n, C).
+            start: first token.
+            strength: 0 to 1, one number, or float32 (n, 1) for each token its own.
+        """
         end = start + tokens.shape[1]
         clean, mask = self.clean.clone(), self.mask.clone()
         clean[:, start:end] = tokens.to(clean)
@@ -74,12 +84,18 @@ class StreamState:
         return replace(self, clean=clean, mask=mask)
 
     def appended(self, tokens: Tensor, positions: Tensor, strength: float) -> StreamState:
-        """Append condition tokens: initial latent 0, mask 1 - strength rounded to the latent's dtype (spec/07 §8)."""
+        """Append condition tokens: initial latent 0, mask 1 - strength rounded to the latent's dtype (spec/07 §8).
+
+        Where attention is masked already, the new tokens see all others and are seen by them.
+        """
         tokens = tokens.to(self.clean)
         mask = torch.full((*tokens.shape[:2], 1), 1.0 - strength, dtype=tokens.dtype, device=tokens.device).float()
+        new, masks = tokens.shape[1], (self.mask, self.start_mask)
+        attention = None if self.attention is None else functional.pad(self.attention, (0, new, 0, new), value=1.0)
+        mask, start_mask = (None if part is None else torch.cat((part, mask), dim=1) for part in masks)
         return replace(self, initial=torch.cat((self.initial, torch.zeros_like(tokens)), dim=1),
-                       clean=torch.cat((self.clean, tokens), dim=1), mask=torch.cat((self.mask, mask), dim=1),
-                       positions=torch.cat((self.positions, positions.to(self.positions)), dim=2))
+                       clean=torch.cat((self.clean, tokens), dim=1), mask=mask, start_mask=start_mask,
+                       attention=attention, positions=torch.cat((self.positions, positions.to(self.positions)), dim=2))
 
     def take(self, index: Tensor, seconds: float) -> StreamState:
         """Some of the tokens, in a timeline that begins later.
@@ -92,8 +108,9 @@ class StreamState:
         positions = self.positions[:, :, index].clone()
         positions[:, 0] -= seconds
         attention = None if self.attention is None else self.attention[:, index][:, :, index]
+        start_mask = None if self.start_mask is None else self.start_mask[:, index]
         return replace(self, initial=self.initial[:, index], clean=self.clean[:, index], mask=self.mask[:, index],
-                       positions=positions, attention=attention)
+                       positions=positions, attention=attention, start_mask=start_mask)
 
     def noised(self, noise: Tensor, scale: float) -> Tensor:
         """Start of sampling: two float32 lerps, then the latent's dtype (spec/07 §3).
@@ -102,13 +119,21 @@ class StreamState:
             noise: (B, N, C) standard normal, in the latent's dtype.
             scale: first sigma of the schedule.
         """
+        mask = self.mask if self.start_mask is None else self.start_mask
         mixed = torch.lerp(self.initial.float(), noise.float(), scale)
-        return torch.lerp(self.clean.float(), mixed, self.mask).to(self.initial.dtype)
+        return torch.lerp(self.clean.float(), mixed, mask).to(self.initial.dtype)
 
     def blend(self, x: Tensor) -> Tensor:
         """Hold conditioned tokens: x mask + clean (1 - mask) in float32, in x's dtype."""
         held = x.float() * self.mask + self.clean.float() * (1 - self.mask)
         return held.to(x.dtype)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """The result with every wholly held token (mask 0) at its clean value, bit for bit.
+
+        Such tokens are there already, up to the rounding of the last step where they started from noise.
+        """
+        return torch.where(self.mask == 0, self.clean.to(x.dtype), x)
 
     def distinct_mask(self) -> tuple[Tensor, Tensor | None]:
         """Distinct mask values (U,) and each token's index into them (N,), None where there is one value.

@@ -35,7 +35,7 @@ class LongRunner(StageRunner):
     def __init__(self, pipeline: Pipeline, request: Request, timeline: Timeline) -> None:
         super().__init__(pipeline, request)
         self._timeline, resume = timeline, timeline.settings.resume
-        settings = replace(request, on_step=None, preview_map=None)
+        settings = replace(request, on_step=None, preview_map=None, cache={})
         self._progress = Progress(resume, "" if resume is None else fingerprint(
             pipeline.overlay.id, str(pipeline.dtype), settings))
         self._steps *= len(timeline.windows)

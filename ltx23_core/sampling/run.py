@@ -1,15 +1,17 @@
 """One run of sampling: noise, stages, conditions, previews."""
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..conditioning.base import Clip, Condition, StageSetting
+from ..conditioning.check import source_waveform
 from ..geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
+from ..media.audio import Audio
 from ..runtime.preview import LatentToRGB, PreviewQueue
 from .denoiser import Denoiser, PromptContext
 from .guidance import Guidance
@@ -56,6 +58,7 @@ class Latents:
         seed: of the first sample; sample b has seed + b.
         drawn: token shapes of the noise that was drawn so far, in order: a later stage with the same seed continues
             this stream of noise, as the official pipelines do.
+        waveform: the sound to put into the file in place of the decoded one, as long as the clip (audio to video).
     """
 
     video: Tensor | None
@@ -64,6 +67,7 @@ class Latents:
     frames: int
     seed: int | None = None
     drawn: tuple[tuple[int, ...], ...] = ()
+    waveform: Audio | None = None
 
     @property
     def batch(self) -> int:
@@ -74,7 +78,8 @@ class Latents:
         """One sample of the batch; a batch of one serves every index."""
         pick = slice(index, index + 1) if self.batch > 1 else slice(None)
         parts = (None if part is None else part[pick] for part in (self.video, self.audio))
-        return Latents(*parts, self.fps, self.frames, None if self.seed is None else self.seed + index, self.drawn)
+        return Latents(*parts, self.fps, self.frames, None if self.seed is None else self.seed + index, self.drawn,
+                       self.waveform)
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ class Request:
         start: latents of an earlier stage, at the size of the first stage here.
         keep_first_audio: the sound of the first stage here is the result.
         timeline: of a long video; None: the clip is sampled in one piece.
+        cache: encoded sources of the conditions, for all samples and stages of the run.
     """
 
     context: PromptPair
@@ -151,6 +157,7 @@ class Request:
     on_step: OnStep | None
     preview_map: LatentToRGB | None
     timeline: Timeline | None = None
+    cache: dict[Hashable, tuple[object, Tensor]] = field(default_factory=dict)
 
 
 class StageRunner:
@@ -180,7 +187,8 @@ class StageRunner:
             first_audio = latents[1] if first_audio is None else first_audio
         audio = first_audio if request.keep_first_audio else latents[1]
         video, audio = (None if part is None else part.cpu() for part in (latents[0], audio))
-        return Latents(video, audio, request.clip.fps, request.clip.frames, request.seed, tuple(self._drawn))
+        return Latents(video, audio, request.clip.fps, request.clip.frames, request.seed, tuple(self._drawn),
+                       source_waveform(request.conditions, request.clip))
 
     def _upscale(self, latent: Tensor) -> Tensor:
         """A video latent at the size of the next stage."""
@@ -207,7 +215,9 @@ class StageRunner:
             tokens = (torch.zeros(1, length, config.audio.in_channels, **place) if latents[1] is None
                       else audio_to_tokens(latents[1]).to(**place))
             audio = StreamState.from_tokens(tokens, audio_positions(length))
-        states, setting = (video, audio), StageSetting(stage.number, grid, length, clip.fps, self._pipeline)
+        states, setting = (video, audio), StageSetting(stage.number, grid, length, clip.fps, self._pipeline,
+                                                       latents[0] is None and latents[1] is None,
+                                                       self._request.cache)
         for condition in self._request.conditions:
             states = condition.apply(states, setting)
         return states
@@ -238,13 +248,15 @@ class StageRunner:
         transformer = self._pipeline.use_transformer(
             stage, tuple(0 if state is None else state.clean.shape[1] for state in states))
         negative = placed(pair.negative) if stage.guidance or stage.solver.uses_uncond else None
-        denoiser = Denoiser(transformer, placed(pair.positive), negative, stage.guidance, *states,
+        guidance = stage.guidance and replace(stage.guidance, **{  # a frozen stream is context only (spec/07 §8)
+            name: None for name, state in zip(("video", "audio"), states, strict=True) if state and state.frozen})
+        denoiser = Denoiser(transformer, placed(pair.positive), negative, guidance, *states,
                             check=self._pipeline.residency.check)
         start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
         x = solve(stage.solver, denoiser, states, start, stage.sigmas, generator,
                   lambda shape: self._draw(shape, generator), self._step_hook(stage, grid))
         self._done += len(stage.sigmas) - 1
-        return x
+        return map_streams(lambda state, part: state.exact(part), states, x)
 
     def _step_hook(self, stage: StagePlan, grid: VideoGrid) -> Callable[[int, Streams], None] | None:
         on_step, done = self._request.on_step, self._done

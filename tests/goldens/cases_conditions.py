@@ -1,12 +1,18 @@
 """Golden cases of single streams, image strengths, keyframes, source audio and gradient estimation."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
+from ltx23_core.conditioning.base import StageSetting
+from ltx23_core.conditioning.image import ImageCondition
+from ltx23_core.conditioning.source_streams import SourceAudio
 from ltx23_core.config import AudioVAEConfig
 from ltx23_core.geometry import VideoGrid, audio_positions, video_positions
+from ltx23_core.media.audio import Audio
 from ltx23_core.media.image import resize_and_crop
-from ltx23_core.models.audio.mel import fit_latent_length, waveform_to_mel
+from ltx23_core.models.audio.mel import waveform_to_mel
 from ltx23_core.models.latent_upsampler import upsample
 from ltx23_core.models.transformer.inputs import Pass, StreamInput
 from ltx23_core.sampling import solvers
@@ -24,10 +30,11 @@ def noised(run: Case, states: Streams, sigma: float) -> Streams:
     return map_streams(lambda s, n: s.noised(n[:, :s.clean.shape[1]], sigma), states, noise)
 
 
-def keyframe(run: Case, state: StreamState, latent: torch.Tensor, frame: int, strength: float) -> StreamState:
-    """Append an image at a pixel frame."""
-    size = VideoGrid(1, *latent.shape[3:])
-    return state.appended(video_to_tokens(latent), video_positions(size, run.settings.fps, start_frame=frame), strength)
+def placed(run: Case, state: StreamState, latent: torch.Tensor, frame: int, strength: float,
+           placement: str = "auto") -> StreamState:
+    """An image's latent at a pixel frame, as `ImageCondition` places it."""
+    condition = ImageCondition(torch.zeros(2, 2, 3), frame, strength, placement=placement)
+    return condition.place(state, latent, frame, run.settings.fps)
 
 
 def encoded(run: Case, name: str) -> torch.Tensor:
@@ -49,7 +56,7 @@ def check_state(run: Case, prefix: str, state: StreamState, start: torch.Tensor,
 def velocities(run: Case, states: Streams, x: Streams, sigma: float) -> Streams:
     """One conditional forward on a start state, every token with its own timestep."""
     model = module("transformer")
-    tables = model.tables(*(s.positions for s in states), torch.float32)
+    tables = model.tables(*(s.positions for s in states), torch.float32, states[0].attention)
 
     def stream(state: StreamState, part: torch.Tensor) -> StreamInput:
         scalar = torch.full(part.shape[:1], 0.0 if state.frozen else sigma)
@@ -104,8 +111,8 @@ def i2v_strength(run: Case) -> None:
     s, sigmas = run.settings, run.inputs["sigmas"].tolist()
     grid = grid_of(s.latent_grid)
     video, audio = plain_states(run, grid, s.audio_frames, s.fps)
-    replaced = video.replaced(video_to_tokens(encoded(run, "image")), 0, s.strength)
-    both = keyframe(run, replaced, encoded(run, "image_2"), s.keyframe["frame_idx"], s.keyframe["strength"])
+    replaced = placed(run, video, encoded(run, "image"), 0, s.strength)
+    both = placed(run, replaced, encoded(run, "image_2"), s.keyframe["frame_idx"], s.keyframe["strength"])
     for prefix, state in (("replaced.", replaced), ("replaced_and_keyframe.", both)):
         x = noised(run, (state, audio), sigmas[0])
         check_state(run, prefix, state, x[0])
@@ -122,7 +129,7 @@ def keyframe_interpolation(run: Case) -> None:
     grid = grid_of(s.latent_grid)
     state, audio = plain_states(run, grid, s.audio_frames, s.fps)
     for number, (frame, strength) in enumerate(zip(s.frame_idx, s.strength, strict=True)):
-        state = keyframe(run, state, encoded(run, f"image_{number}"), frame, strength)
+        state = placed(run, state, encoded(run, f"image_{number}"), frame, strength, "append")
     x = noised(run, (state, audio), sigmas[0])
     check_state(run, "video.", state, x[0])
     for kind, velocity in zip(("video", "audio"), velocities(run, (state, audio), x, sigmas[0]), strict=True):
@@ -142,7 +149,7 @@ def i2v_two_stage(run: Case) -> None:
         pixels = resize_and_crop(given["image_u8"], grid.height * 32, grid.width * 32)
         latent = module("video_encoder")(pixels)
         run.check(f"image_latent_{stage}", latent)
-        return state.replaced(video_to_tokens(latent), 0, s.strength)
+        return placed(run, state, latent, 0, s.strength)
 
     grid, grid_2 = grid_of(s.latent_grid), grid_of(s.stage2_latent_grid)
     video, audio = plain_states(run, grid, s.audio_frames, s.fps)
@@ -173,13 +180,20 @@ def i2v_two_stage(run: Case) -> None:
 def audio_to_video(run: Case) -> None:
     s, sigmas = run.settings, run.inputs["sigmas"].tolist()
     grid, vae = grid_of(s.latent_grid), AudioVAEConfig.from_dict(config("audio_vae"))
-    latent = module("audio_encoder")(waveform_to_mel(run.inputs["waveform_16k"], vae.sampling_rate, vae))
-    run.check("audio_latent_encoded", latent)
-    tokens = audio_to_tokens(fit_latent_length(latent, s.audio_frames))
-    audio = StreamState(tokens, tokens, torch.zeros(*tokens.shape[:2], 1), audio_positions(s.audio_frames), frozen=True)
+
+    def encode(sound: Audio) -> torch.Tensor:
+        latent = module("audio_encoder")(waveform_to_mel(sound.waveform, sound.sample_rate, vae))
+        run.check("audio_latent_encoded", latent)
+        return latent
+
     zeros = torch.zeros(s.batch, grid.tokens, run.inputs["video_noise"].shape[-1])
-    states = (StreamState.from_tokens(zeros, video_positions(grid, s.fps)), audio)
-    run.inputs["audio_noise"] = torch.randn_like(tokens)  # a frozen stream takes none of it
+    empty = torch.zeros(s.batch, s.audio_frames, vae.latent_channels * vae.latent_bins)
+    plain = (StreamState.from_tokens(zeros, video_positions(grid, s.fps)),
+             StreamState.from_tokens(empty, audio_positions(s.audio_frames)))
+    stage = StageSetting(1, grid, s.audio_frames, s.fps, SimpleNamespace(dtype=torch.float32, encode_audio=encode))
+    states = SourceAudio(Audio(run.inputs["waveform_16k"], vae.sampling_rate)).apply(plain, stage)
+    audio = states[1]
+    run.inputs["audio_noise"] = torch.randn_like(empty)  # a frozen stream takes none of it
     x = noised(run, states, sigmas[0])
     check_state(run, "audio.", audio, x[1], positions=False)
     for kind, velocity in zip(("video", "audio"), velocities(run, states, x, sigmas[0]), strict=True):

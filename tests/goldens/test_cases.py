@@ -8,6 +8,8 @@ from . import (  # noqa: F401 -- each registers its handlers
     cases_conditions,
     cases_guidance,
     cases_media,
+    cases_reference,
+    cases_retake,
     cases_sampling,
     cases_text,
     cases_transformer,
@@ -16,15 +18,10 @@ from . import (  # noqa: F401 -- each registers its handlers
 )
 from .harness import HANDLERS, INDEX, Case
 
-# Issue 4 brings these; until then they are reported, not run.
-NOT_YET = frozenset("reference_video retake".split())
-
 
 @pytest.mark.parametrize("name", list(INDEX["cases"]))
 def test_case(name: str) -> None:
     if name not in HANDLERS:
-        if name in NOT_YET:
-            pytest.skip(f"not yet: {name} belongs to a later issue (everything LTX-2.3 can be asked to do)")
         pytest.fail(f"the data set has a case {name!r} that this runner does not know")
     run = Case(name)
     HANDLERS[name](run)

@@ -12,7 +12,11 @@ NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt"
          "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File",
          "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale", "LTX23LongVideo": "Long Video",
          "LTX23GuidanceRange": "Guidance Range", "LTX23NAG": "NAG", "LTX23APG": "APG", "LTX23Solver": "Solver",
-         "LTX23Sigmas": "Sigmas", "LTX23EnhancePrompt": "Enhance Prompt"}
+         "LTX23Sigmas": "Sigmas", "LTX23EnhancePrompt": "Enhance Prompt",
+         "LTX23Keyframe": "Keyframes", "LTX23ReferenceVideo": "Reference Video", "LTX23SourceAudio": "Source Audio",
+         "LTX23SourceVideo": "Source Video", "LTX23Retake": "Retake", "LTX23Extend": "Extend",
+         "LTX23Inpaint": "Inpaint"}
+CLIP, CLIP_AUDIO = ["video", "images"], ["video", "images", "audio"]
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
 WIDGETS = {
@@ -20,7 +24,7 @@ WIDGETS = {
                      "video_vae", "audio_vae"],
     "LTX23Load": ["overlay", "precision", "attention"],
     "LTX23Prompt": ["model", "prompt", "negative_prompt"],
-    "LTX23ImageCondition": ["image", "frame", "strength", "crf", "conditions"],
+    "LTX23ImageCondition": ["image", "frame", "strength", "crf", "conditions", "placement"],
     "LTX23Guidance": ["video_cfg", "video_stg", "video_modality", "video_rescale", "audio_cfg", "audio_stg",
                       "audio_modality", "audio_rescale", "video_stg_blocks", "audio_stg_blocks", "video_skip_step",
                       "audio_skip_step", "video_cfg_star", "audio_cfg_star"],
@@ -39,6 +43,14 @@ WIDGETS = {
     "LTX23Solver": ["name", "eta", "s_noise", "gamma"],
     "LTX23Sigmas": ["schedule", "steps", "tokens", "terminal", "stretch", "max_shift", "base_shift"],
     "LTX23EnhancePrompt": ["model", "prompt", "seed", "edited", "image", "max_tokens", "instructions"],
+    "LTX23Keyframe": ["images", "frames", "strengths", "placement", "crf", "conditions"],
+    "LTX23ReferenceVideo": ["strength", "attention_strength", "lora", *CLIP, "mask", "downscale", "temporal",
+                            "source_fps", "conditions"],
+    "LTX23SourceAudio": ["audio", "start", "noise", "conditions"],
+    "LTX23SourceVideo": [*CLIP, "source_fps", "conditions"],
+    "LTX23Retake": ["start", "end", "regenerate", *CLIP_AUDIO, "source_fps", "conditions"],
+    "LTX23Extend": ["direction", "blend", *CLIP_AUDIO, "source_fps", "conditions"],
+    "LTX23Inpaint": ["mask", *CLIP, "source_fps", "conditions"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
@@ -49,6 +61,8 @@ OUTPUTS = {
     "LTX23GuidanceRange": ["LTX23_GUIDANCE"], "LTX23NAG": ["LTX23_GUIDANCE"], "LTX23APG": ["LTX23_GUIDANCE"],
     "LTX23Solver": ["LTX23_SOLVER"], "LTX23Sigmas": ["SIGMAS"],
     "LTX23EnhancePrompt": ["STRING"],
+    **{name: ["LTX23_CONDITIONS"] for name in ("LTX23Keyframe", "LTX23ReferenceVideo", "LTX23SourceAudio",
+                                              "LTX23SourceVideo", "LTX23Retake", "LTX23Extend", "LTX23Inpaint")},
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -102,6 +116,9 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
     advanced = {(name, key) for name in NODES for key, (_, options) in inputs(host.client.node_info(name)).items()
                 if options.get("advanced")}
     assert advanced == {
+        *((f"LTX23{name}", "source_fps") for name in ("ReferenceVideo", "SourceVideo", "Retake", "Extend", "Inpaint")),
+        ("LTX23ImageCondition", "placement"), ("LTX23Keyframe", "crf"), ("LTX23ReferenceVideo", "downscale"),
+        ("LTX23ReferenceVideo", "temporal"),
         ("LTX23Overlay", "text_projection"), ("LTX23Overlay", "video_vae"), ("LTX23Overlay", "audio_vae"),
         ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23ImageCondition", "crf"),
         ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),

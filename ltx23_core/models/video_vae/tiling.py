@@ -211,16 +211,17 @@ def tiled_decode(decoder: Callable[[Tensor], Tensor], latent: Tensor, tiling: Ti
 
 def tiled_encode(encoder: Callable[[Tensor], Tensor], pixels: Tensor, tiling: Tiling | None,
                  check: Callable[[], None] | None = None) -> Tensor:
-    """Encode tile by tile; the blending happens on the latent grid.
+    """Encode tile by tile; the blending happens on the latent grid, where the encoder's results are.
 
     Args:
-        encoder: a `VideoEncoder` (or anything that maps a tile of pixels to its latent).
-        pixels: (B, 3, F, H, W) in [-1, 1] in the encoder's dtype, on its device; F is cut to 8k + 1.
+        encoder: a `VideoEncoder` (or anything that maps a tile of pixels to its latent; it may bring the tile to its
+            own device and dtype, so that only one tile of a long clip is there).
+        pixels: (B, 3, F, H, W) in [-1, 1]; F is cut to 8k + 1.
         tiling: None encodes in one piece. Overlaps of at least 16 frames and 64 pixels.
         check: called before each tile; an exception raised in it ends encoding.
 
     Returns:
-        Normalised latent (B, C, F', H', W') in the pixels' dtype.
+        Normalised latent (B, C, F', H', W') as the encoder gives it.
 
     Raises:
         GeometryError: an overlap too small for encoding, or a size that does not fit the latent grid.
@@ -238,9 +239,10 @@ def tiled_encode(encoder: Callable[[Tensor], Tensor], pixels: Tensor, tiling: Ti
         check()
         (read, write, weights), (read_h, write_h, weights_h), (read_w, write_w, weights_w) = axes
         tile = encoder(pixels[:, :, read, read_h, read_w])
-        if latent is None:  # the first tile tells the number of channels
+        if latent is None:  # the first tile tells channels, dtype and device
             latent = tile.new_zeros(*tile.shape[:2], *shape)
-        _blend(latent[:, :, write], tile, write_h, write_w, (weights, weights_h, weights_w))
+        masks = tuple(part.to(tile.device) for part in (weights, weights_h, weights_w))
+        _blend(latent[:, :, write], tile, write_h, write_w, masks)
     return latent
 
 
@@ -250,6 +252,13 @@ def chunk_frames(latent_frames: int, tiling: Tiling | None) -> list[int]:
     spans = [span.to_pixels(VIDEO_SCALE[0], True) for span in split_axis(latent_frames, axis, VIDEO_SCALE[0], True)]
     starts = [span.start for span in spans] + [spans[-1].end]
     return [after - start for start, after in zip(starts, starts[1:], strict=False)]
+
+
+def encode_tile_size(latent_shape: Sequence[int], tiling: Tiling | None) -> tuple[int, int, int]:
+    """Frames, height and width in pixels of the largest tile that `tiled_encode` gives its encoder."""
+    frames, height, width = (max(span.end - span.start for span in plan.pixel)
+                             for plan in plan_axes(latent_shape, tiling or Tiling()))
+    return frames, height, width
 
 
 def decode_activation_bytes(config: VideoVAEConfig, tile_latent_shape: Sequence[int], dtype: torch.dtype) -> int:

@@ -1,0 +1,54 @@
+"""Masks in space and time: what of them the result shows, and their values on the latent grid."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import MediaError
+from ..geometry import TIME_SCALE, VideoGrid
+
+
+def check_mask(mask: Tensor, frames: int) -> None:
+    """Refuse what is not (F or 1, H, W) in [0, 1] for a clip of F frames. Raises `MediaError`."""
+    if mask.ndim != 3 or len(mask) not in (1, frames) or 0 in mask.shape:
+        raise MediaError(f"the mask has shape {tuple(mask.shape)}",
+                         f"({frames}, height, width), one for each frame of the clip, or (1, height, width) for all",
+                         "Give as many masks as frames, or one.")
+    low, high = (float(value) for value in torch.aminmax(mask.float()))
+    if not (low >= 0 and high <= 1):
+        raise MediaError(f"the mask has values from {low:g} to {high:g}", "values from 0 to 1",
+                         "Scale the mask to 0 to 1.")
+
+
+def visible(mask: Tensor, height: int, width: int) -> Tensor:
+    """The part of a mask (F, H, W) that is seen where its frames are scaled to cover height x width and cropped."""
+    rows, columns = mask.shape[1:]
+    scale = max(height / rows, width / columns)
+    top, left = (math.floor(max(0.0, size - side / scale) / 2 + 1e-6)
+                 for size, side in ((rows, height), (columns, width)))
+    return mask[:, top:rows - top, left:columns - left]
+
+
+def latent_mask(mask: Tensor, picks: Sequence[int], grid: VideoGrid) -> Tensor:
+    """Largest value of a mask in each latent cell: a cell is regenerated if any of its pixels is.
+
+    Args:
+        mask: (F, H, W) or (1, H, W) in [0, 1].
+        picks: the frames of the clip, 8 (F' - 1) + 1 of them.
+        grid: of the latent; its first latent frame covers one frame, each other one eight.
+
+    Returns:
+        float32 (F' H' W', 1), token order.
+    """
+    frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
+    seen = visible(frames, grid.height * 32, grid.width * 32)
+    cells = functional.adaptive_max_pool2d(seen[:, None], (grid.height, grid.width))[:, 0]
+    if len(cells) == 1:
+        cells = cells.expand(grid.frames, -1, -1)
+    else:
+        cells = torch.cat((cells[:1], cells[1:].unflatten(0, (grid.frames - 1, TIME_SCALE)).amax(1)))
+    return cells.reshape(-1, 1)
