@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .conditioning.image import ImageCondition
     from .errors import LTX23Error
+    from .lora import Lora
     from .media import Audio, load_image
     from .overlay import Identity, Overlay, identify, materialize
     from .overlay.export import export
@@ -22,11 +23,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Audio": ".media", "load_image": ".media", "Guidance": ".sampling.guidance", "GuiderParams": ".sampling.guidance",
     "ImageCondition": ".conditioning.image", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
-    "Identity": ".overlay", "LTX23Error": ".errors", "Overlay": ".overlay", "identify": ".overlay",
-    "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
+    "Identity": ".overlay", "LTX23Error": ".errors", "Lora": ".lora", "Overlay": ".overlay",
+    "identify": ".overlay", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
 }
-__all__ = ["Audio", "Guidance", "GuiderParams", "Identity", "ImageCondition", "LTX23Error", "Latents", "Overlay",
-           "Pipeline", "StepInfo", "export", "identify", "load_image", "materialize"]
+__all__ = ["Audio", "Guidance", "GuiderParams", "Identity", "ImageCondition", "LTX23Error", "Latents", "Lora",
+           "Overlay", "Pipeline", "StepInfo", "export", "identify", "load_image", "materialize"]
 
 
 def __getattr__(name: str) -> object:

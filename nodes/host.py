@@ -161,6 +161,15 @@ class Residency:
         """The device that ComfyUI computes on."""
         return mm.get_torch_device()
 
+    @property
+    def capacity_bytes(self) -> float:
+        """Bytes that weights and activations could take together if everything else left the device."""
+        if mm.is_device_cpu(self.device):
+            return float("inf")
+        loaded = sum(each.model_loaded_memory() for each in mm.current_loaded_models
+                     if each.model is not None and each.device == self.device)
+        return mm.get_free_memory(self.device) + loaded - mm.extra_reserved_memory()
+
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """Bring components onto their devices, after ComfyUI has made room for them and for the activations.
 

@@ -43,12 +43,13 @@ def plan_stages(recipe: Recipe, clip: Clip, layers: int, *, stages: str = "all",
     chosen = chosen[:1] if stages == "first" or not clip.video else chosen[1:] if stages == "second" else chosen
     guidance = recipe.guidance(layers) if guidance is None and recipe.guided else guidance
     _check_blocks(guidance, layers)
+    loras = tuple(stage.lora for stage in (recipe.stages if clip.video else recipe.stages[:1]))
     planned = []
     for position, (number, stage) in enumerate(chosen):
         own = (steps, sigmas) if position == 0 else (None, None)
         acts = stage.guided or (number == 1 and not recipe.guided)
         planned.append(StagePlan(number, stage.shrink, tuple(_schedule(recipe, stage, clip, *own)),
-                                 solver or Solver(stage.solver), guidance if acts else None, stage.lora))
+                                 solver or Solver(stage.solver), guidance if acts else None, loras))
     return tuple(planned)
 
 
