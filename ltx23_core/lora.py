@@ -32,10 +32,12 @@ class Lora:
 
     Modes: "fused" adds the change to the weights with the official roundings; another strength then reads the touched
     weights again. "runtime" keeps the factors beside the weights and adds strength · B (A x) to the output of each
-    layer: another strength reads nothing; the result differs by rounding (docs/architecture.md, *LoRAs in a pipeline*).
-    DoRA, LoHa, LoKr and full differences are fused in every mode, and on layers of GGUF files everything acts at use,
-    exactly as if fused. "auto": fused where the strength is the same in all stages of the recipe; otherwise runtime
-    if the factors fit beside the weights, else fused anew between the stages.
+    layer: another strength reads nothing; the result differs by rounding. On the tiny model in bfloat16 the latents of
+    two_stage, hq and distilled_one_stage then differ from fused ones by 0.3, 6.0 and 0.9 % (relative L2), where fused
+    bfloat16 differs from float32 by 3.2, 3.9 and 1.0 %, and runtime bfloat16 by 3.2, 4.0 and 0.8 %. DoRA, LoHa, LoKr
+    and full differences are fused in every mode, and on layers of GGUF files everything acts at use, exactly as if
+    fused. "auto": fused where the strength is the same in all stages of the recipe; otherwise runtime if the factors
+    fit beside the weights, else fused anew between the stages.
 
     Text connectors and projection run once a prompt, for all stages: there the strength of stage 1 counts.
 

@@ -162,9 +162,10 @@ class Pipeline:
         """What their files hold, in the same order; IC-LoRAs say there how they want their reference video."""
         return tuple(each.file for each in self._loras)
 
-    def lora_report(self) -> str:
-        """What each LoRA changes, and what of it was left out and why."""
-        return "\n".join(each.report() for each in self._loras)
+    @property
+    def lora_reports(self) -> tuple[str, ...]:
+        """What each of them changes, and what of its file was left out and why."""
+        return tuple(each.report() for each in self._loras)
 
     @cached_property
     def _distilled(self) -> dict[str, Update]:

@@ -10,6 +10,7 @@ from .guidance import GuidanceNode
 from .host import ComfyExtension
 from .load import LoadNode
 from .long import LongVideoNode
+from .lora import LoraNode
 from .overlay import OverlayNode
 from .prompt import PromptNode
 from .sample import SamplerNode
@@ -23,7 +24,7 @@ class LTX23Extension(ComfyExtension):
         """Return the node classes, in the order of the menu."""
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
                 DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode,
-                LongVideoNode]
+                LongVideoNode, LoraNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

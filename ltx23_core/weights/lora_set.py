@@ -79,7 +79,8 @@ class OpenLora:
         other = Counter(("DoRA " if update.dora else "") + update.kind for updates in self.file.updates.values()
                         for update in updates.values() if not update.plain)
         if other and lora.mode != "fused":
-            lines.append("  as if fused in every mode: " + ", ".join(f"{count} {kind}" for kind, count in other.items()))
+            kinds = ", ".join(f"{count} {kind}" for kind, count in other.items())
+            lines.append(f"  as if fused in every mode: {kinds}")
         if lora.strength_in(2) and not lora.strength_in(1) and any(self.updates(name) for name in TEXT):
             lines.append("  its changes of the text connectors have no effect: the prompt is encoded once, with the "
                          "strength of stage 1")

@@ -10,7 +10,8 @@ from tests.conftest import ROOT, Host
 NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt",
          "LTX23ImageCondition": "Image Condition", "LTX23Guidance": "Guidance", "LTX23Sampler": "Sampler",
          "LTX23DecodeVideo": "Decode Video", "LTX23DecodeAudio": "Decode Audio", "LTX23DecodeToFile": "Decode To File",
-         "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale", "LTX23LongVideo": "Long Video"}
+         "LTX23Fetch": "Fetch", "LTX23LatentUpscale": "Latent Upscale", "LTX23LongVideo": "Long Video",
+         "LTX23LoRA": "LoRA"}
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
 WIDGETS = {
@@ -30,6 +31,7 @@ WIDGETS = {
     "LTX23Fetch": ["file", "download"],
     "LTX23LatentUpscale": ["model", "video", "kind"],
     "LTX23LongVideo": ["model", "prompts", "window", "overlap", "overlap_strength", "resume", "negative_prompt"],
+    "LTX23LoRA": ["model", "lora", "strength", "video", "audio", "cross", "stages", "mode"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
@@ -37,6 +39,7 @@ OUTPUTS = {
     "LTX23Sampler": ["LATENT", "LATENT", "FLOAT"], "LTX23DecodeVideo": ["IMAGE"], "LTX23DecodeAudio": ["AUDIO"],
     "LTX23DecodeToFile": ["VIDEO"], "LTX23Fetch": ["STRING", "STRING"],
     "LTX23LatentUpscale": ["LATENT", "FLOAT"], "LTX23LongVideo": ["LTX23_WINDOWS"],
+    "LTX23LoRA": ["LTX23_MODEL", "STRING"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -94,7 +97,8 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
         ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),
         ("LTX23Sampler", "negative_prompt"), ("LTX23Sampler", "stages"), ("LTX23Sampler", "audio_stage"),
         ("LTX23Sampler", "batch"), ("LTX23Sampler", "noise_device"), ("LTX23LongVideo", "resume"),
-        ("LTX23LongVideo", "negative_prompt")}
+        ("LTX23LongVideo", "negative_prompt"),
+        *(("LTX23LoRA", name) for name in ("video", "audio", "cross", "stages", "mode"))}
 
 
 def test_lists_show_the_model_folders(host: Host) -> None:
