@@ -116,8 +116,12 @@ class _ComponentPatcher(ModelPatcher):
 
     def partially_load(self, device_to: torch.device, *_: Any, **__: Any) -> int:  # noqa: ANN401
         """Load everything, whatever the budget; ComfyUI has made room before. Returns the bytes added."""
-        before = self.loaded_size()
-        self.model.component.load(device_to, mm.throw_exception_if_processing_interrupted)
+        before, component = self.loaded_size(), self.model.component
+        try:
+            component.load(device_to, mm.throw_exception_if_processing_interrupted)
+        except BaseException:
+            component.release()  # loaded before and changed now: ComfyUI has taken it out of its list already
+            raise
         self._note(device_to)
         return self.loaded_size() - before
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from ..errors import WeightsError
 from ..overlay.architecture import differences
 from ..overlay.source import AnyRef
+from .count import ReadCounter, byte_text
 from .lora import LoraPlan, LoraUse, Part, plan_loras
 from .lora_apply import Change, apply, prepare
 from .lora_modules import linear_weights, set_all_changes
 from .quant_modules import logical_shapes, replace_layers
-from .reader import RangeReader, ReadCounter, byte_text, counting, in_file_order
+from .reader import RangeReader, in_file_order
 
 _log = logging.getLogger("ltx23")
 
@@ -69,7 +70,7 @@ def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype |
     state: dict[str, Tensor] = {}
     at_use: dict[str, Sequence[Change]] = {}
     with closing(RangeReader(device)) as reader, torch.no_grad():
-        read = counting(reader, counter)
+        read = counter.reading(reader)
 
         def prepared(parts: Sequence[Part], numbers: torch.dtype) -> list[Change]:
             return [prepare(part.update, part.strength, numbers, read) for part in parts]

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from ..overlay.source import AnyRef
+from .count import ReadCounter, byte_text
 from .lora import LoraPlan, ParameterLoras, Part
 from .lora_apply import Change, Read, apply, prepare
 from .lora_modules import ChangedLayer, put_tensor, set_layer_changes, tensor_of
 from .quant_modules import QuantWeight
-from .reader import RangeReader, ReadCounter, byte_text, counting, in_file_order
+from .reader import RangeReader, in_file_order
 
 _log = logging.getLogger("ltx23")
 _NOTHING = ParameterLoras()
@@ -46,7 +47,7 @@ def switch_loras(module: nn.Module, refs: Mapping[str, AnyRef], applied: LoraPla
                if applied.get(key, _NOTHING) != wanted.get(key, _NOTHING)}
     counter, begin = ReadCounter(), time.perf_counter()
     with closing(RangeReader(device)) as reader, torch.no_grad():
-        read = counting(reader, counter)
+        read = counter.reading(reader)
         for key, ref in in_file_order(changed):
             if check is not None:
                 check()

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,20 +20,6 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }
 _STAGING = 64 << 20  # bytes of the buffer for casts on the CPU
-
-
-@dataclass
-class ReadCounter:
-    """What one load has read: tensors and bytes (LoRAs included), seconds from start to all on the device."""
-
-    tensors: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-    def count(self, ref: AnyRef) -> None:
-        """Add one tensor."""
-        self.tensors += 1
-        self.bytes += ref.size_bytes
 
 
 class RangeReader:
@@ -101,15 +86,6 @@ class RangeReader:
             done += raw.numel()
 
 
-def counting(reader: RangeReader, counter: ReadCounter) -> Callable[[AnyRef, torch.dtype | None], Tensor]:
-    """`RangeReader.read` that keeps count."""
-    def read(ref: AnyRef, dtype: torch.dtype | None) -> Tensor:
-        counter.count(ref)
-        return reader.read(ref, dtype)
-
-    return read
-
-
 def in_file_order(refs: Mapping[str, AnyRef]) -> list[tuple[str, AnyRef]]:
     """Names and ranges so that every file is read from front to back."""
     return sorted(refs.items(), key=lambda item: (str(item[1].path), item[1].start))
@@ -133,8 +109,3 @@ def read_tensors(refs: Mapping[str, AnyRef], device: torch.device | str, dtype: 
             if check is not None:
                 check()
             yield name, reader.read(ref, dtype)
-
-
-def byte_text(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

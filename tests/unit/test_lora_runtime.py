@@ -29,6 +29,7 @@ from tests.unit.gguf_support import k_mix, transformer_gguf
 from tests.unit.overlay_support import refuses
 
 CPU = torch.device("cpu")
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
 RUN = {"width": 64, "height": 64, "frames": 9, "seed": 3}
 Tensors = dict[str, Tensor]
 BLOCK = "transformer_blocks.1."
@@ -129,16 +130,17 @@ def uses(source: Overlay, files: Mapping[str, Path], *loras: tuple[str, float], 
 @pytest.mark.parametrize("runtime", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["dense", "fp8", "gguf"])
+@pytest.mark.parametrize("place", ["cpu", CUDA])
 def test_any_switch_is_bit_for_bit_a_fresh_load(overlays: dict[str, Overlay], kinds: dict[str, Path], name: str,
-                                                dtype: torch.dtype, runtime: bool) -> None:
+                                                dtype: torch.dtype, runtime: bool, place: str) -> None:
     """Through six sets and back to none: weights, and what the layers compute; removing all restores the base."""
-    source, used = overlays[name], component(overlays[name], dtype)
-    used.load(CPU)
+    source, used, device = overlays[name], component(overlays[name], dtype), torch.device(place)
+    used.load(device)
     formats = {ref.format for ref in source.require("transformer").tensors.values() if isinstance(ref, QuantRef)}
     assert (formats == {"fp8"}) if name == "fp8" else bool(formats) == (name == "gguf")
     base = numbers(used.module)
     names = set(used.module.state_dict())
-    x = random(5, 64).to(dtype)
+    x = random(5, 64).to(device, dtype)
     to_q = BLOCK + "attn1.to_q"
     base_out = used.module.get_submodule(to_q)(x)
     for loras in ([("style", 1.0)], [("style", 0.5)], [("style", 0.5), ("other", -0.7)],
@@ -147,8 +149,8 @@ def test_any_switch_is_bit_for_bit_a_fresh_load(overlays: dict[str, Overlay], ki
         used.set_loras(wanted)
         fresh = component(source, dtype)
         fresh.set_loras(wanted)
-        used.load(CPU)
-        fresh.load(CPU)
+        used.load(device)
+        fresh.load(device)
         assert not differing(numbers(used.module), numbers(fresh.module)), loras
         assert set(used.module.state_dict()) == names, "official parameter names"
         assert used.size_bytes == used.loaded_bytes == fresh.loaded_bytes
@@ -156,7 +158,7 @@ def test_any_switch_is_bit_for_bit_a_fresh_load(overlays: dict[str, Overlay], ki
         assert torch.equal(out, fresh.module.get_submodule(to_q)(x)) and not torch.equal(out, base_out), loras
     assert used.loads == 1
     used.set_loras([])
-    used.load(CPU)
+    used.load(device)
     assert not differing(numbers(used.module), base)
     assert torch.equal(used.module.get_submodule(to_q)(x), base_out)
     assert not any(isinstance(layer, LoraLinear) for layer in used.module.modules())
