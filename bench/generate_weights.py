@@ -1,6 +1,7 @@
 """Write files with the true 22B layout and random, non-degenerate bf16 weights: monolith, Gemma 3 12B folder, LoRA.
 
-    python -m bench.generate_weights --monolith /tmp/w/ltx-2.3-22b-dev.safetensors --gemma /dev/shm/gemma --lora /tmp/w/lora.safetensors
+    python -m bench.generate_weights --monolith /tmp/w/ltx-2.3-22b-dev.safetensors --gemma /dev/shm/gemma \\
+        --lora /dev/shm/lora.safetensors
 """
 from __future__ import annotations
 
