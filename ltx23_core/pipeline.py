@@ -163,6 +163,11 @@ class Pipeline:
         return tuple(each.file for each in self._loras)
 
     @property
+    def lora_state(self) -> tuple[object, ...]:
+        """What of results depends on LoRAs: settings, and the state of their files. Equal where results are equal."""
+        return self._lora_mode, *((each.lora, each.file.source) for each in self._loras)
+
+    @property
     def lora_reports(self) -> tuple[str, ...]:
         """What each of them changes, and what of its file was left out and why."""
         return tuple(each.report() for each in self._loras)

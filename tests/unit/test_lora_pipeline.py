@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ltx23_core import Lora, Overlay, Pipeline
 from ltx23_core.errors import OverlayError, RequestError
 from ltx23_core.lora import family, is_cross, writes_audio
 from ltx23_core.runtime.residency import LocalResidency
+from ltx23_core.sampling.resume import fingerprint
 from ltx23_core.weights import lora_pairs
 from ltx23_core.weights.lora_modules import LoraLinear
 from tests.goldens.harness import overlay
@@ -261,6 +263,18 @@ def test_what_is_not_used_is_logged_and_reported(pipe: Pipeline, kinds: dict[str
     for words in ("changes 6 of transformer", "transformer: 4 video, 1 audio, 1 cross-modal", "strength 0.5 / 0.5",
                   "audio 0", "mode runtime", "made for LTX-2.0", "1 DoRA lora", "1 lokr", "1 loha", "3 diff"):
         assert words in report, words
+
+
+def test_a_long_run_does_not_go_on_with_other_loras(pipe: Pipeline, tmp_path: Path) -> None:
+    """What is kept on disk goes by `lora_state`: strength, order, mode and the file itself."""
+    one, two = (plain(tmp_path / f"{name}.safetensors", "proj_out", seed=i) for i, name in enumerate("ab"))
+    sets = [(), (Lora(one),), (Lora(one, 0.5),), (Lora(one, mode="runtime"),), (Lora(one), Lora(two)),
+            (Lora(two), Lora(one))]
+    found = [fingerprint(pipe.with_loras(loras).lora_state) for loras in sets]
+    assert len(set(found)) == len(sets) and fingerprint(pipe.with_loras((Lora(one),)).lora_state) == found[1]
+    plain(one, "proj_out", seed=7)
+    os.utime(one, ns=(1, 1))
+    assert fingerprint(pipe.with_loras((Lora(one),)).lora_state) not in found
 
 
 @pytest.mark.parametrize("make", [
