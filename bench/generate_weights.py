@@ -1,6 +1,7 @@
-"""Write files with the true 22B layout and random, non-degenerate bf16 weights: a monolith and a Gemma 3 12B folder.
+"""Write files with the true 22B layout and random, non-degenerate bf16 weights: monolith, Gemma 3 12B folder, LoRA.
 
-    python -m bench.generate_weights --monolith /tmp/w/ltx-2.3-22b-dev.safetensors --gemma /dev/shm/gemma
+    python -m bench.generate_weights --monolith /tmp/w/ltx-2.3-22b-dev.safetensors --gemma /dev/shm/gemma \\
+        --lora /dev/shm/lora.safetensors
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ import torch
 REPO = Path(__file__).resolve().parents[1]
 MANIFEST = REPO / "tests" / "goldens" / "manifest-22b-dev.json.gz"
 TOKENIZER = REPO / "tests" / "goldens" / "tiny" / "gemma"
+LORA_RANK = 384
 DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
 GEMMA_12B = {
     "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
@@ -39,6 +41,17 @@ def manifest_22b() -> tuple[Layout, dict[str, str]]:
     metadata = {key: value if isinstance(value, str) else json.dumps(value)
                 for key, value in content["metadata"].items()}
     return tensors, metadata
+
+
+def lora_layout() -> Layout:
+    """The official distilled LoRA: every Linear of the transformer, rank 384 or what its size allows."""
+    prefix, layout = "model.diffusion_model.", {}
+    for name, (dtype, shape) in manifest_22b()[0].items():
+        if name.startswith(prefix) and "_connector." not in name and name.endswith(".weight") and len(shape) == 2:
+            module, rank = name.removeprefix("model.").removesuffix(".weight"), min(LORA_RANK, *shape)
+            layout[module + ".lora_A.weight"] = (dtype, (rank, shape[1]))
+            layout[module + ".lora_B.weight"] = (dtype, (shape[0], rank))
+    return layout
 
 
 def gemma_layout(config: Mapping[str, object]) -> Layout:
@@ -124,16 +137,19 @@ def write_gemma(folder: Path, config: Mapping[str, object], device: torch.device
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--monolith", type=Path, required=True)
-    parser.add_argument("--gemma", type=Path, required=True)
+    parser.add_argument("--monolith", type=Path)
+    parser.add_argument("--gemma", type=Path)
+    parser.add_argument("--lora", type=Path)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    for what, function in (("monolith", lambda: write(args.monolith, *manifest_22b(), device)),
-                           ("gemma", lambda: write_gemma(args.gemma, GEMMA_12B, device))):
-        start = time.perf_counter()
-        size = function()
-        print(f"{what}: {size / 1e9:.1f} GB in {time.perf_counter() - start:.1f} s", flush=True)
+    for path, function in ((args.monolith, lambda path: write(path, *manifest_22b(), device)),
+                           (args.gemma, lambda path: write_gemma(path, GEMMA_12B, device)),
+                           (args.lora, lambda path: write(path, lora_layout(), None, device))):
+        if path is not None:
+            start = time.perf_counter()
+            size = function(path)
+            print(f"{path.name}: {size / 1e9:.1f} GB in {time.perf_counter() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .conditioning.source import SourceClip
     from .conditioning.source_streams import SourceAudio, SourceVideo
     from .errors import LTX23Error
+    from .lora import Lora
     from .media import Audio, load_image
     from .overlay import Identity, Overlay, identify, materialize
     from .overlay.export import export
@@ -32,13 +33,13 @@ _HOMES = {
     "ReferenceVideo": ".conditioning.reference", "Retake": ".conditioning.retake", "SourceClip": ".conditioning.source",
     "SourceAudio": ".conditioning.source_streams", "SourceVideo": ".conditioning.source_streams",
     "reference_scales": ".conditioning.reference", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
-    "Identity": ".overlay", "LTX23Error": ".errors", "Overlay": ".overlay", "identify": ".overlay",
+    "Identity": ".overlay", "LTX23Error": ".errors", "Lora": ".lora", "Windows": ".sampling.windows", "Overlay": ".overlay", "identify": ".overlay",
     "Apg": ".sampling.guidance", "GuiderBins": ".sampling.guidance", "Nag": ".sampling.guidance",
     "Solver": ".sampling.choices", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
 }
 __all__ = ["Apg", "Audio", "Extend", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition", "Inpaint",
-           "LTX23Error", "Latents", "Nag", "Overlay", "Pipeline", "ReferenceVideo", "Retake", "Solver", "SourceAudio",
-           "SourceClip", "SourceVideo", "StepInfo", "export", "identify", "load_image", "materialize",
+           "LTX23Error", "Latents", "Lora", "Nag", "Overlay", "Pipeline", "ReferenceVideo", "Retake", "Solver", "SourceAudio",
+           "SourceClip", "SourceVideo", "StepInfo", "Windows", "export", "identify", "load_image", "materialize",
            "reference_scales"]
 
 

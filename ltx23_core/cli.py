@@ -22,6 +22,7 @@ ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")
 USER_ERROR, INTERRUPTED = 2, 130
 _MODULES = {"fetch": ".cli_fetch", "export": ".cli_export", "identify": ".cli_identify"}  # commands that need no torch
 _STOPPED = {"fetch": "The same command continues the download.", "export": "The same command continues the export."}
+LORA_MODES = ("auto", "fused", "runtime")
 LAYOUTS = ("diffusers", "monolith", "split")
 
 _DESCRIPTION = "LTX-2.3 without ComfyUI: a prompt becomes a video with sound."
@@ -52,6 +53,22 @@ def image_option(text: str) -> ImageOption:
     if strength > 1.0:
         raise argparse.ArgumentTypeError(f"the strength of {text} is {strength:g}, it must lie between 0 and 1")
     return ImageOption(Path(match[1]), int(match[2] or 0), strength)
+
+
+@dataclass(frozen=True)
+class LoraOption:
+    """One ``--lora``: a file and how strongly it acts."""
+
+    path: Path
+    strength: float = 1.0
+
+
+def lora_option(text: str) -> LoraOption:
+    """Parse FILE[:STRENGTH]. A file name may hold ``:`` itself."""
+    match = re.fullmatch(r"(.+?)(?::([+-]?(?:\d+\.?\d*|\.\d+)))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError("a LoRA is FILE or FILE:STRENGTH")
+    return LoraOption(Path(match[1]), float(match[2] or 1.0))
 
 
 def block_list(text: str) -> tuple[int, ...]:
@@ -137,6 +154,11 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--checkpoint", type=Path, metavar="FILE",
                         help="LTX-2.3 checkpoint, transformer or folder; its overlay is written beside it")
     _add_parts(parser, group)
+    group.add_argument("--lora", type=lora_option, action="append", default=[], metavar="FILE[:STRENGTH]",
+                       help="LoRA on top of the model, with a strength (default: 1); may be given several times")
+    group.add_argument("--lora-mode", choices=LORA_MODES, default="auto",
+                       help="fused: into the weights, the official rounding; runtime: beside them; auto (default): "
+                            "fused unless the strength changes between stages and there is room")
 
 
 def _add_parts(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup | None = None) -> None:

@@ -19,6 +19,7 @@ from . import __version__
 from .conditioning.image import ImageCondition
 from .errors import OutOfMemoryError
 from .geometry import check_size
+from .lora import Lora
 from .media import check_output_path, load_image, write_video
 from .overlay import Overlay, materialize
 from .pipeline import Pipeline
@@ -45,7 +46,9 @@ def generate(options: Namespace) -> None:
     check_output_path(options.output)
     conditions = _conditions(options)
     source = Overlay.load(options.overlay) if options.overlay else _materialize(options)
-    pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention)
+    pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention,
+                         lora_mode=options.lora_mode)
+    pipe = pipe.with_loras([Lora(lora.path, lora.strength, mode=options.lora_mode) for lora in options.lora])
     request = _request(options, pipe, conditions)
     say = _silence if options.quiet else _say
     say(f"{source.sources[0].path.name} ({source.variant}), recipe {request['recipe']}, {pipe.residency.device}, "
@@ -131,7 +134,8 @@ def _settings(options: Namespace, source: Overlay, prompt: str, request: dict[st
     return json.dumps({
         "version": __version__, "checkpoint": source.sources[0].path.name, "overlay": source.id,
         "prompt": prompt, **given, "negative_prompt": options.negative_prompt, **request,
-        "guidance": guidance and dataclasses.asdict(guidance), "images": images}, ensure_ascii=False)
+        "guidance": guidance and dataclasses.asdict(guidance), "images": images,
+        "loras": [{"file": lora.path.name, "strength": lora.strength} for lora in options.lora]}, ensure_ascii=False)
 
 
 def _materialize(options: Namespace, output: Path | None = None) -> Overlay:

@@ -1,6 +1,7 @@
 """The pipeline: the stages of generation as methods. What nodes, the command line and Python users call."""
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from .conditioning.check import check_conditions
 from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
 from .errors import RequestError
 from .geometry import VideoGrid, check_size, video_grid
+from .lora import Lora, check_mode
 from .media.audio import Audio
 from .models.registry import build
 from .models.video_vae.encoder import crop_frames
@@ -29,6 +31,8 @@ from .models.video_vae.tiling import (
 )
 from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
+from .overlay.lora_dialects import LoraFile
+from .overlay.lora_update import Update
 from .recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
 from .runtime.component import Component
 from .runtime.device import choose_device, choose_dtype
@@ -44,6 +48,7 @@ from .sampling.run import Latents, OnStep, PromptPair, Request, StagePlan
 from .sampling.solve import Solver
 from .sampling.windows import Windows
 from .weights import LoraUse, lora_pairs, read_tensors
+from .weights.lora_set import TEXT, OpenLora, StagedLora, stage_uses
 
 log = logging.getLogger("ltx23")
 
@@ -68,17 +73,21 @@ class Pipeline:
         dtype: "auto" (bfloat16; float32 on the CPU), "bf16" or "fp32". The vocoder always runs in float32.
         attention: a name of `ops.attention.BACKENDS`.
         residency: decides what is on the device; None: `LocalResidency`.
+        lora_mode: "auto", "fused" or "runtime" (`lora.Lora`), for the overlay's distilled LoRA.
     """
 
     def __init__(self, overlay: Overlay | str | Path, *, device: str | torch.device = "auto", dtype: str = "auto",
-                 attention: str = "auto", residency: Residency | None = None) -> None:
+                 attention: str = "auto", residency: Residency | None = None, lora_mode: str = "auto") -> None:
         self.overlay = overlay if isinstance(overlay, Overlay) else Overlay.load(overlay)
         chosen = device if isinstance(device, torch.device) else choose_device(device)
         self.residency: Residency = residency or LocalResidency(chosen)
         self.dtype = choose_dtype(dtype, self.residency.device)
         self._attention = attention_backend(attention)
         self._components: dict[str, Component] = {}
-        self._contexts: OrderedDict[str, PromptContext] = OrderedDict()
+        self._contexts: OrderedDict[tuple[object, ...], PromptContext] = OrderedDict()
+        self._lora_mode = check_mode(lora_mode)
+        self._loras: tuple[OpenLora, ...] = ()
+        self._origin: Pipeline | None = None
 
     @classmethod
     def load(cls, overlay: Overlay | str | Path, **options: object) -> Pipeline:
@@ -96,27 +105,26 @@ class Pipeline:
         """Channels of an audio latent (B, channels, T, bins)."""
         return AudioVAEConfig.from_dict(self.overlay.require("audio_decoder").config).latent_channels
 
-    def component(self, name: str, *, distilled: float = 0.0) -> Component:
+    def component(self, name: str) -> Component:
         """A component of the overlay, made on first use; its weights are still in the files.
 
-        Args:
-            distilled: strength at which the overlay's distilled LoRA is fused into the transformer.
+        There is one of each, also for all views of `with_loras`: which LoRAs are on it is set before each use.
 
         Raises:
             OverlayError: the overlay lacks it; the message names the file that brings it.
         """
-        key = name + (f"+distilled {distilled:g}" if distilled else "")
-        if key not in self._components:
+        if name not in self._components:
             entry = self.overlay.require(name)
-            loras = ((LoraUse(lora_pairs(self.overlay.require("distilled_lora").tensors), distilled),) if distilled
-                     else ())
-            self._components[key] = Component(
-                key, partial(_build, name, entry.config, self._attention), entry.tensors,
-                torch.float32 if name == "vocoder" else self.dtype, loras=loras, verify=self.overlay.verify)
-        return self._components[key]
+            self._components[name] = Component(
+                name, partial(_build, name, entry.config, self._attention), entry.tensors,
+                torch.float32 if name == "vocoder" else self.dtype, verify=self.overlay.verify)
+        return self._components[name]
 
     def _use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:
         components = [self.component(name) for name in names]
+        for component in components:
+            component.set_loras([use for each in self._loras for use in each.text_uses(component.name)]
+                                if component.name in TEXT else ())
         self.residency.use(*components, activation_bytes=activation_bytes)
         return [component.module for component in components]
 
@@ -139,27 +147,84 @@ class Pipeline:
         read = dict(read_tensors({name: refs[name] for name in names}, self.residency.device, self.dtype))
         return read[names[0]], read[names[1]]
 
+    # -- LoRAs ------------------------------------------------------------------------------------------------------
+    def with_loras(self, loras: Sequence[Lora]) -> Pipeline:
+        """The same model with these LoRAs in the place of any that this one has, in the order in which they are added.
+
+        A view: it shares components, residency and encoded prompts with this pipeline, so views may be used in any
+        order, and what differs is changed when one is used. Only headers are read here. Recipes add the overlay's
+        distilled LoRA after these.
+
+        Raises:
+            OverlayError: a file is no LoRA, or is made for another model.
+        """
+        view = copy.copy(self)
+        view._origin = self._origin or self  # kept alive: who wants the same model again finds it and its weights
+        known = {each.lora: each for each in self._loras}
+        view._loras = tuple(known.get(lora) or OpenLora.open(lora, self.overlay) for lora in loras)
+        return view
+
+    @property
+    def loras(self) -> tuple[Lora, ...]:
+        """The LoRAs of this view."""
+        return tuple(each.lora for each in self._loras)
+
+    @property
+    def lora_files(self) -> tuple[LoraFile, ...]:
+        """What their files hold, in the same order; IC-LoRAs say there how they want their reference video."""
+        return tuple(each.file for each in self._loras)
+
+    @property
+    def lora_state(self) -> tuple[object, ...]:
+        """What of results depends on LoRAs: settings, and the state of their files. Equal where results are equal."""
+        return self._lora_mode, *((each.lora, each.file.source) for each in self._loras)
+
+    @property
+    def lora_reports(self) -> tuple[str, ...]:
+        """What each of them changes, and what of its file was left out and why."""
+        return tuple(each.report() for each in self._loras)
+
+    @cached_property
+    def _distilled(self) -> dict[str, Update]:
+        return lora_pairs(self.overlay.require("distilled_lora").tensors)
+
+    def _set_transformer_loras(self, stage: StagePlan, activation_bytes: int) -> None:
+        """Those of this view, then the distilled one (the official order), at their strengths in this stage."""
+        component = self.component("transformer")
+        numbers = range(1, max(len(stage.loras), 1) + 1)
+        staged = [StagedLora(each.updates("transformer"), tuple(map(each.lora.strength_in, numbers)), each.lora.mode)
+                  for each in self._loras]
+        if self.overlay.variant == "dev" and any(stage.loras):
+            staged.append(StagedLora({1.0: self._distilled}, stage.loras, self._lora_mode))
+
+        def fits(uses: Sequence[LoraUse]) -> bool:
+            return component.bytes_with(uses) + activation_bytes <= self.residency.capacity_bytes
+
+        component.set_loras(stage_uses(staged, stage.number, fits))
+
     # -- prompt ----------------------------------------------------------------------------------------------------
     def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
-        """Encode a prompt and a negative prompt; equal texts are encoded once.
+        """Encode a prompt and a negative prompt; equal texts are encoded once for equal LoRAs of the text connectors.
 
         Args:
             prompt: what is seen and heard; up to 1024 tokens, longer ones are cut with a warning.
             negative_prompt: what guidance moves away from; None: `recipes.DEFAULT_NEGATIVE_PROMPT`.
         """
         negative_prompt = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
-        missing = [text for text in dict.fromkeys((prompt, negative_prompt)) if text not in self._contexts]
-        if missing:
-            self._encode(missing)
-        pair = PromptPair(self._contexts[prompt], self._contexts[negative_prompt], prompt, negative_prompt)
-        for text in (prompt, negative_prompt):
-            self._contexts.move_to_end(text)
+        loras = tuple(key for each in self._loras if (key := each.text_key) is not None)
+        keys = (prompt, *loras), (negative_prompt, *loras)
+        missing = [key[0] for key in dict.fromkeys(keys) if key not in self._contexts]
+        for text, context in zip(missing, self._encode(missing) if missing else (), strict=True):
+            self._contexts[(text, *loras)] = context
+        pair = PromptPair(*(self._contexts[key] for key in keys), prompt, negative_prompt)
+        for key in keys:
+            self._contexts.move_to_end(key)
         while len(self._contexts) > CONTEXTS_KEPT:
             self._contexts.popitem(last=False)
         return pair
 
     @torch.no_grad()
-    def _encode(self, texts: Sequence[str]) -> None:
+    def _encode(self, texts: Sequence[str]) -> list[PromptContext]:
         """Gemma for all texts first, then projection and connectors: each half is on the device once."""
         from .models.text.encode import contexts
         from .models.text.gemma import hidden_states
@@ -171,9 +236,8 @@ class Pipeline:
         [gemma] = self._use("text_encoder", activation_bytes=1 << 29)
         states = [hidden_states(gemma, tokens, self.residency.check) for tokens in ids]
         projection, connectors = self._use("text_projection", "connectors", activation_bytes=1 << 29)
-        for text, state in zip(texts, states, strict=True):
-            video, audio = contexts(projection, connectors, state, self.residency.check)
-            self._contexts[text] = PromptContext(video.cpu(), audio.cpu())
+        encoded = (contexts(projection, connectors, state, self.residency.check) for state in states)
+        return [PromptContext(video.cpu(), audio.cpu()) for video, audio in encoded]
 
     @torch.no_grad()
     def enhance(self, prompt: str, image: Tensor | None = None, *, seed: int = SEED, instructions: str | None = None,
@@ -287,10 +351,10 @@ class Pipeline:
 
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------
     def use_transformer(self, stage: StagePlan, tokens: tuple[int, int]) -> torch.nn.Module:
-        """The transformer on the device, with room for a denoiser call of a stage over (video, audio) tokens."""
-        distilled = stage.lora if self.overlay.variant == "dev" else 0.0
-        component = self.component("transformer", distilled=distilled)
+        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens."""
+        component = self.component("transformer")
         need = sampling_bytes(self.transformer_config, *tokens, stage.passes, 1, self.dtype.itemsize)
+        self._set_transformer_loras(stage, need)
         self.residency.use(component, activation_bytes=need)
         return component.module
 

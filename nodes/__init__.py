@@ -12,6 +12,7 @@ from .guidance_options import APGNode, NAGNode
 from .host import ComfyExtension
 from .load import LoadNode
 from .long import LongVideoNode
+from .lora import LoraNode
 from .overlay import OverlayNode
 from .prompt import PromptNode
 from .retake import ExtendNode, InpaintNode, RetakeNode
@@ -29,7 +30,7 @@ class LTX23Extension(ComfyExtension):
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
                 DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, GuidanceRangeNode,
                 NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode, KeyframeNode, ReferenceVideoNode,
-                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode]
+                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode, LoraNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

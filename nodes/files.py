@@ -1,6 +1,7 @@
 """What ComfyUI's model folders hold for the Overlay node: lists, names to files, and what auto chooses."""
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ INPUTS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "text_encoder": ("text_encoder", ("text_encoders",), "Gemma 3 12B"),
     "upsampler": ("upsampler", ("latent_upscale_models",), "a latent upscaler of LTX-2.3"),
     "distilled_lora": ("lora", ("loras",), "a LoRA for LTX-2.3"),
+    "lora": ("lora", ("loras",), "a LoRA for LTX-2.3"),
     "text_projection": ("text_projection", ("text_encoders", "checkpoints"), "the text projection of LTX-2.3"),
     "video_vae": ("video_decoder", ("vae", "checkpoints"), "the video VAE of LTX-2.3"),
     "audio_vae": ("audio_decoder", ("vae", "checkpoints"), "the audio VAE of LTX-2.3"),
@@ -74,7 +76,7 @@ class Files:
         part, folders, _ = INPUTS[key]
         found = [item for item in self.recent() if fits_input(key, item) or (
             item.identity.kind == "unread" and item.folder in folders)]
-        first = [item.name for item in found if part == "lora" and "distilled_lora" in item.identity.brings]
+        first = [item.name for item in found if key == "distilled_lora" and "distilled_lora" in item.identity.brings]
         return list(dict.fromkeys([*first, *(item.name for item in found)]))
 
     def find(self, key: str, name: str) -> Item:
@@ -106,6 +108,13 @@ class Files:
                 fix = who.fix or "Choose another file, or auto."
             raise OverlayError(f"{there[0].place} cannot be used as {key}: {who.sentence}", what, fix)
         return fitting
+
+    def fingerprint(self, key: str, name: str) -> str:
+        """Stands for path, size and time of the file that an input names; hashed, since ComfyUI saves it."""
+        path = self.find(key, name).identity.path
+        state = path.stat()
+        text = f"{path} {state.st_size} {state.st_mtime_ns}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def choose(self, inputs: Mapping[str, str], wait: float | None = None) -> tuple[Choice, list[Item]]:
         """Files for the inputs, and everything that is there.

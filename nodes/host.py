@@ -116,8 +116,12 @@ class _ComponentPatcher(ModelPatcher):
 
     def partially_load(self, device_to: torch.device, *_: Any, **__: Any) -> int:  # noqa: ANN401
         """Load everything, whatever the budget; ComfyUI has made room before. Returns the bytes added."""
-        before = self.loaded_size()
-        self.model.component.load(device_to, mm.throw_exception_if_processing_interrupted)
+        before, component = self.loaded_size(), self.model.component
+        try:
+            component.load(device_to, mm.throw_exception_if_processing_interrupted)
+        except BaseException:
+            component.release()  # loaded before and changed now: ComfyUI has taken it out of its list already
+            raise
         self._note(device_to)
         return self.loaded_size() - before
 
@@ -160,6 +164,15 @@ class Residency:
     def device(self) -> torch.device:
         """The device that ComfyUI computes on."""
         return mm.get_torch_device()
+
+    @property
+    def capacity_bytes(self) -> float:
+        """Bytes that weights and activations could take together if everything else left the device."""
+        if mm.is_device_cpu(self.device):
+            return float("inf")
+        loaded = sum(each.model_loaded_memory() for each in mm.current_loaded_models
+                     if each.model is not None and each.device == self.device)
+        return mm.get_free_memory(self.device) + loaded - mm.extra_reserved_memory()
 
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """Bring components onto their devices, after ComfyUI has made room for them and for the activations.

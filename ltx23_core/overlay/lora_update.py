@@ -45,6 +45,11 @@ class Update:
     dora: str = ""
 
     @property
+    def plain(self) -> bool:
+        """Whether this is B A and nothing else."""
+        return self.kind == "lora" and not self.dora
+
+    @property
     def refs(self) -> tuple[TensorRef, ...]:
         """Every tensor that is read."""
         return (*self.tensors.values(), *([self.alpha] if isinstance(self.alpha, TensorRef) else []))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from ..overlay.source import AnyRef
-    from ..weights import LoraUse
+    from ..weights.lora import LoraPlan, LoraUse
 
 log = logging.getLogger("ltx23")
 META = torch.device("meta")
@@ -27,7 +28,7 @@ class Component:
         build: makes the module on the meta device; called once, at first use.
         refs: tensor name -> where its bytes are.
         dtype: dtype of the loaded weights.
-        loras: fused into the weights while they are read.
+        loras: as of `set_loras`.
         verify: called before each load; raises if a source file changed.
         after_load: called with (module, device) after the weights are there, for buffers that no file holds.
     """
@@ -37,9 +38,15 @@ class Component:
                  after_load: Callable[[nn.Module, torch.device], None] | None = None) -> None:
         self.name, self.refs, self.dtype = name, refs, dtype
         self._build, self._module = build, None
-        self._loras, self._verify, self._after_load = tuple(loras), verify, after_load
+        self._verify, self._after_load = verify, after_load
         self._device = META
-        self.loads = 0
+        self._loras: tuple[LoraUse, ...] = ()
+        self._wanted: LoraPlan = {}
+        self._applied: LoraPlan = {}
+        self.loads = 0  # of all weights
+        self.bytes_read = 0  # so far, LoRAs and changes of LoRAs included
+        if loras:
+            self.set_loras(loras)
 
     @property
     def module(self) -> nn.Module:
@@ -53,31 +60,76 @@ class Component:
         """Where the weights are; meta while they are only in files."""
         return self._device
 
+    @cached_property
+    def _quantised(self) -> frozenset[str]:
+        from ..weights.quant_modules import stays_quantised
+        return frozenset(name for name, ref in self.refs.items() if stays_quantised(name, ref))
+
+    @cached_property
+    def _base_bytes(self) -> int:
+        from ..weights.quant_modules import device_bytes
+        return device_bytes(self.refs, self.dtype)
+
+    def _plan(self, loras: Sequence[LoraUse]) -> LoraPlan:
+        from ..weights.lora import plan_loras
+        from ..weights.lora_modules import linear_weights
+        if not loras:
+            return {}
+        return plan_loras(loras, self.refs, linear_weights(self.module), self._quantised)
+
+    def _bytes(self, plan: LoraPlan) -> int:
+        from ..weights.lora import factor_bytes
+        return self._base_bytes + factor_bytes(plan, self.dtype.itemsize)
+
+    def set_loras(self, loras: Sequence[LoraUse]) -> None:
+        """The LoRAs that the weights shall have after the next `load`, in order. Reads nothing.
+
+        Loaded weights keep those that they have until then; `load` then changes only what differs
+        (`weights.lora_switch`), and without LoRAs the base is back bit for bit.
+
+        Raises:
+            WeightsError: an update does not fit its parameter.
+        """
+        self._wanted = self._plan(loras)
+        self._loras = tuple(loras)
+
+    def bytes_with(self, loras: Sequence[LoraUse]) -> int:
+        """What `size_bytes` would be with these LoRAs."""
+        return self._bytes(self._plan(loras))
+
     @property
     def size_bytes(self) -> int:
-        """Bytes that the loaded weights take on a device; those of a GGUF file stay quantised there."""
-        from ..weights.quant_modules import device_bytes
-        return device_bytes(self.refs, self.dtype, self._loras)
+        """Bytes on a device after `load`: weights, those of a GGUF file quantised, and LoRA factors beside layers."""
+        return self._bytes(self._wanted)
 
     @property
     def loaded_bytes(self) -> int:
-        """`size_bytes` while the weights are on a device, else 0."""
-        return 0 if self._device == META else self.size_bytes
+        """Bytes that are on the device now."""
+        return 0 if self._device == META else self._bytes(self._applied)
 
     def load(self, device: torch.device, check: Callable[[], None] | None = None) -> int:
         """Read the weights to a device if they are not there; returns the bytes that are there.
+
+        Weights that are there and have other LoRAs than `set_loras` said are changed. An interrupt leaves each of
+        them with the old or the new LoRAs, and the next call goes on.
 
         Raises:
             OverlayError: a source file changed. WeightsError: a tensor is missing or unreadable.
         """
         from ..weights import load_module
+        from ..weights.lora_switch import switch_loras
         if self._device == device:
+            if self._applied != self._wanted:
+                self.bytes_read += switch_loras(self.module, self.refs, self._applied, self._wanted, device,
+                                                self.dtype, check=check, name=self.name).bytes
             return self.size_bytes
         self.release()
         if self._verify is not None:
             self._verify()
         try:
-            load_module(self.module, self.refs, device, self.dtype, loras=self._loras, check=check, name=self.name)
+            self.bytes_read += load_module(self.module, self.refs, device, self.dtype, loras=self._loras, check=check,
+                                           name=self.name).bytes
+            self._applied = dict(self._wanted)
             if self._after_load is not None:
                 self._after_load(self.module, device)
         except BaseException:
@@ -91,9 +143,12 @@ class Component:
         """Drop the weights."""
         if self._device == META:
             return
-        log.info("released %s: %.1f MB from %s", self.name, self.size_bytes / 1e6, self._device)
+        log.info("released %s: %.1f MB from %s", self.name, self.loaded_bytes / 1e6, self._device)
         self._drop()
 
     def _drop(self) -> None:
+        from ..weights.lora_modules import set_all_changes
+        set_all_changes(self.module, {})
+        self._applied = {}
         self.module.to(META)
         self._device = META

@@ -16,6 +16,10 @@ class Residency(Protocol):
 
     device: torch.device
 
+    @property
+    def capacity_bytes(self) -> float:
+        """Bytes that weights and activations could take together if all other components left the device."""
+
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """Make sure these components are on the device and this many bytes are free beside them."""
 
@@ -38,6 +42,11 @@ class LocalResidency:
 
     def check(self) -> None:
         """Nothing interrupts a local run but Ctrl-C."""
+
+    @property
+    def capacity_bytes(self) -> float:
+        """See `Residency`; infinite on the CPU and on MPS, whose memory the system manages."""
+        return self._free_bytes() + sum(c.loaded_bytes for c in self._resident)
 
     def _free_bytes(self) -> float:
         if self._budget is not None:

@@ -37,7 +37,7 @@ class LongRunner(StageRunner):
         self._timeline, resume = timeline, timeline.settings.resume
         settings = replace(request, on_step=None, preview_map=None, cache={})
         self._progress = Progress(resume, "" if resume is None else fingerprint(
-            pipeline.overlay.id, str(pipeline.dtype), settings))
+            pipeline.overlay.id, str(pipeline.dtype), pipeline.lora_state, settings))
         self._steps *= len(timeline.windows)
 
     def run(self) -> Latents:

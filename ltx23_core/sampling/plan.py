@@ -44,13 +44,14 @@ def plan_stages(recipe: Recipe, clip: Clip, layers: int, *, stages: str = "all",
     official = recipe.guidance(layers) if recipe.guided else None
     guidance = official if guidance is None else guidance.resolved(official)
     _check_blocks(guidance, layers)
+    loras = tuple(stage.lora for stage in (recipe.stages if clip.video else recipe.stages[:1]))
     planned = []
     for position, (number, stage) in enumerate(chosen):
         own = (steps, sigmas) if position == 0 else (None, None)
         acts = stage.guided or (number == 1 and not recipe.guided)
         planned.append(StagePlan(number, stage.shrink, tuple(_schedule(recipe, stage, clip, *own)),
                                  solver or Solver(stage.solver), guidance if acts or guidance is None
-                                 else guidance.nag_alone(), stage.lora))
+                                 else guidance.nag_alone(), loras))
     return tuple(planned)
 
 

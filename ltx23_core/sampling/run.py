@@ -114,7 +114,7 @@ class StagePlan:
         sigmas: schedule.
         solver: and its options.
         guidance: None: the conditional pass alone.
-        lora: strength of the distilled LoRA; 0: none.
+        loras: strength of the distilled LoRA in each stage of the recipe, whichever of them run; 0: none.
     """
 
     number: int
@@ -122,7 +122,7 @@ class StagePlan:
     sigmas: tuple[float, ...]
     solver: Solver
     guidance: Guidance | None
-    lora: float
+    loras: tuple[float, ...]
 
     @property
     def passes(self) -> int:

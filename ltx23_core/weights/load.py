@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +12,14 @@ from torch import Tensor, nn
 from ..errors import WeightsError
 from ..overlay.architecture import differences
 from ..overlay.source import AnyRef
-from .lora import LoraUse, check_update
+from .count import ReadCounter, byte_text
+from .lora import LoraPlan, LoraUse, Part, plan_loras
 from .lora_apply import Change, apply, prepare
+from .lora_modules import linear_weights, set_all_changes
 from .quant_modules import logical_shapes, replace_layers
 from .reader import RangeReader, in_file_order
 
 _log = logging.getLogger("ltx23")
-
-
-@dataclass
-class ReadCounter:
-    """What one load has read: tensors and bytes (LoRAs included), seconds from start to all on the device."""
-
-    tensors: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-    def count(self, ref: AnyRef) -> None:
-        """Add one tensor."""
-        self.tensors += 1
-        self.bytes += ref.size_bytes
 
 
 def load_module(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device | str,
@@ -47,7 +34,7 @@ def load_module(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.dev
         device: where the weights shall be.
         dtype: of floating-point weights; None: as stored. Matrices of a GGUF file stay as they are
             (`quant_modules`), and become this dtype when they are used.
-        loras: fused while loading, in this order.
+        loras: fused while loading, in this order, or put beside the layers (`LoraUse.runtime`).
         check: called before each tensor; may raise to interrupt.
         name: of the component, for the log.
 
@@ -57,19 +44,14 @@ def load_module(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.dev
     """
     name = name or type(module).__name__
     _check_names(name, module, refs)
-    active = [lora for lora in loras if lora.strength]
-    for lora in active:
-        for parameter, update in lora.updates.items():
-            if parameter in refs:
-                check_update(parameter, refs[parameter].shape, update)
     counter, begin = ReadCounter(), time.perf_counter()
-    kept = dict.fromkeys(replace_layers(module, refs, dtype or torch.bfloat16), ())
-    state = _read(refs, torch.device(device), dtype, active, check, counter, kept)
+    quantised = replace_layers(module, refs, dtype or torch.bfloat16)
+    plan = plan_loras(loras, refs, linear_weights(module), quantised)
+    state, at_use = _read(refs, torch.device(device), dtype, plan, quantised, check, counter)
     module.load_state_dict(state, strict=True, assign=True)
-    for key, changes in kept.items():
-        module.get_submodule(key.removesuffix(".weight")).set_changes(changes)
+    set_all_changes(module, at_use)
     counter.seconds = time.perf_counter() - begin
-    _log.info("loaded %s: %d tensors, %s from %s in %.2f s to %s", name, counter.tensors, _size(counter.bytes),
+    _log.info("loaded %s: %d tensors, %s from %s in %.2f s to %s", name, counter.tensors, byte_text(counter.bytes),
               _files(refs), counter.seconds, device)
     return counter
 
@@ -81,34 +63,31 @@ def _check_names(name: str, module: nn.Module, refs: Mapping[str, AnyRef]) -> No
                            "Make the overlay again; if that does not help, download the weights again.")
 
 
-def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None, loras: Sequence[LoraUse],
-          check: Callable[[], None] | None, counter: ReadCounter,
-          kept: dict[str, Sequence[Change]]) -> dict[str, Tensor]:
-    """The module's tensors. Those of ``kept`` stay as blocks; what LoRAs change in them is put there."""
+def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None, plan: LoraPlan,
+          quantised: Collection[str], check: Callable[[], None] | None,
+          counter: ReadCounter) -> tuple[dict[str, Tensor], dict[str, Sequence[Change]]]:
+    """The module's tensors, LoRAs fused, and what acts at use. Those of ``quantised`` stay as blocks."""
     state: dict[str, Tensor] = {}
+    at_use: dict[str, Sequence[Change]] = {}
     with closing(RangeReader(device)) as reader, torch.no_grad():
+        read = counter.reading(reader)
 
-        def read(ref: AnyRef, wanted: torch.dtype | None) -> Tensor:
-            counter.count(ref)
-            return reader.read(ref, wanted)
+        def prepared(parts: Sequence[Part], numbers: torch.dtype) -> list[Change]:
+            return [prepare(part.update, part.strength, numbers, read) for part in parts]
 
         for key, ref in in_file_order(refs):
             if check is not None:
                 check()
-            quantised = key in kept
-            state[key] = weight = read(ref.parts["weight"], None) if quantised else read(ref, dtype)
-            numbers = dtype or torch.bfloat16 if quantised else weight.dtype
-            changes = [prepare(lora.updates[key], lora.strength, numbers, read) for lora in loras
-                       if key in lora.updates]
-            if quantised:
-                kept[key] = changes
-            elif changes:
-                apply(weight, changes)
-    return state
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+            blocks = key in quantised
+            state[key] = weight = read(ref.parts["weight"], None) if blocks else read(ref, dtype)
+            loras = plan.get(key)
+            if loras is None:
+                continue
+            if loras.fused:
+                apply(weight, prepared(loras.fused, weight.dtype))
+            if loras.at_use:
+                at_use[key] = prepared(loras.at_use, dtype or torch.bfloat16 if blocks else weight.dtype)
+    return state, at_use
 
 
 def _files(refs: Mapping[str, AnyRef]) -> str:

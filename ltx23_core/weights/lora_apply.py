@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Change:
     def plain(self) -> bool:
         """Whether this is B A and nothing else, which the official code has an order of roundings for."""
         return self.kind == "lora" and not self.dora
+
+    def with_strength(self, strength: float) -> Change:
+        """The same at another strength."""
+        return replace(self, strength=strength)
 
     def apply(self, weight: Tensor) -> Tensor:
         """The changed weight, float32, new."""
@@ -77,8 +81,7 @@ def prepare(update: Update, strength: float, dtype: torch.dtype, read: Read) -> 
         dtype: of the weight.
         read: (tensor, dtype or None: as stored) -> tensor on the device.
     """
-    plain = update.kind == "lora" and not update.dora
-    tensors = {role: read(ref, dtype if plain else torch.float32) for role, ref in update.tensors.items()}
+    tensors = {role: read(ref, dtype if update.plain else torch.float32) for role, ref in update.tensors.items()}
     alpha = update.alpha
     if isinstance(alpha, TensorRef):
         alpha = float(read(alpha, torch.float32).item())
@@ -97,8 +100,7 @@ def apply(weight: Tensor, changes: Sequence[Change]) -> Tensor:
     exact = weight.float()
     for change in changes:
         if change.plain:
-            change = Change(change.kind, {k: t.float() for k, t in change.tensors.items()}, change.scale,
-                            change.strength)
+            change = replace(change, tensors={role: t.float() for role, t in change.tensors.items()})
         exact = change.apply(exact)
     return weight.copy_(exact)
 

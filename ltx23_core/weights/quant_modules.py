@@ -7,10 +7,8 @@ LoKr, and costs as much from some two thousand tokens on.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +17,13 @@ from torch.nn import functional
 from ..overlay.ggml import READABLE, row_bytes
 from ..overlay.source import AnyRef, QuantRef
 from .ggml import dequantise
-from .lora_apply import Change, apply
-
-if TYPE_CHECKING:
-    from .lora import LoraUse
-
+from .lora_apply import apply
+from .lora_modules import ChangedLayer
 
 ROWS_AT_ONCE = 1 << 14  # of an embedding as a head: 126 MB of Gemma 12B in bfloat16
 
 
-class QuantWeight(nn.Module):
+class QuantWeight(ChangedLayer):
     """A matrix as blocks: buffer ``weight`` (rows, bytes of a row), uint8.
 
     Args:
@@ -42,27 +37,12 @@ class QuantWeight(nn.Module):
         self.shape, self.kind, self.dtype = shape, kind, dtype
         self.register_buffer("weight", torch.empty(shape[0], row_bytes(kind, shape[1]), dtype=torch.uint8,
                                                    device="meta"))
-        self._changes: tuple[tuple[Change, tuple[str, ...]], ...] = ()  # without their tensors, and whose these are
-
-    def set_changes(self, changes: Sequence[Change]) -> None:
-        """The LoRA updates of the weight, from now on. Their tensors are buffers: they leave with the module."""
-        for i, (_, roles) in enumerate(self._changes):
-            for role in roles:
-                delattr(self, f"lora_{i}_{role}")
-        for i, change in enumerate(changes):
-            for role, tensor in change.tensors.items():
-                self.register_buffer(f"lora_{i}_{role}", tensor, persistent=False)
-        self._changes = tuple((replace(change, tensors={}), tuple(change.tensors)) for change in changes)
-
-    def changes(self) -> list[Change]:
-        """The LoRA updates, with their tensors where the module is."""
-        return [replace(change, tensors={role: getattr(self, f"lora_{i}_{role}") for role in roles})
-                for i, (change, roles) in enumerate(self._changes)]
 
     def numbers(self) -> Tensor:
         """The weight, (rows, columns), with its LoRAs."""
         weight = dequantise(self.weight, self.kind, self.dtype)
-        return apply(weight, self.changes()) if self._changes else weight
+        changes = [change for change in self.changes() if change.strength]
+        return apply(weight, changes) if changes else weight
 
 
 class QuantLinear(QuantWeight):
@@ -138,22 +118,13 @@ def logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
                      if isinstance(layer, QuantWeight)}
 
 
-def device_bytes(refs: Mapping[str, AnyRef], dtype: torch.dtype | None, loras: Sequence[LoraUse] = ()) -> int:
+def device_bytes(refs: Mapping[str, AnyRef], dtype: torch.dtype | None) -> int:
     """Bytes that a component's tensors take on a device: blocks as they are, all else in its dtype.
 
     Args:
         refs: parameter -> tensor.
         dtype: of the numbers.
-        loras: what is fused; beside a quantised weight their factors stay on the device.
     """
     item = (dtype or torch.bfloat16).itemsize
-    count = 0
-    for name, ref in refs.items():
-        if not stays_quantised(name, ref):
-            count += prod(ref.shape) * item
-            continue
-        count += ref.parts["weight"].size_bytes
-        for update in (lora.updates[name] for lora in loras if lora.strength and name in lora.updates):
-            plain = update.kind == "lora" and not update.dora
-            count += sum(prod(t.shape) * (item if plain else 4) for t in update.tensors.values())
-    return count
+    return sum(ref.parts["weight"].size_bytes if stays_quantised(name, ref) else prod(ref.shape) * item
+               for name, ref in refs.items())

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -77,6 +78,12 @@ def lora_edge(run: Case) -> None:
                 [(video, audio)] = forward(model, run.inputs, [plain_pass(run.inputs)])
                 run.check(f"{name}.{form}.video", video)
                 run.check(f"{name}.{form}.audio", audio)
+            model = build("transformer", overlay().require("transformer").config)
+            load_module(model, overlay().require("transformer").tensors, "cpu", torch.float32,
+                        loras=[replace(use, runtime=True) for use in uses])
+            [(video, audio)] = forward(model, run.inputs, [plain_pass(run.inputs)])  # beside the weights: the same
+            run.check(f"{name}.float32.video", video)
+            run.check(f"{name}.float32.audio", audio)
 
 
 def _official(run: Case, name: str, folder: Path) -> LoraFile:

@@ -155,6 +155,15 @@ def main() -> None:
         found["interrupt_while_loading"] = "went on"
     except mm.InterruptProcessingException:
         found["interrupt_while_loading"] = "stopped"
+    changed = FakeComponent("transformer", 1000)
+    residency.use(changed)
+    found["capacity"] = [residency.capacity_bytes, BUDGET - mm.extra_reserved_memory()]
+    changed.load = lambda device, check: check()
+    mm.interrupt_current_processing(True)
+    try:
+        residency.use(changed)
+    except mm.InterruptProcessingException:
+        found["bytes_after_interrupted_change"] = changed.loaded_bytes
     found["entries_after_interrupt"] = len(mm.current_loaded_models)
     print(json.dumps(found))
 

@@ -86,3 +86,12 @@ def test_a_real_pipeline_ends_with_its_last_reference(found: dict) -> None:
 
 def test_interrupt_while_loading(found: dict) -> None:
     assert found["interrupt_while_loading"] == "stopped" and found["entries_after_interrupt"] == 0
+
+
+def test_interrupt_while_loras_change(found: dict) -> None:
+    """ComfyUI forgets a model whose loading ends in an exception, so its weights must not stay."""
+    assert found["bytes_after_interrupted_change"] == 0
+
+
+def test_capacity_is_all_that_could_be_free(found: dict) -> None:
+    assert found["capacity"][0] == found["capacity"][1]

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT, Host
+from tests.host import graphs
 
 NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt",
          "LTX23ImageCondition": "Image Condition", "LTX23Guidance": "Guidance", "LTX23Sampler": "Sampler",
@@ -15,7 +16,7 @@ NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt"
          "LTX23Sigmas": "Sigmas", "LTX23EnhancePrompt": "Enhance Prompt",
          "LTX23Keyframe": "Keyframes", "LTX23ReferenceVideo": "Reference Video", "LTX23SourceAudio": "Source Audio",
          "LTX23SourceVideo": "Source Video", "LTX23Retake": "Retake", "LTX23Extend": "Extend",
-         "LTX23Inpaint": "Inpaint"}
+         "LTX23Inpaint": "Inpaint", "LTX23LoRA": "LoRA"}
 CLIP, CLIP_AUDIO = ["video", "images"], ["video", "images", "audio"]
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
@@ -51,6 +52,7 @@ WIDGETS = {
     "LTX23Retake": ["start", "end", "regenerate", *CLIP_AUDIO, "source_fps", "conditions"],
     "LTX23Extend": ["direction", "blend", *CLIP_AUDIO, "source_fps", "conditions"],
     "LTX23Inpaint": ["mask", *CLIP, "source_fps", "conditions"],
+    "LTX23LoRA": ["model", "lora", "strength", "video", "audio", "cross", "stages", "mode"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
@@ -63,6 +65,7 @@ OUTPUTS = {
     "LTX23EnhancePrompt": ["STRING"],
     **{name: ["LTX23_CONDITIONS"] for name in ("LTX23Keyframe", "LTX23ReferenceVideo", "LTX23SourceAudio",
                                               "LTX23SourceVideo", "LTX23Retake", "LTX23Extend", "LTX23Inpaint")},
+    "LTX23LoRA": ["LTX23_MODEL", "STRING"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
 
@@ -129,7 +132,8 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
         ("LTX23APG", "momentum"), ("LTX23Solver", "s_noise"), ("LTX23Solver", "gamma"), ("LTX23Sigmas", "tokens"),
         ("LTX23Sigmas", "terminal"), ("LTX23Sigmas", "stretch"), ("LTX23Sigmas", "max_shift"),
         ("LTX23Sigmas", "base_shift"), ("LTX23EnhancePrompt", "max_tokens"),
-        ("LTX23EnhancePrompt", "instructions")}
+        ("LTX23EnhancePrompt", "instructions"),
+        *(("LTX23LoRA", name) for name in ("video", "audio", "cross", "stages", "mode"))}
 
 
 def test_lists_show_the_model_folders(host: Host) -> None:
@@ -154,8 +158,7 @@ def test_no_help_page_without_a_node() -> None:
 
 
 def test_templates_are_the_ui_files_only(host: Host) -> None:
-    assert sorted(host.client.get("/workflow_templates")[host.pack]) == [
-        "image_to_video", "quick_start", "text_to_video"]
-    for name in ("image_to_video", "quick_start", "text_to_video"):
+    assert sorted(host.client.get("/workflow_templates")[host.pack]) == graphs.NAMES
+    for name in graphs.NAMES:
         for suffix in (".json", ".jpg"):
             assert host.client.request(f"/api/workflow_templates/{host.pack}/{name}{suffix}")

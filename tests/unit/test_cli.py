@@ -39,6 +39,15 @@ def test_image_option(text: str, want: tuple[str, int, float]) -> None:
     assert (option.path, option.frame, option.strength) == (Path(want[0]), *want[1:])
 
 
+@pytest.mark.parametrize(("text", "want"), [
+    ("a.safetensors", ("a.safetensors", 1.0)), ("a.safetensors:0.5", ("a.safetensors", 0.5)),
+    ("C:\\loras\\a.safetensors", ("C:\\loras\\a.safetensors", 1.0)), ("a:b.safetensors:-1", ("a:b.safetensors", -1.0)),
+    ("C:\\a.safetensors:.25", ("C:\\a.safetensors", 0.25)), ("a.safetensors:0", ("a.safetensors", 0.0))])
+def test_lora_option(text: str, want: tuple[str, float]) -> None:
+    option = cli.lora_option(text)
+    assert (option.path, option.strength) == (Path(want[0]), want[1])
+
+
 def test_image_strength_above_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.parse([*BASE, "--image", "a.png@0:1.5"])
@@ -129,6 +138,7 @@ def test_help_of_the_module() -> None:
 
 def test_choices_are_those_of_the_library() -> None:
     """They stand in the parser a second time so that it need not import torch."""
+    from ltx23_core.lora import MODES
     from ltx23_core.ops.attention import BACKENDS
     from ltx23_core.overlay.manifest import VARIANTS
     from ltx23_core.recipes import RECIPE_NAMES
@@ -137,3 +147,4 @@ def test_choices_are_those_of_the_library() -> None:
     assert ("auto", *VARIANTS) == cli.VARIANTS
     assert tuple(BACKENDS) == cli.ATTENTION
     assert ("auto", *DTYPES) == cli.DTYPES
+    assert cli.LORA_MODES == MODES

@@ -77,7 +77,17 @@ def test_overlay_then_distilled_with_images(tmp_path: Path, model: list[str]) ->
                                   {"file": "a.png", "frame": -1, "strength": 0.5}]
 
 
+def test_loras(tmp_path: Path, model: list[str]) -> None:
+    lora = copy_companion("distilled-lora", tmp_path)
+    done = generate(tmp_path, *model, "--steps", "1", "--lora", f"{lora.name}:0.5", "--lora", lora.name, "--lora-mode",
+                    "runtime")
+    assert done.returncode == 0, done.stderr
+    assert check_video(tmp_path / "out.mp4")["loras"] == [{"file": lora.name, "strength": 0.5},
+                                                          {"file": lora.name, "strength": 1.0}]
+
+
 @pytest.mark.parametrize(("options", "words"), [
+    (["--lora", "no.safetensors"], "no.safetensors cannot be read"),
     (["--width", "70"], "Use 64 or 96"), (["--frames", "10"], "Use 9 or 17"), (["--image", "no.png"], "no file no.png"),
     (["--recipe", "distilled"], "distilled LoRA"), (["--device", "cuda:9"], "Choose auto"),
     (["--rescale", "2"], "from 0 to 1"), (["--fps", "0"], "fps is 0")])

@@ -113,7 +113,7 @@ def test_hq_schedule_follows_its_tokens(tiny_pipeline, pair):
     from ltx23_core.sampling.plan import plan_stages
     plan = plan_stages(RECIPES["hq"], Clip(1920, 1088, 121, 24.0), 48)
     assert plan[0].sigmas[1] == pytest.approx(0.993491, abs=1e-6) and plan[0].sigmas[-2] == pytest.approx(0.1)
-    assert [stage.solver.name for stage in plan] == ["res_2s", "res_2s"] and [stage.lora for stage in plan] == [.25, .5]
+    assert [stage.solver.name for stage in plan] == ["res_2s", "res_2s"] and plan[0].loras == (0.25, 0.5)
     assert plan[0].guidance.video == GuiderParams(3.0, 0.0, 3.0, 0.45) and plan[1].guidance is None
     two = plan_stages(RECIPES["two_stage"], Clip(1536, 1024, 121, 24.0), 48)
     assert two[0].sigmas[1] == pytest.approx(0.994957, abs=1e-6), "official: 4096 tokens whatever the size"
