@@ -26,13 +26,13 @@ from .generate_weights import DTYPES, header_bytes, manifest_22b, random_tensor
 REPO = Path(__file__).resolve().parents[1]
 TRANSFORMER = "model.diffusion_model."
 
-_PEAK = """
+PEAK = """
 def peak():  # not getrusage: its peak is inherited from the process that started this one
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 """
 
-_MATERIALISE = _PEAK + """
+_MATERIALISE = PEAK + """
 import json, os, sys, time
 import torch  # not part of the figure: every user of the result has it loaded
 sys.path.insert(0, sys.argv[1])
@@ -46,7 +46,7 @@ print(json.dumps({"seconds": seconds, "rss_mb": peak() - before,
                       len(entry.tensors) for entry in overlay.components.values())}))
 """
 
-_REPACK = _PEAK + """
+_REPACK = PEAK + """
 import json, os, sys, time
 import torch
 from safetensors import safe_open

@@ -92,7 +92,9 @@ def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype |
             counter.count(ref)
             return reader.read(ref, wanted)
 
-        for key, ref in in_file_order(refs):
+        ordered = in_file_order(refs)
+        reader.expect(ref.parts["weight"] if key in kept else ref for key, ref in ordered)
+        for key, ref in ordered:
             if check is not None:
                 check()
             quantised = key in kept
