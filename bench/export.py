@@ -2,8 +2,8 @@
 
     python -m bench export --folder DIR [--layout monolith] [--no-verify] [--out FILE]
 
-The source is the sparse file of `bench.overlay` (true header, a hole behind it); what is written is a real file of 46 GB,
-so DIR needs 47 GB. Each way runs in a process of its own, and its files are deleted before the next one begins.
+The source is the sparse file of `bench.overlay` (true header, a hole behind it); what is written is a real file of
+46 GB, so DIR needs 47 GB. Each way runs in a process of its own, and its files are deleted before the next one begins.
 """
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _STAGING = 64 << 20  # bytes of the buffer for casts on the CPU
 class RangeReader:
     """Reads tensors of any number of files onto one device; files and buffers stay open between tensors.
 
-    On a CUDA device copies run on a stream of their own; results may be used on the current stream at once.
+    On a CUDA device copies run on the current stream, where results may be used at once.
     """
 
     def __init__(self, device: torch.device) -> None:
