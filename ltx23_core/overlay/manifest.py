@@ -20,10 +20,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import OverlayError
+from .downloads import where_to_get
 from .garbage import no_collection
 from .header import read_json
 from .quant_formats import QUANT_FORMATS
-from .report import report, where_to_get
 from .source import (
     MAX_DIMENSIONS,
     MAX_HEAD,
@@ -136,6 +136,8 @@ class Overlay:
 
     def report(self) -> str:
         """A few lines for people: what was found, and what is missing and where to get it."""
+        from .report import report  # recognition and lists, which nothing else here needs
+
         return report(self)
 
 
