@@ -20,7 +20,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import OverlayError
-from .downloads import where_to_get
 from .garbage import no_collection
 from .header import read_json
 from .quant_formats import QUANT_FORMATS
@@ -132,6 +131,8 @@ class Overlay:
         """
         if name in self.components:
             return self.components[name]
+        from .downloads import where_to_get  # the hub's catalogue, which nothing else here needs
+
         raise OverlayError(f"the overlay has no {name} (it has {', '.join(self.components)})", *where_to_get(name))
 
     def report(self) -> str:
