@@ -40,8 +40,10 @@ def fields(path, *names):
     return [int(table[name].split()[0]) * 1024 for name in names]
 
 def now():
-    total, free, *cache = fields("/proc/meminfo", "MemTotal", "MemFree", "Buffers", "Cached", "SReclaimable")
-    return {"process": sum(fields("/proc/self/status", "RssAnon", "RssShmem")), "machine": total - free - sum(cache)}
+    total, free, shared, *cache = fields("/proc/meminfo", "MemTotal", "MemFree", "Shmem", "Buffers", "Cached",
+                                         "SReclaimable")  # the system counts shared memory as cached
+    return {"process": sum(fields("/proc/self/status", "RssAnon", "RssShmem")),
+            "machine": total - free + shared - sum(cache)}
 
 device = torch.device(sys.argv[3])
 torch.zeros(8 << 20, device=device).sum().item()  # the device's own libraries are there before

@@ -29,22 +29,20 @@ from ltx23_core.overlay.header import read_header
 from ltx23_core.overlay.layout import OFFICIAL
 from ltx23_core.overlay.renames import to_diffusers
 from ltx23_core.overlay.source import DTYPE_BITS, QuantRef, TensorRef
-from tests import quantisers
 from tests.goldens.harness import CHECKPOINT, GEMMA, companion
-from tests.layouts import Written, comfy_gemma
-from tests.layouts_quantised import QUANTISED, cast_fp8, comfy_fp8
-from tests.unit.overlay_support import checkpoint_22b, gemma_folder, lora_22b, refuses, upscalers_22b, write_sparse
+from tests.unit.overlay_support import (
+    checkpoint_22b,
+    data,
+    gemma_folder,
+    lora_22b,
+    refuses,
+    upscalers_22b,
+    write_sparse,
+)
 from tests.unit.tiny_model import ROOT, copy_model, run
 
 MONOLITH = CHECKPOINT.name
 T = "model.diffusion_model."
-
-
-def data(ref: TensorRef) -> bytes:
-    """The bytes of a tensor."""
-    with open(ref.path, "rb") as file:
-        file.seek(ref.start)
-        return file.read(ref.size_bytes)
 
 
 def sha256(path: Path) -> str:
@@ -510,46 +508,6 @@ def test_two_at_once(tiny_overlay: Overlay, tmp_path: Path) -> None:
     with suppress(FileNotFoundError):
         (tmp_path / export_job.LOCK).unlink()
     assert export(tiny_overlay, "monolith", tmp_path).files
-
-
-def parts_of(overlay: Overlay) -> dict[tuple[str, str], object]:
-    """What every tensor is: plain ones by dtype and bytes, quantised ones by format, parameters, and all parts."""
-    return {(component, name): (ref.format, ref.shape, dict(ref.parameters),
-                                {part: (each.dtype, each.shape, data(each)) for part, each in ref.parts.items()})
-            if isinstance(ref, QuantRef) else (ref.dtype, ref.shape, data(ref))
-            for component, entry in overlay.components.items() for name, ref in entry.tensors.items()}
-
-
-@pytest.mark.parametrize("layout", ["monolith", "split"])
-@pytest.mark.parametrize("writer", QUANTISED, ids=lambda writer: writer.__name__)
-def test_quantised_weights_come_back_bit_for_bit(writer: Callable[[Path], Written], layout: str,
-                                                 tmp_path: Path) -> None:
-    written = writer(tmp_path)
-    encoder, _ = comfy_gemma(tmp_path / "gemma" / "gemma.safetensors", quantisers.fp8(), {"format": "float8_e4m3fn"})
-    source = materialize(written.checkpoint, **{"text_encoder": encoder, "variant": "dev", **written.arguments})
-    quantised = [ref for entry in source.components.values() for ref in entry.tensors.values()
-                 if isinstance(ref, QuantRef)]
-    assert quantised, "not only plain tensors"
-    export(source, layout, tmp_path / "out")
-    model = tmp_path / "out"
-    if layout == "split":
-        shutil.copy(GEMMA / "config.json", model / "text_encoders")  # the tiny sizes; 12B needs none
-    again = materialize(model if layout == "split" else next(model.glob("*.safetensors")), variant="dev",
-                        output=tmp_path / "again.json", **({} if layout == "split" else {"text_encoder": encoder}))
-    assert parts_of(again) == parts_of(source)
-    for name, entry in source.components.items():
-        assert entry.config == again.components[name].config, name
-
-
-def test_fp8_with_and_without_scales_is_not_one_file(tmp_path: Path) -> None:
-    """Readers take a missing scale beside others for damage; so do we."""
-    cast, scaled = (writer(tmp_path / writer.__name__) for writer in (cast_fp8, comfy_fp8))
-    overlay = materialize(cast.checkpoint, **{**cast.arguments, "variant": "dev"})
-    name = "transformer_blocks.0.attn1.to_q.weight"
-    other = materialize(scaled.checkpoint, **{**scaled.arguments, "variant": "dev"})
-    overlay.require("transformer").tensors[name] = other.require("transformer").tensors[name]
-    with refuses(ExportError, "fp8 without a scale", "quantised alike"):
-        export(overlay, "monolith", tmp_path / "out")
 
 
 def test_quantised_weights_that_a_layout_cannot_hold(own: Overlay, tmp_path: Path) -> None:
