@@ -4,8 +4,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = {"overlay": "bench.overlay", "one_stage": "bench.one_stage", "generate_weights": "bench.generate_weights",
-         "lora": "bench.lora"}
+NAMES = {name: f"bench.{name}" for name in ("overlay", "export", "one_stage", "generate_weights", "lora")}
+
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:

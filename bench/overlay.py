@@ -15,24 +15,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from .generate_weights import DTYPES, header_bytes, manifest_22b, random_tensor
+from .loading import REPO, load_figures
 
-REPO = Path(__file__).resolve().parents[1]
 TRANSFORMER = "model.diffusion_model."
 
-_PEAK = """
+PEAK = """
 def peak():  # not getrusage: its peak is inherited from the process that started this one
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 """
 
-_MATERIALISE = _PEAK + """
+_MATERIALISE = PEAK + """
 import json, os, sys, time
 import torch  # not part of the figure: every user of the result has it loaded
 sys.path.insert(0, sys.argv[1])
@@ -46,7 +44,7 @@ print(json.dumps({"seconds": seconds, "rss_mb": peak() - before,
                       len(entry.tensors) for entry in overlay.components.values())}))
 """
 
-_REPACK = _PEAK + """
+_REPACK = PEAK + """
 import json, os, sys, time
 import torch
 from safetensors import safe_open
@@ -95,74 +93,6 @@ def real_part(path: Path, gigabytes: float) -> int:
         file.flush()
         os.fsync(file.fileno())
     return path.stat().st_size
-
-
-def drop_cache(path: Path) -> bool:
-    """Ask the system to forget a file's pages; False where it cannot be asked."""
-    if not hasattr(os, "posix_fadvise"):
-        return False
-    with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return True
-
-
-def timed(function: Callable[[], object], repeats: int, before: Callable[[], object] | None = None) -> float:
-    """Median seconds of a function, the device waited for."""
-    times = []
-    for _ in range(repeats):
-        if before is not None:
-            before()
-        start = time.perf_counter()
-        result = function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-        del result
-    return statistics.median(times)
-
-
-def load_ways(path: Path, device: torch.device) -> dict[str, Callable[[], object]]:
-    """The ways to bring a file to a device, and the bare limits of disk and bus."""
-    from safetensors.torch import load_file
-
-    from ltx23_core.overlay.header import read_header
-    from ltx23_core.weights import read_tensors
-
-    def read_all() -> None:
-        buffer = bytearray(64 << 20)
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
-
-    def load() -> dict[str, torch.Tensor]:
-        tensors = load_file(path, device=str(device))
-        if device.type == "cpu":  # only mapped so far: read a byte of each page
-            for tensor in tensors.values():
-                tensor.view(torch.uint8).flatten()[::4096].sum()
-        return tensors
-
-    ways = {"ours: ranges to device": lambda: dict(read_tensors(read_header(path).tensors, device, None)),
-            "safetensors load_file": load,
-            "limit: read(2) into one buffer": read_all}
-    if device.type == "cuda":
-        host = torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True)
-        target = torch.empty_like(host, device=device)
-        rounds = max(1, path.stat().st_size >> 30)
-        ways["limit: pinned memory to device"] = lambda: [target.copy_(host, non_blocking=True) for _ in range(rounds)]
-    return ways
-
-
-def load_figures(path: Path, repeats: int) -> dict[str, dict[str, float]]:
-    """GB/s of each way, page cache warm and cold."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size, figures = path.stat().st_size / 1e9, {}
-    for name, function in load_ways(path, device).items():
-        function()  # warm: page cache, allocator, pinned buffers
-        figures[name] = {"warm GB/s": round(size / timed(function, repeats), 2)}
-        if "pinned" not in name and drop_cache(path):
-            cold = timed(function, max(1, repeats // 2), lambda: drop_cache(path))
-            figures[name]["cold GB/s"] = round(size / cold, 2)
-    return figures
 
 
 def main() -> None:

@@ -33,14 +33,15 @@ _HOMES = {
     "ReferenceVideo": ".conditioning.reference", "Retake": ".conditioning.retake", "SourceClip": ".conditioning.source",
     "SourceAudio": ".conditioning.source_streams", "SourceVideo": ".conditioning.source_streams",
     "reference_scales": ".conditioning.reference", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
-    "Identity": ".overlay", "LTX23Error": ".errors", "Lora": ".lora", "Windows": ".sampling.windows", "Overlay": ".overlay", "identify": ".overlay",
+    "Identity": ".overlay", "LTX23Error": ".errors", "Lora": ".lora", "Windows": ".sampling.windows",
+    "Overlay": ".overlay", "identify": ".overlay",
     "Apg": ".sampling.guidance", "GuiderBins": ".sampling.guidance", "Nag": ".sampling.guidance",
     "Solver": ".sampling.choices", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
 }
 __all__ = ["Apg", "Audio", "Extend", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition", "Inpaint",
-           "LTX23Error", "Latents", "Lora", "Nag", "Overlay", "Pipeline", "ReferenceVideo", "Retake", "Solver", "SourceAudio",
-           "SourceClip", "SourceVideo", "StepInfo", "Windows", "export", "identify", "load_image", "materialize",
-           "reference_scales"]
+           "LTX23Error", "Latents", "Lora", "Nag", "Overlay", "Pipeline", "ReferenceVideo", "Retake", "Solver",
+           "SourceAudio", "SourceClip", "SourceVideo", "StepInfo", "Windows", "export", "identify", "load_image",
+           "materialize", "reference_scales"]
 
 
 def __getattr__(name: str) -> object:

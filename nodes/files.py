@@ -122,7 +122,8 @@ class Files:
         Raises:
             OverlayError: a file is not there, is something else, or there is no transformer at all.
         """
-        from ..ltx23_core.overlay.choose import choose, how_to_get
+        from ..ltx23_core.overlay.choose import choose
+        from ..ltx23_core.overlay.downloads import how_to_get
 
         wanted = {key: name if name in (AUTO, NONE) else self.find(key, name) for key, name in inputs.items()}
         items = self.items(wait)
@@ -152,7 +153,8 @@ FILES = Files()
 
 def overview() -> dict[str, object]:
     """For the page: the sentence of every file, by name, and what auto would take."""
-    from ..ltx23_core.overlay.choose import ROLES, UPSAMPLERS, choose, missing_lines
+    from ..ltx23_core.overlay.choose import ROLES, choose
+    from ..ltx23_core.overlay.downloads import OPTIONAL, UPSAMPLERS, missing_lines
 
     items = FILES.recent()
     choice = choose(items, {}, host.device_memory())
@@ -160,7 +162,8 @@ def overview() -> dict[str, object]:
                        "usable": item.identity.usable, "fix": item.identity.fix} for item in items],
             "auto": {role: item.name for role, item in choice.files.items() if role in ROLES}
             | {"upsampler": ", ".join(item.name for role, item in choice.files.items() if role in UPSAMPLERS)},
-            "reasons": choice.reasons, "missing": missing_lines(choice, optional=False)}
+            "reasons": choice.reasons,
+            "missing": missing_lines(name for name in choice.missing if name not in OPTIONAL)}
 
 
 host.add_route("/ltx23/files", overview)

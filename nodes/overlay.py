@@ -118,7 +118,7 @@ class OverlayNode(io.ComfyNode):
                 audio_vae: str = AUTO) -> io.NodeOutput:
         """Write the manifest to models/ltx23_overlays and give the overlay and its report."""
         from ..ltx23_core.overlay import materialize
-        from ..ltx23_core.overlay.listing import full_report
+        from ..ltx23_core.overlay.report import report as full_report
 
         _check_variant(variant)
         choice, items = FILES.choose({

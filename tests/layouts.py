@@ -211,8 +211,6 @@ def sglang_folder(folder: Path) -> Written:
     return Written(folder, layout, {"text_encoder": None, "variant": "dev"}, missing=(str(source),))
 
 
-UNQUANTISED = (renamed_monolith, split_prefixed, split_bare, split_folder, net_prefix, diffusers_folder, sglang_folder)
-
 
 # --- Gemma
 
@@ -239,3 +237,21 @@ def comfy_gemma(path: Path, quantise: quantisers.Quantiser | None = None, told: 
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(GEMMA / "config.json", path.parent)
     return save(state, path), numbers
+
+
+def gemma_single_file(folder: Path) -> Written:
+    """ComfyUI's Gemma in one file beside the monolith."""
+    encoder, _ = comfy_gemma(folder / "text_encoder" / "comfy_gemma_3_12B_it.safetensors")
+    return Written(Path(shutil.copy(CHECKPOINT, folder)), OFFICIAL.name,
+                   {"text_encoder": encoder})
+
+
+def gemma_shards(folder: Path) -> Written:
+    """A Hugging Face Gemma folder in three shards with an index."""
+    shutil.copytree(GEMMA, folder / "text_encoder", ignore=shutil.ignore_patterns("model*"))
+    _shards(load_file(GEMMA / "model.safetensors"), folder / "text_encoder", 3, "model")
+    return Written(Path(shutil.copy(CHECKPOINT, folder)), OFFICIAL.name, {"text_encoder": folder / "text_encoder"})
+
+
+UNQUANTISED = (renamed_monolith, split_prefixed, split_bare, split_folder, net_prefix, diffusers_folder, sglang_folder,
+               gemma_single_file, gemma_shards)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..hub.catalogue import ENTRIES, Entry
+from .downloads import UPSAMPLERS, missing
 from .identify_folder import fingerprint
 from .shelf import Item
 
@@ -16,34 +16,10 @@ ROLES: dict[str, tuple[str, ...]] = {
     "text_encoder": ("text_encoder",), "video_vae": ("video_decoder", "video_encoder"),
     "audio_vae": ("audio_decoder", "audio_encoder", "vocoder"), "distilled_lora": ("distilled_lora",),
 }
-UPSAMPLERS = ("upsampler_x2", "upsampler_x1.5", "upsampler_temporal_x2")
 _OTHER_ARGUMENTS = ("text_encoder", "distilled_lora")  # of materialize, beside its components
 # Number formats, the most exact first.
 EXACT = ("bf16", "fp16", "fp32", "GGUF BF16", "GGUF F16", "fp8 scaled", "GGUF Q8_0", "MXFP8", "int8", "fp8 e4m3",
          "GGUF Q6_K", "NVFP4", "GGUF Q5_K", "GGUF Q4_K", "fp8 e5m2", "int4 ConvRot", "GGUF Q3_K", "GGUF Q2_K")
-_KIJAI = "Kijai/LTX2.3_comfy"
-_SPLIT = {
-    "text_projection": Entry("", _KIJAI, "text_encoders/ltx-2.3_text_projection_bf16.safetensors", 2.3,
-                             "text_encoders", ""),
-    "video": Entry("", _KIJAI, "vae/LTX23_video_vae_bf16.safetensors", 1.5, "vae", ""),
-    "audio": Entry("", _KIJAI, "vae/LTX23_audio_vae_bf16.safetensors", 0.4, "vae", ""),
-}
-# Component -> what to download where it is missing.
-DOWNLOADS: dict[str, Entry] = {
-    "transformer": ENTRIES["distilled-1.1"], "connectors": ENTRIES["distilled-1.1"],
-    "text_projection": _SPLIT["text_projection"], "text_encoder": ENTRIES["gemma-comfy"],
-    "video_encoder": _SPLIT["video"], "video_decoder": _SPLIT["video"], "audio_encoder": _SPLIT["audio"],
-    "audio_decoder": _SPLIT["audio"], "vocoder": _SPLIT["audio"], "upsampler_x2": ENTRIES["upscaler-x2"],
-    "upsampler_x1.5": ENTRIES["upscaler-x1.5"], "upsampler_temporal_x2": ENTRIES["upscaler-temporal-x2"],
-    "distilled_lora": ENTRIES["distilled-lora"],
-}
-NEEDED_FOR = {
-    "text_encoder": "prompts", "text_projection": "prompts", "connectors": "prompts", "vocoder": "sound",
-    "audio_decoder": "sound", "audio_encoder": "source audio", "video_decoder": "pictures",
-    "video_encoder": "images and videos as conditions", "upsampler_x2": "the two-stage recipes",
-    "upsampler_x1.5": "upscaling by 1.5", "upsampler_temporal_x2": "twice the frame rate",
-    "distilled_lora": "the distilled recipes on dev weights",
-}
 
 
 @dataclass
@@ -109,10 +85,7 @@ def choose(items: Sequence[Item], wanted: Mapping[str, Item | str], budget: int 
     for role in ROLES:
         _fill(choice, role, wanted.get(role, AUTO), usable, budget)
     _add_upsamplers(choice, wanted.get("upsampler", AUTO), usable)
-    have = choice.brings
-    needed = [name for components in ROLES.values() for name in components]
-    choice.missing = [name for name in (*needed, *UPSAMPLERS) if name not in have
-                      and not (name == "distilled_lora" and choice.variant == "distilled")]
+    choice.missing = missing(choice.brings, choice.variant)
     return choice
 
 
@@ -207,21 +180,3 @@ def _add_upsamplers(choice: Choice, wanted: Item | str, usable: list[Item]) -> N
         able = [item for item in usable if name in item.identity.brings and fits(choice, item)]
         if able and name not in have:
             choice.files[name] = min(able, key=lambda item: (_exactness(item), "1.1" not in item.name, item.name))
-
-
-def how_to_get(component: str) -> str:
-    """One line: the file that brings a component, its size, its address and its folder."""
-    entry = DOWNLOADS[component]
-    url = f"https://huggingface.co/{entry.repo}" + (f"/resolve/main/{entry.path}" if entry.path else "")
-    size = f", {entry.size:.1f} GB" if entry.size else ""
-    return f"{entry.path.rsplit('/', 1)[-1] or entry.repo}{size} -> models/{entry.folder}: {url}"
-
-
-def missing_lines(choice: Choice, optional: bool = True) -> list[str]:
-    """What is missing, one line a file, with what it is needed for; ``optional``: what not every recipe needs too."""
-    lines: dict[str, list[str]] = {}
-    for name in choice.missing:
-        if optional or name not in (*UPSAMPLERS, "distilled_lora"):
-            lines.setdefault(how_to_get(name), []).append(name)
-    return [f"no {', '.join(names)} (for {' and '.join(dict.fromkeys(NEEDED_FOR.get(n, 'everything') for n in names))})"
-            f": {line}" for line, names in lines.items()]

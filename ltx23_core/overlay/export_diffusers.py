@@ -5,11 +5,11 @@ from typing import Any
 
 from ..errors import ExportError
 from .export_configs import VERSION, component_configs, scheduler_config, upsampler_config
-from .export_files import OutputFile, joined, json_file, plain_tensors, sharded, weights_file, whole_file
+from .export_files import OutputFile, joined, json_file, sharded, stored_tensors, weights_file, whole_file
 from .header import read_json
 from .manifest import Overlay
 from .renames import FOLDERS, to_diffusers
-from .source import TensorRef
+from .source import AnyRef
 
 # Folder of the pipeline -> (library, class) in model_index.json.
 _CLASSES = {
@@ -67,8 +67,9 @@ def _gemma_folder(overlay: Overlay) -> tuple[list[OutputFile], str]:
             if path.is_file()], kind
 
 
-def _renamed(overlay: Overlay, component: str) -> dict[str, TensorRef]:
+def _renamed(overlay: Overlay, component: str) -> dict[str, AnyRef]:
     config = overlay.require(component).config
     blocks = {"video_encoder": "encoder_blocks", "video_decoder": "decoder_blocks"}.get(component)
     steps = sum(name != "res_x" for name, _ in config[blocks]) if blocks else 0
-    return {to_diffusers(component, name, steps): ref for name, ref in plain_tensors(overlay, component).items()}
+    tensors = stored_tensors(overlay, component, quantised=False)
+    return {to_diffusers(component, name, steps): ref for name, ref in tensors.items()}

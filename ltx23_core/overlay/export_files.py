@@ -16,8 +16,9 @@ from typing import Any
 
 from ..errors import ExportError
 from .architecture import PLAIN_DTYPES
+from .export_quantised import CARRIED, unpacked
 from .manifest import Overlay
-from .source import DTYPE_BITS, SourceFile, TensorRef
+from .source import DTYPE_BITS, AnyRef, QuantRef, SourceFile, TensorRef
 
 ALIGN = 4096  # blocks that file systems can share between files
 _HEADER_ALIGN = 8  # as the safetensors library pads
@@ -82,7 +83,7 @@ def whole_file(name: str, path: Path) -> OutputFile:
     return OutputFile(name, b"", (Range(source, 0, source.size),))
 
 
-def weights_file(name: str, tensors: Mapping[str, TensorRef], metadata: Mapping[str, str]) -> OutputFile:
+def weights_file(name: str, tensors: Mapping[str, AnyRef], metadata: Mapping[str, str]) -> OutputFile:
     """A safetensors file.
 
     Args:
@@ -90,10 +91,11 @@ def weights_file(name: str, tensors: Mapping[str, TensorRef], metadata: Mapping[
         tensors: name -> where its bytes are.
         metadata: for the header.
     """
-    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    plain, told = unpacked(tensors, metadata)
+    table: dict[str, Any] = {"__metadata__": told} if told else {}
     ranges: list[Range] = []
     end = 0
-    for key, ref in in_order(tensors):
+    for key, ref in in_order(plain):
         start, end = end, end + ref.size_bytes
         table[key] = {"dtype": ref.dtype, "shape": list(ref.shape), "data_offsets": [start, end]}
         if ranges and ranges[-1].source.path == ref.path and ranges[-1].end == ref.start:
@@ -101,7 +103,7 @@ def weights_file(name: str, tensors: Mapping[str, TensorRef], metadata: Mapping[
         elif ref.size_bytes:
             ranges.append(Range(ref.source or SourceFile.of(ref.path), ref.start, ref.end))
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    element = max((DTYPE_BITS[ref.dtype] // 8 for ref in tensors.values()), default=1)
+    element = max((DTYPE_BITS[ref.dtype] // 8 for ref in plain.values()), default=1)
     text += b" " * _padding(8 + len(text), ranges, element)
     return OutputFile(name, len(text).to_bytes(8, "little") + text, tuple(ranges))
 
@@ -136,18 +138,25 @@ def sharded(folder: str, stem: str, tensors: Mapping[str, TensorRef], limit: int
     return files
 
 
-def plain_tensors(overlay: Overlay, component: str) -> dict[str, TensorRef]:
+def stored_tensors(overlay: Overlay, component: str, quantised: bool = True) -> dict[str, AnyRef]:
     """The tensors of a component, by their names in the overlay.
+
+    Args:
+        overlay: that has it.
+        component: its name.
+        quantised: whether the layout can hold quantised weights of safetensors files.
 
     Raises:
         OverlayError: the overlay does not have the component.
-        ExportError: its weights are quantised.
+        ExportError: its weights are quantised in a way that the layout cannot hold.
     """
     tensors = overlay.require(component).tensors
+    allowed = (*PLAIN_DTYPES, *(CARRIED if quantised else ()))
     for name, ref in tensors.items():
-        if ref.dtype not in PLAIN_DTYPES:
-            raise ExportError(f"{component} has quantised weights ({name} is {ref.dtype})", ", ".join(PLAIN_DTYPES),
-                              "Export an overlay of the bf16 files; quantised ones are used as they are.")
+        if ref.dtype not in allowed:
+            raise ExportError(f"{component} has quantised weights ({name} is {ref.dtype})", ", ".join(allowed),
+                              "Export as monolith or split, or an overlay of the bf16 files." if ref.dtype in CARRIED
+                              else "Export an overlay of the bf16 files; GGUF files are used as they are.")
     return tensors
 
 
@@ -157,23 +166,23 @@ def in_order(tensors: Mapping[str, TensorRef]) -> list[tuple[str, TensorRef]]:
                                                      item[0]))
 
 
-def joined(*parts: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+def joined(*parts: Mapping[str, AnyRef]) -> dict[str, AnyRef]:
     """The tensors of several components that go into one file.
 
     Raises:
         ExportError: two have the same name (statistics of a VAE's halves) and different values.
     """
-    tensors: dict[str, TensorRef] = {}
+    tensors: dict[str, AnyRef] = {}
     for part in parts:
         for name, ref in part.items():
             other = tensors.setdefault(name, ref)
-            if other != ref and _bytes(other) != _bytes(ref):
+            if other != ref and (isinstance(ref, QuantRef) or _bytes(other) != _bytes(ref)):
                 raise ExportError(f"{name} is not the same in {other.path} and {ref.path}",
                                   "encoder and decoder of one VAE", "Take both from the same file.")
     return tensors
 
 
-def _bytes(ref: TensorRef) -> tuple[str, tuple[int, ...], bytes]:
+def _bytes(ref: AnyRef) -> tuple[str, tuple[int, ...], bytes]:
     """Content of a small tensor."""
     with open(ref.path, "rb") as file:
         file.seek(ref.start, os.SEEK_SET)

@@ -13,11 +13,11 @@ from typing import Any
 
 from ..errors import OverlayError
 from .export_diffusers import diffusers_files
-from .export_files import OutputFile, joined, plain_tensors, weights_file, whole_file
+from .export_files import OutputFile, joined, stored_tensors, weights_file, whole_file
 from .header import read_header
 from .layout import OFFICIAL
 from .manifest import ComponentEntry, Overlay
-from .source import TensorRef
+from .source import AnyRef, TensorRef
 
 _LORA = "diffusion_model."
 _PART_OF_NAME = re.compile(r"[_-](transformer_only|diffusion_model).*$")
@@ -58,9 +58,9 @@ def _split(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
         if component.startswith("upsampler_"):
             metadata = {**_stored_metadata(entry), "config": _text(entry.config)}
             files.append(weights_file(f"latent_upscale_models/{_companion_name(entry, component)}.safetensors",
-                                      plain_tensors(overlay, component), metadata))
+                                      stored_tensors(overlay, component), metadata))
     if lora := overlay.components.get("distilled_lora"):
-        tensors = {_LORA + name: ref for name, ref in plain_tensors(overlay, "distilled_lora").items()}
+        tensors = {_LORA + name: ref for name, ref in stored_tensors(overlay, "distilled_lora").items()}
         files.append(weights_file(f"loras/{_companion_name(lora, 'distilled-lora')}.safetensors", tensors,
                                   _stored_metadata(lora)))
     return files
@@ -70,9 +70,9 @@ LAYOUTS: dict[str, Callable[[Overlay, int], list[OutputFile]]] = {
     "diffusers": diffusers_files, "monolith": _monolith, "split": _split}
 
 
-def _official(overlay: Overlay, components: Iterable[str]) -> dict[str, TensorRef]:
+def _official(overlay: Overlay, components: Iterable[str]) -> dict[str, AnyRef]:
     """The tensors of components under the keys of the official file."""
-    return joined(*({_official_key(component, name): ref for name, ref in plain_tensors(overlay, component).items()}
+    return joined(*({_official_key(component, name): ref for name, ref in stored_tensors(overlay, component).items()}
                     for component in components))
 
 
@@ -121,8 +121,8 @@ def _stored_metadata(entry: ComponentEntry) -> dict[str, str]:
 
 def _comfy_gemma(overlay: Overlay) -> OutputFile:
     """Gemma as one file with the tokenizer inside, as ComfyUI reads it."""
-    tensors = {f"model.{name}": ref for name, ref in plain_tensors(overlay, "text_encoder").items()}
-    vision = plain_tensors(overlay, "text_encoder_vision") if "text_encoder_vision" in overlay.components else {}
+    tensors: dict[str, AnyRef] = {f"model.{name}": ref for name, ref in stored_tensors(overlay, "text_encoder").items()}
+    vision = stored_tensors(overlay, "text_encoder_vision") if "text_encoder_vision" in overlay.components else {}
     for name, ref in vision.items():
         old, new = next((row for row in _VISION if name.startswith(row[0])), ("", ""))
         tensors[new + name.removeprefix(old)] = ref

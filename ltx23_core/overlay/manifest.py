@@ -23,7 +23,6 @@ from ..errors import OverlayError
 from .garbage import no_collection
 from .header import read_json
 from .quant_formats import QUANT_FORMATS
-from .report import report, where_to_get
 from .source import (
     MAX_DIMENSIONS,
     MAX_HEAD,
@@ -132,10 +131,14 @@ class Overlay:
         """
         if name in self.components:
             return self.components[name]
+        from .downloads import where_to_get  # the hub's catalogue, which nothing else here needs
+
         raise OverlayError(f"the overlay has no {name} (it has {', '.join(self.components)})", *where_to_get(name))
 
     def report(self) -> str:
         """A few lines for people: what was found, and what is missing and where to get it."""
+        from .report import report  # recognition and lists, which nothing else here needs
+
         return report(self)
 
 

@@ -22,7 +22,7 @@ PARTS = {name: name for name in (
     "weight_s_channel", "weight_codebook", "weight_correction", "weight_zero", "bias_scale")}
 PARTS |= {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 _MARKER = "scaled_fp8"  # of old ComfyUI files; says nothing that the tensors themselves do not say
-_METADATA = "_quantization_metadata"
+METADATA = "_quantization_metadata"
 _PREFIXES = ("", "model.diffusion_model.", "diffusion_model.")
 _MAX_JSON = 4096
 
@@ -104,15 +104,15 @@ def _layer(name: str, weight: TensorRef, parts: Mapping[str, TensorRef], told: A
 def _descriptions(header: HeaderLike, companions: Mapping[str, Mapping[str, TensorRef]]) -> dict[str, Any]:
     """Layer -> what ``comfy_quant`` or the metadata say of it; the tensor wins."""
     told: dict[str, Any] = {}
-    if _METADATA in header.metadata:
+    if METADATA in header.metadata:
         try:
-            layers = parse_json(header.metadata[_METADATA])["layers"]
+            layers = parse_json(header.metadata[METADATA])["layers"]
             names = {key.removesuffix(".weight") for key in header.tensors if key.endswith(".weight")}
             for name, entry in layers.items():
                 bare = next(name.removeprefix(p) for p in reversed(_PREFIXES) if name.startswith(p))
                 told |= {full: entry for p in _PREFIXES if (full := p + bare) in names}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise OverlayError(f"the metadata {_METADATA!r} of {header.path} cannot be read ({error})",
+            raise OverlayError(f"the metadata {METADATA!r} of {header.path} cannot be read ({error})",
                                "a table of layers and formats as ComfyUI writes it",
                                "Download the file again, or use another quantisation.") from error
     quant = {layer: parts["comfy_quant"] for layer, parts in companions.items() if "comfy_quant" in parts}

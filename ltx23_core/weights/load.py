@@ -75,7 +75,9 @@ def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype |
         def prepared(parts: Sequence[Part], numbers: torch.dtype) -> list[Change]:
             return [prepare(part.update, part.strength, numbers, read) for part in parts]
 
-        for key, ref in in_file_order(refs):
+        ordered = in_file_order(refs)
+        reader.expect(ref.parts["weight"] if key in quantised else ref for key, ref in ordered)
+        for key, ref in ordered:
             if check is not None:
                 check()
             blocks = key in quantised

@@ -1,9 +1,8 @@
 """Byte ranges of files to tensors: each range is read once, into its final memory or through a small staging buffer."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ..errors import WeightsError
 from ..overlay.source import AnyRef, QuantRef, TensorRef
 from .dequant import dequantise, needed
 from .files import SourceReader
-from .staging import PinnedRing
+from .staging import Upload
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -25,7 +24,7 @@ _STAGING = 64 << 20  # bytes of the buffer for casts on the CPU
 class RangeReader:
     """Reads tensors of any number of files onto one device; files and buffers stay open between tensors.
 
-    On a CUDA device copies run on a stream of their own; results may be used on the current stream at once.
+    On a CUDA device copies run on the current stream, where results may be used at once.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,13 +36,21 @@ class RangeReader:
         self.device = device
         self._source = SourceReader()
         self._staging: Tensor | None = None
-        self._ring = PinnedRing(device) if device.type == "cuda" else None
+        self._upload = Upload(device, self._source) if device.type == "cuda" else None
 
     def close(self) -> None:
         """Wait for everything under way and close all files."""
         self._source.close()
-        if self._ring is not None:
-            self._ring.close()
+        if self._upload is not None:
+            self._upload.close()
+
+    def expect(self, refs: Iterable[AnyRef]) -> None:
+        """Announce tensors in the order in which they will be read, so that a device's are read ahead.
+
+        Others may be read in between.
+        """
+        if self._upload is not None:
+            self._upload.expect(part for ref in refs for part in _read_parts(ref).values())
 
     def read(self, ref: AnyRef, dtype: torch.dtype | None) -> Tensor:
         """One tensor; a quantised weight becomes numbers on the device.
@@ -58,17 +65,17 @@ class RangeReader:
             OverlayError: the file changed after the overlay was made.
         """
         if isinstance(ref, QuantRef):
-            parts = {name: self.read(ref.parts[name], None) for name in needed(ref.format) if name in ref.parts}
+            parts = {name: self.read(part, None) for name, part in _read_parts(ref).items()}
             return dequantise(ref.format, parts, ref.parameters, ref.shape, dtype or torch.bfloat16)
         stored = TORCH_DTYPES.get(ref.dtype)
         if stored is None:
             raise WeightsError(f"a tensor of {ref.path} has dtype {ref.dtype}", f"one of {', '.join(TORCH_DTYPES)}",
                                "Use another file of this model.")
         wanted = dtype if dtype is not None and stored.is_floating_point else stored
-        place = self.device if self._ring is not None else torch.device("cpu")
+        place = self.device if self._upload is not None else torch.device("cpu")
         target = torch.empty(ref.shape, dtype=wanted, device=place)
-        if self._ring is not None:
-            self._ring.upload(partial(self._source.fill, ref), target.view(-1), stored)
+        if self._upload is not None:
+            self._upload.upload(ref, target.view(-1), stored)
         elif wanted == stored:
             self._source.fill(ref, memoryview(target.view(-1).view(torch.uint8).numpy()), 0)
         else:
@@ -84,6 +91,13 @@ class RangeReader:
             self._source.fill(ref, memoryview(raw.numpy()), done)
             part.copy_(raw.view(stored))
             done += raw.numel()
+
+
+def _read_parts(ref: AnyRef) -> dict[str, TensorRef]:
+    """What is read of a tensor, in order."""
+    if isinstance(ref, TensorRef):
+        return {"weight": ref}
+    return {name: ref.parts[name] for name in needed(ref.format) if name in ref.parts}
 
 
 def in_file_order(refs: Mapping[str, AnyRef]) -> list[tuple[str, AnyRef]]:
@@ -105,7 +119,9 @@ def read_tensors(refs: Mapping[str, AnyRef], device: torch.device | str, dtype: 
         (name, tensor), usable on the current stream.
     """
     with closing(RangeReader(torch.device(device))) as reader:
-        for name, ref in in_file_order(refs):
+        ordered = in_file_order(refs)
+        reader.expect(ref for _, ref in ordered)
+        for name, ref in ordered:
             if check is not None:
                 check()
             yield name, reader.read(ref, dtype)

@@ -1,80 +1,90 @@
-"""Upload to a CUDA device through two pinned buffers: one is filled from the file while the other one is copied."""
+"""Upload to a CUDA device through pinned buffers: threads fill some of them while others are being copied."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-SLOT_BYTES = 64 << 20
-_ALIGN = 256
-_LEAST = 1 << 20  # do not begin a large tensor in a rest of a slot smaller than this
+from ..overlay.source import TensorRef
+from .ahead import ReadAhead
+from .files import SourceReader
+
+# Measured on an H100 machine: smaller buffers are slower, from the disk and from the page cache.
+SLOT_BYTES = 16 << 20
+SLOTS = 16  # read ahead
+SINGLE_SLOTS = 4  # for tensors that nobody announced
 
 
-class PinnedRing:
-    """Two pinned buffers that many small tensors share, and a copy stream. Casts run on the device."""
+class Upload:
+    """Copies tensors from files to a device, on the stream that is current. Casts run on the device."""
 
-    def __init__(self, device: torch.device, slot_bytes: int = SLOT_BYTES) -> None:
+    def __init__(self, device: torch.device, source: SourceReader) -> None:
         """Allocate the buffers.
 
         Args:
             device: a CUDA device.
-            slot_bytes: size of one buffer; a multiple of 256.
+            source: reads the files.
         """
-        self.device, self.slot_bytes = device, slot_bytes
-        self._stream = torch.cuda.Stream(device)
-        self._host = [_pinned(slot_bytes) for _ in range(2)]
-        self._copied = [torch.cuda.Event() for _ in range(2)]
-        self._staged: list[Tensor] | None = None  # device side of the buffers, only where something is cast
-        self._slot = self._offset = 0
+        self.device, self._source = device, source
+        self._ahead = ReadAhead(source, _pinned(SLOTS), self._copied)
+        self._single: ReadAhead | None = None
+        self._staged: Tensor | None = None  # device side of one buffer, only where something is cast
 
     def close(self) -> None:
-        """Wait for all copies: the buffers are freed next."""
-        self._stream.synchronize()
+        """Wait for all copies: the buffers are freed next. Reads must have ended."""
+        torch.cuda.current_stream(self.device).synchronize()
 
-    def upload(self, fill: Callable[[memoryview, int], None], target: Tensor, stored: torch.dtype) -> None:
+    def expect(self, refs: Iterable[TensorRef]) -> None:
+        """Announce tensors in the order in which they will be uploaded; others may come in between."""
+        self._ahead.expect(refs)
+
+    def upload(self, ref: TensorRef, target: Tensor, stored: torch.dtype) -> None:
         """Fill a device tensor from a file, cast to its dtype.
 
         Args:
-            fill: fills a buffer with the bytes of the tensor from an offset on.
+            ref: the bytes.
             target: 1-D on the device, any dtype.
             stored: dtype in the file.
+
+        Raises:
+            WeightsError: the file is too short or unreadable.
+            OverlayError: the file changed after the overlay was made.
         """
-        current = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(current)  # the target's memory may have had a user on the current stream
-        done = 0
-        while done < target.numel():
-            host = self._take((target.numel() - done) * stored.itemsize)
-            fill(memoryview(host.numpy()), done * stored.itemsize)
-            count = host.numel() // stored.itemsize
-            self._copy(host, target[done:done + count], stored)
-            self._offset += -(-host.numel() // _ALIGN) * _ALIGN
-            done += count
-        current.wait_stream(self._stream)
-
-    def _take(self, needed: int) -> Tensor:
-        """A free piece of the current buffer, or of the next one once its copies are through."""
-        if self.slot_bytes - self._offset < min(needed, _LEAST):
-            self._copied[self._slot].record(self._stream)
-            self._slot, self._offset = 1 - self._slot, 0
-            self._copied[self._slot].synchronize()
-        return self._host[self._slot][self._offset:min(self.slot_bytes, self._offset + needed)]
-
-    def _copy(self, host: Tensor, target: Tensor, stored: torch.dtype) -> None:
-        with torch.cuda.stream(self._stream):
+        for host, offset in self._reader(ref).take():
+            numbers, start = host.view(stored), offset // stored.itemsize
+            part = target[start:start + numbers.numel()]
             if target.dtype == stored:
-                target.copy_(host.view(stored), non_blocking=True)
-                return
-            if self._staged is None:
-                self._staged = [torch.empty(self.slot_bytes, dtype=torch.uint8, device=self.device) for _ in range(2)]
-            staged = self._staged[self._slot][self._offset:self._offset + host.numel()]
-            staged.copy_(host, non_blocking=True)
-            target.copy_(staged.view(stored))
+                part.copy_(numbers, non_blocking=True)
+            else:
+                part.copy_(self._on_device(host).view(stored))
+
+    def _reader(self, ref: TensorRef) -> ReadAhead:
+        """Who reads a tensor, which is the next one there."""
+        if self._ahead.is_next(ref):
+            return self._ahead
+        if self._single is None:
+            self._single = ReadAhead(self._source, _pinned(SINGLE_SLOTS), self._copied)
+        self._single.expect([ref])
+        return self._single
+
+    def _copied(self) -> Callable[[], object]:
+        """What to wait for until the copies so far are through."""
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event.synchronize
+
+    def _on_device(self, host: Tensor) -> Tensor:
+        """Bytes on the device, until the next ones: everything runs in one order, so one buffer is enough."""
+        if self._staged is None:
+            self._staged = torch.empty(SLOT_BYTES, dtype=torch.uint8, device=self.device)
+        return self._staged[:host.numel()].copy_(host, non_blocking=True)
 
 
-def _pinned(size: int) -> Tensor:
-    """Pinned memory; ordinary memory where the system grants no more of it (copies are then slower, not wrong)."""
+def _pinned(count: int) -> tuple[Tensor, ...]:
+    """Buffers in pinned memory; in ordinary memory where the system grants no more (slower then, not wrong)."""
     try:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        memory = torch.empty(count * SLOT_BYTES, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:
-        return torch.empty(size, dtype=torch.uint8)
+        memory = torch.empty(count * SLOT_BYTES, dtype=torch.uint8)
+    return memory.split(SLOT_BYTES)

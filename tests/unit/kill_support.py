@@ -13,6 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import FrameType
 
@@ -40,18 +42,21 @@ def wait(pid: int) -> int:
 
 
 def kill_at_random(path: Path, texts: list[str]) -> dict[str, object]:
-    """Two writers in turn, killed after 1 to 12 ms; after each kill the manifest is loaded."""
-    def loop() -> None:
-        while True:
-            for text in texts:
-                manifest.save(path, text)
+    """Writers of both texts in turn, killed within the time of three writes; after each kill the manifest is loaded."""
+    def loop(first: int) -> None:
+        for number in count(first):
+            manifest.save(path, texts[number % 2])
 
+    start = time.perf_counter()
+    for text in texts * 5:  # how long a write takes depends on the disk, and on who else uses it
+        manifest.save(path, text)
+    write = (time.perf_counter() - start) / 10
     rng, seen = random.Random(5), dict.fromkeys(("kills", "temporary"), 0)
     ids: dict[str, int] = {}
-    for _ in range(KILLS):
+    for number in range(KILLS):
         before = set(os.listdir(path.parent))
-        pid = child(loop)
-        time.sleep(rng.uniform(0.001, 0.012))
+        pid = child(partial(loop, number))
+        time.sleep(rng.uniform(0.001, 0.001 + 3 * write))
         os.kill(pid, signal.SIGKILL)
         seen["kills"] += wait(pid) == -signal.SIGKILL
         seen["temporary"] += any(name.endswith(".tmp") for name in set(os.listdir(path.parent)) - before)
@@ -70,14 +75,14 @@ def kill_at_lines(path: Path, texts: list[str], there: bool) -> dict[str, object
                 (path.parent / name).unlink()
         if there:
             path.write_text(texts[0])
-        count = 0
+        lines = 0
 
         def trace(frame: FrameType, event: str, _: object, line: int = line) -> object:
-            nonlocal count
+            nonlocal lines
             if not frame.f_code.co_filename.endswith(("manifest.py", "filelock/_unix.py")):
                 return None
-            count += event == "line"
-            if count == line:
+            lines += event == "line"
+            if lines == line:
                 os.kill(os.getpid(), signal.SIGKILL)
             return trace
 

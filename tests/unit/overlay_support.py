@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ltx23_core.errors import LTX23Error
-from ltx23_core.overlay.source import DTYPE_BITS
+from ltx23_core.overlay.source import DTYPE_BITS, TensorRef
 from tests.goldens.harness import CHECKPOINT, ROOT
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape
@@ -118,3 +118,10 @@ def refuses(error: type[LTX23Error], *texts: str) -> pytest.RaisesExc:
         return True
 
     return pytest.raises(error, check=complete)
+
+
+def data(ref: TensorRef) -> bytes:
+    """The bytes of a tensor."""
+    with open(ref.path, "rb") as file:
+        file.seek(ref.start)
+        return file.read(ref.size_bytes)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ltx23_core import identify, materialize
-from ltx23_core.overlay.choose import Choice, choose, missing_lines
+from ltx23_core.overlay.choose import Choice, choose
+from ltx23_core.overlay.downloads import missing_lines
 from ltx23_core.overlay.identify import Identity
-from ltx23_core.overlay.listing import full_report
+from ltx23_core.overlay.report import report as full_report
 from ltx23_core.overlay.shelf import Item, Shelf
 from tests.goldens.harness import CHECKPOINT, GEMMA, ROOT
 from tests.layouts import UNQUANTISED, Written
@@ -77,7 +78,7 @@ def test_files_that_do_not_fit_are_not_taken() -> None:
     assert "text_encoder" not in choice.files and "text_encoder" in choice.missing
     assert choice.files["upsampler_x2"].name == "x2-1.1.safetensors"
     assert any("gemma_3_12B_it.safetensors, 24.4 GB -> models/text_encoders: https://" in line
-               for line in missing_lines(choice))
+               for line in missing_lines(choice.missing))
 
 
 def test_order_of_components() -> None:

@@ -28,20 +28,21 @@ from ltx23_core.overlay.export_layouts import LAYOUTS
 from ltx23_core.overlay.header import read_header
 from ltx23_core.overlay.layout import OFFICIAL
 from ltx23_core.overlay.renames import to_diffusers
-from ltx23_core.overlay.source import DTYPE_BITS, TensorRef
+from ltx23_core.overlay.source import DTYPE_BITS, QuantRef, TensorRef
 from tests.goldens.harness import CHECKPOINT, GEMMA, companion
-from tests.unit.overlay_support import checkpoint_22b, gemma_folder, lora_22b, refuses, upscalers_22b, write_sparse
+from tests.unit.overlay_support import (
+    checkpoint_22b,
+    data,
+    gemma_folder,
+    lora_22b,
+    refuses,
+    upscalers_22b,
+    write_sparse,
+)
 from tests.unit.tiny_model import ROOT, copy_model, run
 
 MONOLITH = CHECKPOINT.name
 T = "model.diffusion_model."
-
-
-def data(ref: TensorRef) -> bytes:
-    """The bytes of a tensor."""
-    with open(ref.path, "rb") as file:
-        file.seek(ref.start)
-        return file.read(ref.size_bytes)
 
 
 def sha256(path: Path) -> str:
@@ -509,13 +510,14 @@ def test_two_at_once(tiny_overlay: Overlay, tmp_path: Path) -> None:
     assert export(tiny_overlay, "monolith", tmp_path).files
 
 
-def test_quantised(own: Overlay, tmp_path: Path) -> None:
+def test_quantised_weights_that_a_layout_cannot_hold(own: Overlay, tmp_path: Path) -> None:
     entry = own.require("transformer")
     name, ref = next(iter(entry.tensors.items()))
-    entry.tensors[name] = TensorRef(ref.path, "I8", (ref.size_bytes,), ref.start, ref.end, ref.source)
-    for layout in LAYOUTS:
-        with refuses(ExportError, "transformer has quantised weights", name):
-            export(own, layout, tmp_path / layout)
+    for format, layouts, fix in (("fp8", ["diffusers"], "monolith or split"), ("Q8_0", LAYOUTS, "bf16 files; GGUF")):
+        entry.tensors[name] = QuantRef(format, ref.shape, {"weight": ref})
+        for layout in layouts:
+            with refuses(ExportError, "transformer has quantised weights", name, fix):
+                export(own, layout, tmp_path / layout)
 
 
 @pytest.mark.parametrize(("component", "change", "text"), [

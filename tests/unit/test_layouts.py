@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from ltx23_core import Overlay, Pipeline, materialize
-from ltx23_core.weights import read_tensors
-from tests.goldens.harness import CHECKPOINT, GEMMA
+from ltx23_core.models.registry import build
+from ltx23_core.weights import load_module, read_tensors
+from tests.goldens import cases_sampling
+from tests.goldens.harness import CHECKPOINT, GEMMA, HANDLERS, Case
 from tests.layouts import UNQUANTISED, Written
 from tests.layouts_quantised import QUANTISED
 
@@ -64,3 +66,17 @@ def test_layout(writer: object, official: Overlay, reference: dict, tmp_path: Pa
         print(f"{writer.__name__} {name}: relative error {error:.4f}")
         allowed = next((value for kind, value in CLOSE.items() if kind in writer.__name__), 0.15)
         assert error < allowed if writer in QUANTISED else torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("writer", UNQUANTISED, ids=lambda writer: writer.__name__)
+def test_golden_run(writer: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompt to frames and sound equals the official implementation's, in every layout."""
+    overlay, _ = made(writer, tmp_path)
+    pipe = Pipeline(overlay, device="cpu", dtype="fp32")
+    transformer = build("transformer", overlay.require("transformer").config)
+    load_module(transformer, overlay.require("transformer").tensors, "cpu", torch.float32)
+    monkeypatch.setattr(cases_sampling, "pipeline", lambda: pipe)
+    monkeypatch.setattr(cases_sampling, "module", {"transformer": transformer}.__getitem__)
+    golden = Case("pipeline_t2av")
+    HANDLERS["pipeline_t2av"](golden)
+    golden.finish()

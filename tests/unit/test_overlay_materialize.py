@@ -62,7 +62,9 @@ def test_complete_overlay_survives_the_disk(tiny: Path) -> None:
     assert Overlay.load(overlay.path) == overlay
     assert overlay.tokenizer == tiny.parent / "gemma" and len(overlay.sources) >= 5
     report = overlay.report()
-    assert "transformer: " in report and "no upsampler_x1.5: ltx-2.3-spatial-upscaler-x1.5-1.0" in report
+    assert "transformer: " in report and (
+        "no upsampler_x1.5 (for upscaling by 1.5): ltx-2.3-spatial-upscaler-x1.5-1.0.safetensors, 1.1 GB -> models/"
+        "latent_upscale_models: https://huggingface.co/Lightricks/LTX-2.3/resolve/main/ltx-2.3-spatial") in report
     assert not list(tiny.parent.glob("*.tmp")) and not list(tiny.parent.glob("*.lock"))
 
 
@@ -85,10 +87,10 @@ def test_unknown_variant(tiny: Path) -> None:
         materialize(tiny, variant="fast")
 
 
-@pytest.mark.parametrize(("name", "file"), [("text_encoder", "gemma-3-12b-it"), ("upsampler_x2", "upscaler-x2-1.1"),
-                                            ("distilled_lora", "lora-384"), ("nonsense", "22b-dev")])
+@pytest.mark.parametrize(("name", "file"), [("text_encoder", "gemma_3_12B_it"), ("upsampler_x2", "upscaler-x2-1.1"),
+                                            ("distilled_lora", "lora-384"), ("nonsense", "22b-distilled")])
 def test_require_says_where_to_get_it(name: str, file: str, tiny: Path) -> None:
-    with refuses(OverlayError, f"no {name}", file, "models/"):
+    with refuses(OverlayError, f"no {name}", file, "models/", "https://huggingface.co/"):
         materialize(tiny).require(name)
 
 
@@ -156,7 +158,9 @@ def test_missing_parts_and_unused_tensors_are_reported(tmp_path: Path) -> None:
     overlay = materialize(path)
     assert not {"vocoder", "audio_encoder", "audio_decoder"} & set(overlay.components)
     report = overlay.report()
-    assert "no vocoder: LTX23_audio_vae_bf16.safetensors" in report and "(cond_stage.x)" in report
+    assert ("no audio_decoder, audio_encoder, vocoder (for sound and source audio): LTX23_audio_vae_bf16.safetensors, "
+            "0.4 GB -> models/vae: https://huggingface.co/Kijai/LTX2.3_comfy/resolve/main/vae/LTX23_audio") in report
+    assert "(cond_stage.x)" in report
     with refuses(OverlayError, "no vocoder", "models/vae"):
         overlay.require("vocoder")
 

@@ -6,19 +6,25 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ltx23_core.errors import OverlayError, WeightsError
 from ltx23_core.models.registry import build
 from ltx23_core.overlay.header import read_header
-from ltx23_core.weights import TensorRef, files, load_module, read_tensors, reader
+from ltx23_core.weights import TensorRef, ahead, files, load_module, read_tensors, reader
 from tests.goldens.harness import CHECKPOINT, overlay
 from tests.unit.overlay_support import refuses, write_sparse
 
@@ -46,6 +52,73 @@ def same(got: torch.Tensor, want: torch.Tensor) -> bool:
     return got.dtype == want.dtype and got.shape == want.shape and torch.equal(got.cpu().float(), want.float())
 
 
+@given(layout=st.lists(st.tuples(st.sampled_from(["F64", "F32", "BF16", "U8"]), st.integers(0, 9), st.integers(0, 3)),
+                       max_size=30), size=st.sampled_from([16, 48, 256]), buffers=st.integers(1, 4), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_reading_ahead(layout: list[tuple[str, int, int]], size: int, buffers: int, data: st.DataObject,
+                       tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever lies where, and in whichever order it is announced: the right bytes, in views of the tensor's dtype."""
+    path = tmp_path_factory.mktemp("ahead") / "f"
+    refs, end = [], 0
+    for dtype, count, gap in layout:
+        start, end = end + gap, end + gap + count * reader.TORCH_DTYPES[dtype].itemsize
+        refs.append(TensorRef(path, dtype, (count,), start, end))
+    content = os.urandom(end)
+    path.write_bytes(content)
+    refs = data.draw(st.permutations(refs)) if data.draw(st.booleans()) else refs
+    with closing(files.SourceReader()) as source:
+        ring = ahead.ReadAhead(source, torch.full((buffers * size,), 77, dtype=torch.uint8).split(size))
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(refs)), max_size=2)))
+        for first, last in zip([0, *cuts], [*cuts, len(refs)], strict=True):
+            ring.expect(refs[first:last])
+        for ref in refs:
+            assert ring.is_next(ref) and not ring.is_next(replace(ref))
+            got = bytearray()
+            for view, offset in ring.take():
+                assert offset == len(got)
+                got += view.view(reader.TORCH_DTYPES[ref.dtype]).view(torch.uint8).numpy().tobytes()
+                view.zero_()
+            assert got == content[ref.start:ref.end]
+        assert not ring.is_next(refs[-1] if refs else None)
+
+
+def test_reading_ahead_stays_within_its_buffers_and_waits_for_their_release(tmp_path: Path) -> None:
+    """Never more is read than fits, and no buffer is filled before what its release gave was waited for."""
+    (tmp_path / "f").write_bytes(bytes(range(160)))
+    refs = [TensorRef(tmp_path / "f", "U8", (16,), at, at + 16) for at in range(0, 160, 16)]
+    released, reads = threading.Event(), []
+
+    class Source(files.SourceReader):
+        def read(self, ref: TensorRef, view: memoryview, position: int) -> None:
+            super().read(ref, view, position)
+            reads.append(position)
+
+    with closing(Source()) as source:
+        ring = ahead.ReadAhead(source, torch.zeros(48, dtype=torch.uint8).split(16), lambda: released.wait)
+        ring.expect(refs)
+        first, second = ring.take(), ring.take()
+        assert next(first)[0].tolist() == list(range(16)) and next(second)[0].tolist() == list(range(16, 32))
+        time.sleep(0.1)
+        assert sorted(reads) == [0, 16, 32]
+        assert next(first, None) is None  # its buffer may be filled again, but its copy is still under way
+        time.sleep(0.1)
+        assert sorted(reads) == [0, 16, 32]
+        released.set()
+        assert next(second, None) is None
+        assert [next(ring.take())[0].tolist() for _ in refs[2:5]] == [list(range(at, at + 16)) for at in (32, 48, 64)]
+
+
+@pytest.mark.parametrize("harm", ["short", "gone"])
+def test_reading_ahead_of_a_damaged_file(harm: str, mixed: Path) -> None:
+    refs = [TensorRef(r.path, r.dtype, r.shape, r.start, r.end) for r in read_header(mixed).tensors.values()]
+    os.truncate(mixed, 5000) if harm == "short" else mixed.unlink()
+    with closing(files.SourceReader()) as source, refuses(WeightsError, str(mixed)):
+        ring = ahead.ReadAhead(source, torch.zeros(8192, dtype=torch.uint8).split(1024))
+        ring.expect(sorted(refs, key=lambda ref: ref.start))
+        for _ in refs:
+            list(ring.take())
+
+
 @DEVICES
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16, torch.float16])
 def test_values_equal_the_safetensors_library(device: str, dtype: torch.dtype | None, mixed: Path) -> None:
@@ -67,7 +140,7 @@ def test_small_buffers_and_many_threads_give_the_same(device: str, mixed: Path,
     monkeypatch.setattr(reader, "_STAGING", 4096)
     if device == "cuda":
         from ltx23_core.weights import staging
-        monkeypatch.setattr(staging.PinnedRing.__init__, "__defaults__", (4096,))
+        monkeypatch.setattr(staging, "SLOT_BYTES", 4096)
     for dtype in (None, torch.float32, torch.bfloat16):
         for name, tensor in read_tensors(read_header(mixed).tensors, device, dtype):
             want = load_file(mixed)[name]
