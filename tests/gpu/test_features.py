@@ -48,7 +48,7 @@ CASES: dict[str, dict] = {
     "cfg_pp": {"recipe": "one_stage", "steps": 3, "solver": Solver("euler_ancestral_cfg_pp")},
     "gradient_estimation": {"recipe": "one_stage", "steps": 3, "solver": Solver("gradient_estimation")},
     "nag": {"recipe": "one_stage", "steps": 3, "guidance": with_nag(4)},
-    "image": {"recipe": "one_stage", "steps": 3, "conditions": [ImageCondition(CLIP[0]), ImageCondition(CLIP[8], -1)]},
+    "image": {"recipe": "one_stage", "steps": 3, "conditions": [ImageCondition(CLIP[0], crf=0), ImageCondition(CLIP[8], -1, crf=0)]},
     "audio_to_video": {"recipe": "two_stage", "steps": 2, "conditions": [SourceAudio(SOUND)]},
     "retake": {"recipe": "distilled", "conditions": [Retake(SourceClip(CLIP, SOUND), 0.2, 0.5)]},
     "extend": {"recipe": "one_stage", "steps": 2, "frames": 33, "conditions": [Extend(SourceClip(CLIP, SOUND))]},
