@@ -189,7 +189,7 @@ def test_half_a_vision_tower_is_refused(tiny_overlay: Overlay) -> None:
 
 
 def test_without_a_text_encoder(tmp_path: Path) -> None:
-    with pytest.raises(OverlayError, match="no text_encoder .*gemma-3-12b"):
+    with pytest.raises(OverlayError, match="no text_encoder .*gemma_3_12B_it"):
         pipeline(materialize(CHECKPOINT, output=tmp_path / "o.json")).enhance(PROMPT)
 
 

@@ -144,7 +144,7 @@ def test_a_missing_text_encoder_is_named(tiny_overlay, tmp_path):
     from ltx23_core import materialize
     source = next(iter(tiny_overlay.require("transformer").tensors.values())).path
     overlay = materialize(source, output=tmp_path / "bare.json")
-    with pytest.raises(OverlayError, match="gemma-3-12b"):
+    with pytest.raises(OverlayError, match="gemma_3_12B_it"):
         Pipeline(overlay, device="cpu").encode("x")
 
 
