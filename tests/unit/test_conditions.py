@@ -33,6 +33,7 @@ from ltx23_core.media.image import resize_and_crop, resize_frames
 from ltx23_core.models.video_vae.tiling import auto_tiling, tiled_encode
 from ltx23_core.sampling.latents import StreamState, map_streams, tokens_to_video, video_to_tokens
 from ltx23_core.sampling.solvers import euler
+from ltx23_core.sampling.windows import Windows
 
 RATE = 16000
 
@@ -510,6 +511,18 @@ def test_single_pictures_are_encoded_whole(tiny_pipeline):
     with torch.no_grad():
         want = tiny_pipeline._use("video_encoder")[0](pixels)
     assert torch.equal(tiny_pipeline.encode_video(pixels), want)
+
+
+def test_a_long_video_holds_a_source_in_every_window(tiny_pipeline, pair, tmp_path):
+    clip = SourceClip(torch.rand(49, 32, 32, 3), Audio(torch.rand(1, 2, 33000) - 0.5, 16000))
+    size = {**SMALL, "width": 32, "height": 32, "frames": 49}
+    result = tiny_pipeline.sample(pair, conditions=[Retake(clip, 0.9, 1.2, "video")],
+                                  windows=Windows(33, 8, resume=tmp_path), **size)
+    want = encoded(tiny_pipeline, clip, 32, 49)
+    held = [i for i in range(7) if (8 * i + 1) / 24 <= 0.9 or max(0, 8 * i - 7) / 24 >= 1.2]
+    assert len(held) == 5 and torch.equal(result.video[:, :, held], want[:, :, held])
+    other = tiny_pipeline.encode_audio(clip.audio)[:, :, :51]
+    assert result.audio.shape[2] == 51 and torch.allclose(result.audio[:, :, :50], other[:, :, :50], atol=1e-3)
 
 
 def test_inpaint_holds_what_is_not_marked(tiny_pipeline, pair, film):
