@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..ltx23_core.conditioning.base import Condition
 
-LORA = "distilled_lora"  # the list that has every LoRA for LTX-2.3
+LORA = "lora"  # of FILES
 MAX_FACTOR = 16
 MAX_SECONDS = 3600.0
 

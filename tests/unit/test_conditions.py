@@ -1,4 +1,4 @@
-"""Conditions: what they hold, where they put it, what they refuse; random chains; runs on the tiny model."""
+"""Conditions: what they hold, where they put it, what they refuse; random chains."""
 from __future__ import annotations
 
 import json
@@ -22,67 +22,18 @@ from ltx23_core import (
     SourceVideo,
     reference_scales,
 )
-from ltx23_core.conditioning.base import Clip, StageSetting
+from ltx23_core.conditioning.base import Clip
 from ltx23_core.conditioning.check import check_conditions, source_waveform
 from ltx23_core.conditioning.image import keyframes
 from ltx23_core.conditioning.mask import latent_mask, visible
 from ltx23_core.conditioning.reference import append_reference, kept_frames
 from ltx23_core.errors import LTX23Error, MediaError, RequestError
-from ltx23_core.geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
+from ltx23_core.geometry import VideoGrid
 from ltx23_core.media.image import resize_and_crop, resize_frames
-from ltx23_core.models.video_vae.tiling import auto_tiling, tiled_encode
 from ltx23_core.sampling.latents import StreamState, map_streams, tokens_to_video, video_to_tokens
 from ltx23_core.sampling.solvers import euler
 
-RATE = 16000
-
-
-class FakeEncoders:
-    """Video: mean colour of each latent cell. Audio: each latent holds its own number."""
-
-    dtype = torch.float32
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, ...]] = []
-        self.pixels: list[torch.Tensor] = []
-
-    def encode_video(self, pixels: torch.Tensor) -> torch.Tensor:
-        self.calls.append(tuple(pixels.shape))
-        self.pixels.append(pixels)
-        assert pixels.shape[2] % 8 == 1
-        cells = torch.nn.functional.avg_pool3d(pixels, (1, 32, 32))
-        later = cells[:, :, 1:].unflatten(2, (-1, 8)).mean(3) if cells.shape[2] > 1 else cells[:, :, :0]
-        return torch.cat((cells[:, :, :1], later), dim=2)
-
-    def encode_audio(self, audio: Audio) -> torch.Tensor:
-        samples = audio.waveform.shape[-1] * RATE // audio.sample_rate
-        self.calls.append(tuple(audio.waveform.shape))
-        count = -(-(samples // 160 + 1) // 4)
-        return torch.arange(count, dtype=torch.float32)[None, None, :, None].expand(1, 2, -1, 4)
-
-
-def plain(clip: Clip, encoders: object = None, number: int = 1, shrink: int = 1) -> tuple[tuple, StageSetting]:
-    """States of zeros, and the stage."""
-    grid = video_grid(clip.width // shrink, clip.height // shrink, clip.frames)
-    length = audio_latent_length(clip.frames, clip.fps)
-    video = StreamState.from_tokens(torch.zeros(1, grid.tokens, 3), video_positions(grid, clip.fps))
-    audio = StreamState.from_tokens(torch.zeros(1, length, 8), audio_positions(length))
-    stage = StageSetting(number, grid, length, clip.fps, encoders or FakeEncoders())
-    return (video if clip.video else None, audio if clip.audio else None), stage
-
-
-def frames(count: int, height: int = 64, width: int = 64) -> torch.Tensor:
-    """Grey frames, frame i at level i / 255."""
-    return (torch.arange(count, dtype=torch.uint8)[:, None, None, None]).expand(count, height, width, 3)
-
-
-def sound(seconds: float, rate: int = RATE, channels: int = 2) -> Audio:
-    wave = torch.linspace(-0.5, 0.5, round(seconds * rate)).expand(1, channels, -1)
-    return Audio(wave, rate)
-
-
-CLIP = Clip(64, 64, 25, 24.0)
-
+from .conditions_support import CLIP, FakeEncoders, frames, plain, sound
 
 # -- random chains ---------------------------------------------------------------------------------------------------
 
@@ -404,84 +355,7 @@ def test_what_a_run_cannot_have(chain, clip, words):
         check_conditions(chain, clip)
 
 
-# -- on the tiny model -----------------------------------------------------------------------------------------------
-
-SMALL = {"width": 64, "height": 64, "frames": 17, "steps": 1, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def pair(tiny_pipeline):
-    return tiny_pipeline.encode("a boat on a lake", "noise")
-
-
-@pytest.fixture(scope="module")
-def film():
-    generator = torch.Generator().manual_seed(5)
-    pixels = torch.rand(20, 48, 80, 3, generator=generator)
-    return SourceClip(pixels, Audio(torch.rand(1, 1, 40000, generator=generator) - 0.5, 44100))
-
-
-def encoded(pipe, clip: SourceClip, size: int, count: int = 17) -> torch.Tensor:
-    return pipe.encode_video(resize_frames(clip.frames, range(count), size, size))
-
-
-def test_a2v_holds_the_sound_and_hands_on_the_original(tiny_pipeline, pair, film, tmp_path):
-    condition = SourceAudio(film.audio)
-    first = tiny_pipeline.sample(pair, conditions=[condition], **SMALL)
-    other = tiny_pipeline.sample(pair, conditions=[condition], **{**SMALL, "seed": 4})
-    assert torch.equal(first.audio, other.audio) and not torch.allclose(first.video, other.video, atol=0.1)
-    assert first.waveform.waveform.shape == (1, 2, round(17 / 24 * 44100)) and first.audio.shape == (1, 2, 18, 16)
-    import av
-    path = tiny_pipeline.decode_to_file(first, tmp_path / "talk.mp4")
-    with av.open(str(path)) as file:
-        assert file.streams.video[0].frames == 17 and file.streams.audio[0].rate == 44100
-
-
-def test_v2a_holds_the_picture(tiny_pipeline, pair, film):
-    result = tiny_pipeline.sample(pair, conditions=[SourceVideo(film)], **SMALL)
-    assert torch.equal(result.video, encoded(tiny_pipeline, film, 64)) and result.waveform is None
-    assert result.audio.std() > 0.1
-
-
-def test_retake_holds_the_rest_in_both_stages(tiny_pipeline, pair, film, monkeypatch):
-    calls = []
-    real = type(tiny_pipeline).encode_video
-    monkeypatch.setattr(type(tiny_pipeline), "encode_video", lambda self, p: calls.append(p.shape) or real(self, p))
-    size = {**SMALL, "width": 128, "height": 128, "steps": None}
-    result = tiny_pipeline.sample(pair, recipe="distilled", conditions=[Retake(film, 0.1, 0.2)], batch=2, **size)
-    assert [tuple(c[3:]) for c in calls] == [(64, 64), (128, 128)], "once a size, for both samples"
-    monkeypatch.undo()
-    want = encoded(tiny_pipeline, film, 128)
-    assert result.video.shape == (2, 8, 3, 4, 4)
-    for video in result.video:
-        assert torch.equal(video[:, 0], want[0, :, 0]) and torch.equal(video[:, 2], want[0, :, 2])
-        assert not torch.allclose(video[:, 1], want[0, :, 1], atol=0.05)
-    assert torch.equal(result.audio[0, :, :3], result.audio[1, :, :3])
-    assert not torch.allclose(result.audio[0, :, 3:5], result.audio[1, :, 3:5], atol=0.05)
-
-
-@pytest.mark.parametrize("which", ["video", "audio"])
-def test_a_stream_that_is_not_retaken_is_its_source(tiny_pipeline, pair, film, which):
-    result = tiny_pipeline.sample(pair, conditions=[Retake(film, 0.1, 9, which)], **SMALL)
-    other = tiny_pipeline.sample(pair, conditions=[SourceVideo(film) if which == "audio" else SourceAudio(film.audio)],
-                                 **SMALL)
-    if which == "audio":
-        assert torch.equal(result.video, other.video) and not torch.equal(result.audio, other.audio)
-    else:
-        assert torch.allclose(result.audio, other.audio, atol=1e-4) and not torch.equal(result.video, other.video)
-
-
-def test_everything_at_once_on_the_model(tiny_pipeline, pair, film):
-    short = SourceClip(film.frames[:9], film.audio)
-    chain = [ReferenceVideo(film, 0.9, 0.5, downscale=2), ImageCondition(torch.rand(30, 30, 3), -1),
-             Extend(short, blend=1), ImageCondition(torch.rand(30, 30, 3), 5, 0.7, placement="append")]
-    result = tiny_pipeline.sample(pair, conditions=chain, **SMALL)
-    assert result.video.shape == (1, 8, 3, 2, 2) and result.audio.shape == (1, 2, 18, 16)
-    want = encoded(tiny_pipeline, short, 64, 9)
-    assert torch.equal(result.video[:, :, 0], want[:, :, 0]) and not torch.equal(result.video[:, :, 1], want[:, :, 1])
-
-
-def test_what_is_left_out_is_said(film, caplog):
+def test_what_is_left_out_is_said(caplog):
     caplog.set_level("INFO", "ltx23_core")
     check_conditions([Retake(SourceClip(frames(30)), 0.1, 0.5), ReferenceVideo(SourceClip(frames(27)))], CLIP)
     check_conditions([Extend(SourceClip(frames(12), sound(0.1)))], CLIP)
@@ -491,49 +365,6 @@ def test_what_is_left_out_is_said(film, caplog):
                   "Extend: 3 frames of the clip next to the seam", "sound ends before its frames",
                   "Source Audio: the sound is 0.54 s shorter"):
         assert words in text, text
-
-
-def test_sound_alone_is_extended_and_retaken(tiny_pipeline, pair):
-    given = Audio(torch.rand(1, 2, 6400) - 0.5, 16000)
-    want = tiny_pipeline.encode_audio(given)[:, :, :9]
-    longer = tiny_pipeline.sample(pair, streams="audio", conditions=[Extend(SourceClip(audio=given))], **SMALL)
-    assert longer.video is None and longer.audio.shape == (1, 2, 18, 16)
-    assert torch.allclose(longer.audio[:, :, :9], want, atol=1e-4)
-    again = tiny_pipeline.sample(pair, streams="audio", conditions=[
-        Retake(SourceClip(audio=given), 0.2, 0.3, "audio")], **{**SMALL, "frames": 9})
-    assert torch.allclose(again.audio[:, :, :5], want[:, :, :5], atol=1e-4)
-    assert not torch.allclose(again.audio[:, :, 6:8], want[:, :, 6:8], atol=0.05)
-
-
-def test_single_pictures_are_encoded_whole(tiny_pipeline):
-    pixels = torch.rand(1, 3, 1, 32, 1024) * 2 - 1
-    with torch.no_grad():
-        want = tiny_pipeline._use("video_encoder")[0](pixels)
-    assert torch.equal(tiny_pipeline.encode_video(pixels), want)
-
-
-def test_inpaint_holds_what_is_not_marked(tiny_pipeline, pair, film):
-    mask = torch.zeros(1, 48, 80)
-    mask[:, :, 45:] = 1  # of the visible middle, the right half
-    result = tiny_pipeline.sample(pair, conditions=[Inpaint(film, mask), SourceAudio(film.audio)], **SMALL)
-    want = encoded(tiny_pipeline, film, 64)
-    assert torch.equal(result.video[..., 0], want[..., 0])
-    assert not torch.allclose(result.video[..., 1], want[..., 1], atol=0.05)
-
-
-def test_long_clips_are_encoded_in_the_official_tiles(tiny_pipeline):
-    pixels = torch.rand(1, 3, 97, 32, 32) * 2 - 1
-    encoder = tiny_pipeline._use("video_encoder")[0]
-    sizes = []
-
-    def counted(tile):
-        sizes.append(tile.shape[2])
-        return encoder(tile)
-
-    with torch.no_grad():
-        want = tiled_encode(counted, pixels, auto_tiling((13, 1, 1)))
-    assert sizes == [73, 49]
-    assert torch.equal(tiny_pipeline.encode_video(pixels), want) and want.shape == (1, 8, 13, 1, 1)
 
 
 def test_tokens_of_the_fake_encoder_are_in_order():
