@@ -12,21 +12,35 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 CHECKPOINT, GEMMA = "ltx-2.3-tiny.safetensors", "gemma"
 UPSCALER, LORA = "ltx-2.3-tiny-spatial-upscaler-x2.safetensors", "ltx-2.3-tiny-distilled-lora.safetensors"
 SMALL = {"width": 96, "height": 64, "frames": 17, "steps": 3}
-FRAME_SHAPE = (SMALL["frames"], SMALL["height"], SMALL["width"])
 
 
 # What a workflow needs beside the small size: stages of 64, the one LoRA there is, clips of the length of example.mp4.
-TWO = {"width": 128, "steps": 0, "upsampler": UPSCALER, "distilled_lora": LORA}
+TWO = {"width": 128, "upsampler": UPSCALER, "distilled_lora": LORA}
 OWN: dict[str, dict[str, Any]] = {
-    "two_stage": {**TWO, "steps": 2}, "two_stage_apart": TWO, "hq": {**TWO, "steps": 2}, "distilled": TWO,
-    "ic_lora": {**TWO, "lora": LORA}, "extend": {"frames": 33}, "retake": {"start": 0.2, "end": 0.5},
-    "keyframes": {}, "long_video": {"frames": 33, "window": 17, "overlap": 8, "steps": 1},
+    "two_stage": TWO, "two_stage_apart": TWO, "hq": TWO, "distilled": {**TWO, "steps": 0},
+    "ic_lora": {**TWO, "steps": 0, "lora": LORA}, "extend": {"frames": 33}, "retake": {"start": 0.2, "end": 0.5},
+    "long_video": {"frames": 33, "window": 17, "overlap": 8, "steps": 1},
+    "enhance_prompt": {"max_tokens": 8},
 }
+# Steps that the (last) sampler reports, where they are not SMALL's: both stages, or both windows.
+STEPS = {"two_stage": 6, "hq": 6, "distilled": 11, "ic_lora": 11, "long_video": 2}
+MEDIA = ("example.png", "example.mp4", "example.wav")  # what the workflows load; tools/example_files.py makes them
 
 
 def values_of(name: str) -> dict[str, Any]:
     """The values that make a shipped workflow small."""
     return SMALL | OWN.get(name, {})
+
+
+def steps_of(name: str) -> int:
+    """Steps that the sampler of a small workflow reports; of two samplers the second."""
+    return STEPS.get(name, SMALL["steps"])
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+    """Frames, height and width of what a small workflow makes."""
+    values = values_of(name)
+    return values["frames"], values["height"], values["width"]
 
 
 def workflow(name: str, prefix: str, **values: Any) -> Graph:
@@ -45,5 +59,6 @@ def with_values(graph: Graph, **values: Any) -> Graph:
 
 
 def node_id(graph: Graph, class_type: str) -> str:
-    """The id of the node of a class."""
-    return next(key for key, node in graph.items() if node["class_type"] == class_type)
+    """The id of the node of a class; of several the last."""
+    return [key for key, node in graph.items() if node["class_type"] == class_type][-1]
+

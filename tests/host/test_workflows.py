@@ -14,29 +14,26 @@ from PIL import Image
 from tests.conftest import Host
 from tests.host import graphs
 from tests.host.client import Graph, Run
+from tools.example_files import add_media
 
-STEPS = graphs.SMALL["steps"]
-PICTURE = (192, 128)
-
-
-@pytest.fixture(scope="session")
-def picture(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A picture with large and small shapes, in the server's input folder."""
-    x, y = np.meshgrid(np.linspace(0, 1, PICTURE[0]), np.linspace(0, 1, PICTURE[1]))
-    pixels = np.stack((x, y, (np.sin(20 * x) * np.cos(15 * y) + 1) / 2), axis=-1)
-    file = tmp_path_factory.mktemp("input") / "picture.png"
-    Image.fromarray((pixels * 255).astype(np.uint8)).save(file)
-    return host.client.upload(file)
+SOUND_ALONE = "text_to_audio"
+WITH_PICTURE = [name for name in graphs.NAMES if name != SOUND_ALONE]
 
 
 @pytest.fixture(scope="session")
-def runs(host: Host, picture: str) -> Callable[[str], tuple[Graph, Run]]:
+def media(host: Host) -> None:
+    """What the workflows load, in the server's input folder."""
+    add_media(host.base.input)
+
+
+@pytest.fixture(scope="session")
+def runs(host: Host, media: None) -> Callable[[str], tuple[Graph, Run]]:
     """Run each workflow once a session."""
     done: dict[str, tuple[Graph, Run]] = {}
 
     def run(name: str) -> tuple[Graph, Run]:
         if name not in done:
-            graph = graphs.workflow(name, f"shipped/{name}", image=picture)
+            graph = graphs.workflow(name, f"shipped/{name}")
             done[name] = graph, host.client.run(graph)
         assert done[name][1].ok, done[name][1].error
         return done[name]
@@ -57,21 +54,45 @@ def read_video(path: Path) -> tuple[np.ndarray, np.ndarray, dict]:
     return frames, sound, facts
 
 
-@pytest.mark.parametrize("name", graphs.NAMES)
+def read_sound(path: Path) -> np.ndarray:
+    """Sound (2, n) float32 of a file without a picture, at 48 kHz."""
+    with av.open(str(path)) as file:
+        assert file.streams.audio[0].rate == 48000
+        resampler = av.AudioResampler(format="fltp", layout="stereo", rate=48000)
+        blocks = [out.to_ndarray() for frame in file.decode(audio=0) for out in resampler.resample(frame)]
+    return np.concatenate(blocks, axis=1)
+
+
+@pytest.mark.parametrize("name", WITH_PICTURE)
 def test_file(host: Host, runs: Callable, name: str) -> None:
     _, run = runs(name)
     [entry] = run.results()
     frames, sound, facts = read_video(host.client.file(entry))
-    assert frames.shape == (*graphs.FRAME_SHAPE, 3)
-    assert facts["fps"] == 24 and facts["seconds"] == pytest.approx(17 / 24, abs=0.01)
-    assert (facts["rate"], facts["channels"]) == (48000, 2)
+    assert frames.shape == (*graphs.shape_of(name), 3)
+    seconds = len(frames) / 24
+    assert facts["fps"] == 24 and facts["seconds"] == pytest.approx(seconds, abs=0.01)
+    assert facts["channels"] == 2 and facts["rate"] == 48000
     assert facts["codecs"][0] in ("h264", "libx264") and facts["codecs"][1] == "aac"
     assert frames.std() > 2 and np.abs(np.diff(frames.astype(float), axis=0)).max() > 2, "the picture stands still"
     assert np.isfinite(sound).all() and sound.std() > 1e-5 and np.abs(sound[0] - sound[1]).max() > 0
+    assert sound.shape[1] / 48000 == pytest.approx(seconds, abs=0.05)
+
+
+def test_sound_alone(host: Host, runs: Callable) -> None:
+    graph, run = runs(SOUND_ALONE)
+    [entry] = run.outputs[graphs.node_id(graph, "SaveAudio")]["audio"]
+    sound = read_sound(host.client.file(entry))
+    assert np.isfinite(sound).all() and sound.std() > 1e-5
     assert sound.shape[1] / 48000 == pytest.approx(17 / 24, abs=0.05)
 
 
 @pytest.mark.parametrize("name", graphs.NAMES)
+def test_a_workflow_has_at_most_ten_nodes(name: str) -> None:
+    ui = json.loads((graphs.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    assert len(ui["nodes"]) <= 10, "the note counts, too"
+
+
+@pytest.mark.parametrize("name", WITH_PICTURE)
 def test_dropping_the_file_brings_the_graph_back(host: Host, runs: Callable, name: str) -> None:
     graph, run = runs(name)
     _, _, facts = read_video(host.client.file(run.results()[0]))
@@ -92,20 +113,21 @@ def test_order_of_events(runs: Callable, name: str) -> None:
     assert run.history["status"]["status_str"] == "success"
 
 
-@pytest.mark.parametrize("name", graphs.NAMES)
+@pytest.mark.parametrize("name", WITH_PICTURE)
 def test_progress_and_previews(runs: Callable, name: str) -> None:
     graph, run = runs(name)
-    sampler = graphs.node_id(graph, "LTX23Sampler")
-    steps = [value for value, high in run.progress(sampler) if high == STEPS]
-    assert steps == sorted(steps) and set(range(1, STEPS + 1)) <= set(steps), "one tick a step"
+    sampler, total = graphs.node_id(graph, "LTX23Sampler"), graphs.steps_of(name)
+    frames, height, width = graphs.shape_of(name)
+    steps = [value for value, high in run.progress(sampler) if high == total]
+    assert steps == sorted(steps) and set(range(1, total + 1)) <= set(steps), "one tick a step"
     images = [event for event in run.previews if event.data["node_id"] == sampler]
-    assert len(images) == STEPS
+    assert len(images) == total
     for event in images:
         image = Image.open(io.BytesIO(event.image))
         assert image.format == "JPEG" and max(image.size) == 512
-        assert image.width / image.height == pytest.approx(96 / 64, rel=0.02)
-    decoder = graphs.node_id(graph, "LTX23DecodeToFile" if name == "quick_start" else "LTX23DecodeVideo")
-    assert (graphs.SMALL["frames"], graphs.SMALL["frames"]) in run.progress(decoder)
+        assert image.width / image.height == pytest.approx(width / height, rel=0.02)
+    decoder = graphs.node_id(graph, "LTX23DecodeVideo" if name == "text_to_video" else "LTX23DecodeToFile")
+    assert (frames, frames) in run.progress(decoder)
 
 
 def test_overlay_reports_in_the_node(host: Host) -> None:
@@ -115,12 +137,12 @@ def test_overlay_reports_in_the_node(host: Host) -> None:
     assert graphs.CHECKPOINT in text and "no upsampler_x2" in text and "latent_upscale_models" in text
 
 
-def test_image_condition_is_the_first_latent_frame(host: Host, picture: str) -> None:
+def test_image_condition_is_the_first_latent_frame(host: Host, media: None) -> None:
     """What holds on random weights too: at strength 1 the first latent frame is the encoded picture, untouched.
 
     Two seeds give different videos whose first latent frames agree exactly, and another picture gives another one.
     """
-    graph = graphs.workflow("image_to_video", "latent", image=picture)
+    graph = graphs.workflow("image_to_video", "latent")
     sampler = graphs.node_id(graph, "LTX23Sampler")
     saved = {**{key: node for key, node in graph.items() if node["class_type"].startswith(("LTX23", "LoadImage"))},
              "90": {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": "latent/i2v"}}}

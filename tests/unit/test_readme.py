@@ -69,3 +69,26 @@ def test_links_and_named_files_exist() -> None:
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     for anchor in re.findall(r"\]\(#([^)]+)\)", README):
         assert anchor in anchors, anchor
+
+
+def test_every_yes_of_the_table_leads_to_what_shows_it() -> None:
+    rows = README.split("\n## What it does, beside others\n", 1)[1].split("\n## ", 1)[0].splitlines()
+    ours = [row.split("|")[2] for row in rows if row.startswith("| ") and not row.startswith("| |")]
+    assert len(ours) > 20
+    for cell in ours:
+        assert re.search(r"\[yes\]\((?!tests/)", cell) and re.search(r"\[test\]\(tests/\S+\.py\)", cell), cell
+
+
+def test_every_link_leads_somewhere() -> None:
+    headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+                for line in README.splitlines() if line.startswith("#")}
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        if link.startswith("#"):
+            assert link[1:] in headings, link
+        elif not link.startswith("http"):
+            assert (ROOT / link.split("#")[0]).exists(), link
+
+
+def test_every_workflow_is_named() -> None:
+    for file in (ROOT / "workflows").glob("*.json"):
+        assert f"(workflows/{file.name})" in README
