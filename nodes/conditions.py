@@ -75,7 +75,7 @@ class KeyframeNode(io.ComfyNode):
                 io.Image.Input("images", tooltip=(
                     "The images as one batch, in the order of the frame numbers. Each is scaled to cover the video "
                     "and cut in the middle.")),
-                io.String.Input("frames", default="0, -1", tooltip=(
+                io.String.Input("at_frames", default="0, -1", tooltip=(
                     "One frame number for each image, with commas: 0 the first frame, -1 the last, as 0, 60, -1. "
                     "Default 0, -1: the first and the last.")),
                 io.String.Input("strengths", default="1.0", tooltip=(
@@ -91,24 +91,23 @@ class KeyframeNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, frames: str | None = None, strengths: str | None = None) -> bool | str:
+    def validate_inputs(cls, at_frames: str | None = None, strengths: str | None = None) -> bool | str:
         """Refuse lists that are not numbers."""
         try:
-            numbers("keyframe frames", frames or "0", int)
+            numbers("keyframe frames", at_frames or "0", int)
             numbers("keyframe strengths", strengths or "1", float)
         except LTX23Error as error:
             return str(error)
         return True
 
     @classmethod
-    def execute(cls, images: torch.Tensor, frames: str, strengths: str, placement: str, crf: int = IMAGE_CRF,
+    def execute(cls, images: torch.Tensor, at_frames: str, strengths: str, placement: str, crf: int = IMAGE_CRF,
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add one condition for each image."""
         from ..ltx23_core.conditioning.image import keyframes
 
-        return io.NodeOutput((*conditions, *keyframes(
-            images[..., :3], numbers("keyframe frames", frames, int), numbers("keyframe strengths", strengths, float),
-            crf, placement)))
+        at, firmly = numbers("keyframe frames", at_frames, int), numbers("keyframe strengths", strengths, float)
+        return io.NodeOutput((*conditions, *keyframes(images[..., :3], at, firmly, crf, placement)))
 
 
 def numbers(what: str, text: str, kind: type[int] | type[float]) -> list[int] | list[float]:

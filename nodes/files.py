@@ -48,11 +48,13 @@ class Files:
         self._shelf: Shelf | None = None
         self._items: list[Item] = []
         self._when = -KEEP_SECONDS
-        self._schemas = 0
+        self._schemas: dict[str, int] = {}
+        self._starting = True
 
-    def begin(self) -> None:
-        """Say that a schema is being built; the first one is that of the start."""
-        self._schemas += 1
+    def begin(self, node: str) -> None:
+        """Say that a node's schema is being built; each node's first one is that of the start."""
+        self._schemas[node] = self._schemas.get(node, 0) + 1
+        self._starting = self._schemas[node] == 1
 
     def items(self, wait: float | None = None) -> list[Item]:
         """Everything in the model folders; files not read within so many seconds have the kind "unread"."""
@@ -71,7 +73,7 @@ class Files:
 
     def names(self, key: str) -> list[str]:
         """The list of one input: files that can be used there; those never read stand in the list of their folder."""
-        if self._schemas <= 1 and self._shelf is None:
+        if self._starting and self._shelf is None:
             return []
         part, folders, _ = INPUTS[key]
         found = [item for item in self.recent() if fits_input(key, item) or (

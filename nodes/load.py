@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 from comfy_api.latest import io
 
+from ..ltx23_core.lora import MODES
 from ..ltx23_core.ops.attention import BACKENDS
 from . import host
 from .sockets import Model, Overlay, advanced, schema
@@ -18,7 +19,7 @@ PRECISIONS = ["auto", "bf16", "fp32"]
 
 # Two Load nodes with equal settings share one pipeline, so no weight is loaded twice. Weak: the node's output is
 # the cache, and ComfyUI decides how long it lives.
-_PIPELINES: WeakValueDictionary[tuple[str, str, str], Pipeline] = WeakValueDictionary()
+_PIPELINES: WeakValueDictionary[tuple[str, str, str, str], Pipeline] = WeakValueDictionary()
 
 
 class LoadNode(io.ComfyNode):
@@ -39,18 +40,23 @@ class LoadNode(io.ComfyNode):
                 advanced(io.Combo.Input("attention", options=list(BACKENDS), default="auto", tooltip=(
                     "Attention kernel. auto (default) lets torch choose. Force one only to compare speed, or where "
                     "auto fails; results differ by rounding only."))),
+                advanced(io.Combo.Input("lora_mode", optional=True, options=list(MODES), default="auto", tooltip=(
+                    "How the overlay's distilled LoRA acts in recipes of two stages. fused: in the weights, with the "
+                    "official rounding; between the stages 38 GB are read again. runtime: beside the weights, 7.6 GB "
+                    "more memory. auto (default): runtime for two_stage and hq where it fits, else fused."))),
             ],
             outputs=[Model.Output(display_name="model", tooltip="The model, for Prompt, Sampler and the decoders.")],
         )
 
     @classmethod
-    def execute(cls, overlay: OverlayFiles, precision: str, attention: str) -> io.NodeOutput:
+    def execute(cls, overlay: OverlayFiles, precision: str, attention: str, lora_mode: str = "auto") -> io.NodeOutput:
         """Build the pipeline, or hand out the one that an equal node has built."""
         from ..ltx23_core.pipeline import Pipeline
 
-        key = (overlay.id, precision, attention)
+        key = (overlay.id, precision, attention, lora_mode)
         pipeline = _PIPELINES.get(key)
         if pipeline is None:
-            pipeline = Pipeline.load(overlay, dtype=precision, attention=attention, residency=host.Residency())
+            pipeline = Pipeline.load(overlay, dtype=precision, attention=attention, residency=host.Residency(),
+                                     lora_mode=lora_mode)
             _PIPELINES[key] = pipeline
         return io.NodeOutput(pipeline)

@@ -28,7 +28,7 @@ class LoraNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The list is read here, so that the page's refresh key (R) updates it."""
-        FILES.begin()
+        FILES.begin("LTX23LoRA")
         return schema(
             node_id="LTX23LoRA", display_name="LoRA", aliases=["lora", "ic-lora", "style", "adapter"],
             description="Adds a LoRA to the model. Put it between Load and the nodes that use the model; chain "

@@ -40,7 +40,7 @@ class OverlayNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Lists are read here, so that the page's refresh key (R) updates them."""
-        FILES.begin()
+        FILES.begin("LTX23Overlay")
         return schema(
             node_id="LTX23Overlay", display_name="Overlay", aliases=["checkpoint", "materialize", "loader"],
             description="Describes the LTX-2.3 files you have as one model. Reads headers only: nothing is loaded, "

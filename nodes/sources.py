@@ -26,7 +26,7 @@ class ReferenceVideoNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
-        FILES.begin()
+        FILES.begin("LTX23ReferenceVideo")
         return schema(
             node_id="LTX23ReferenceVideo", display_name="Reference Video",
             aliases=["ic-lora", "control video", "depth", "pose", "canny", "video to video"],

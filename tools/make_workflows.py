@@ -212,11 +212,11 @@ def write_all(page: Any, server: Server, folder: Path, only: list[str]) -> None:
     from tests.host.client import HostClient
 
     nodes = HostClient(server.url, server.base.root).get("/object_info")
-    page.goto(server.url, wait_until="domcontentloaded")
-    page.wait_for_function("() => window.app && window.app.graph && window.LiteGraph", timeout=90_000)
-    page.wait_for_timeout(3000)
     for workflow in workflows():
         if not only or workflow.name in only:
+            page.goto(server.url, wait_until="domcontentloaded")  # anew: the page remembers pictures by node id
+            page.wait_for_function("() => window.app && window.app.graph && window.LiteGraph", timeout=90_000)
+            page.wait_for_timeout(3000)
             write(page, workflow, nodes, folder)
 
 

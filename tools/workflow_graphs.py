@@ -172,11 +172,11 @@ def workflows() -> list[Workflow]:
         Workflow("image_to_video", "The video begins with your picture. Describe what moves.", image_to_video()),
         Workflow("first_last_frame", "The video goes from one picture to another.", conditioned(
             BETWEEN_PROMPT, image(0) | image(1, frame=-1, conditions=["11", 0]), "13")),
-        Workflow("keyframes", "Pictures at frames of your choice (*frames*); all of them guide, none is pasted in.",
+        Workflow("keyframes", "Pictures at frames of your choice (*at_frames*); all of them guide, none is pasted in.",
                  conditioned(BETWEEN_PROMPT, {
                      "10": node("LoadImage", image="example.png"), "11": node("LoadImage", image="example.png"),
                      "12": node("ImageBatch", image1=["10", 0], image2=["11", 0]),
-                     "13": node("LTX23Keyframe", images=["12", 0], frames="0, 60")}, "13")),
+                     "13": node("LTX23Keyframe", images=["12", 0], at_frames="0, 60")}, "13")),
         Workflow("two_stage", "The official two stages: half size first, upscaled, then refined with the distilled "
                  "LoRA.", with_prompt(recipe="two_stage", width=1536, height=1024), **both),
         Workflow("two_stage_apart", "The same two stages as separate nodes, with the same result: change what is "

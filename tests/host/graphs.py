@@ -19,6 +19,7 @@ TWO = {"width": 128, "upsampler": UPSCALER, "distilled_lora": LORA}
 OWN: dict[str, dict[str, Any]] = {
     "two_stage": TWO, "two_stage_apart": TWO, "hq": TWO, "distilled": {**TWO, "steps": 0},
     "ic_lora": {**TWO, "steps": 0, "lora": LORA}, "extend": {"frames": 33}, "retake": {"start": 0.2, "end": 0.5},
+    "keyframes": {"at_frames": "0, 8"},
     "long_video": {"frames": 33, "window": 17, "overlap": 8, "steps": 1},
     "enhance_prompt": {"max_tokens": 8},
 }

@@ -55,7 +55,7 @@ def used(sources: Graph, inputs: dict[str, Any]) -> Graph:
 
 VIDEO, IMAGES, AUDIO = ["60", 0], ["61", 0], ["61", 1]
 CASES = {
-    "keyframes": ("LTX23Keyframe", {"images": ["62", 0], "frames": "0, -1", "strengths": "1.0, 0.8",
+    "keyframes": ("LTX23Keyframe", {"images": ["62", 0], "at_frames": "0, -1", "strengths": "1.0, 0.8",
                                     "placement": "append"}),
     "image": ("LTX23ImageCondition", {"image": ["62", 0], "frame": 0, "strength": 1.0, "crf": 33,
                                       "placement": "append"}),
@@ -99,7 +99,7 @@ def test_conditions_chain_through_three_nodes(host: Host, film: str) -> None:
     graph = built("chain", "LTX23Retake", {**retake, "conditions": ["71", 0]}, used(parts(film), retake))
     graph["62"] = parts(film)["62"]
     graph["71"] = {"class_type": "LTX23Keyframe", "inputs": {
-        "images": ["62", 0], "frames": "9, 16", "strengths": "0.5", "placement": "auto", "conditions": ["72", 0]}}
+        "images": ["62", 0], "at_frames": "9, 16", "strengths": "0.5", "placement": "auto", "conditions": ["72", 0]}}
     graph["72"] = {"class_type": "LTX23ReferenceVideo", "inputs": {
         "strength": 1.0, "attention_strength": 1.0, "lora": "none", "video": VIDEO}}
     run = host.client.run(graph)
@@ -108,7 +108,7 @@ def test_conditions_chain_through_three_nodes(host: Host, film: str) -> None:
 
 
 @pytest.mark.parametrize(("node", "inputs", "words"), [
-    ("LTX23Keyframe", {"images": ["62", 0], "frames": "0; 1", "strengths": "1", "placement": "auto"},
+    ("LTX23Keyframe", {"images": ["62", 0], "at_frames": "0; 1", "strengths": "1", "placement": "auto"},
      "the list of keyframe frames is '0; 1'"),
     ("LTX23Retake", {"start": 1.0, "end": 0.5, "regenerate": "both", "video": VIDEO},
      "the stretch to make anew is 1 to 0.5 seconds"),
@@ -121,7 +121,7 @@ def test_refused_before_the_run(host: Host, film: str, node: str, inputs: dict, 
 
 
 @pytest.mark.parametrize(("node", "inputs", "values", "where", "words"), [
-    ("LTX23Keyframe", {"images": ["62", 0], "frames": "0", "strengths": "1", "placement": "auto"}, {},
+    ("LTX23Keyframe", {"images": ["62", 0], "at_frames": "0", "strengths": "1", "placement": "auto"}, {},
      "LTX23Keyframe", "2 keyframe images and 1 frame numbers"),
     ("LTX23SourceVideo", {}, {}, "LTX23SourceVideo", "neither frames nor sound"),
     ("LTX23Retake", {"start": 0.0, "end": 0.5, "regenerate": "both", "video": VIDEO}, {"frames": 33},

@@ -127,7 +127,7 @@ def test_split(tiny_overlay: Overlay, tmp_path: Path) -> None:
     assert json.loads(read_header(tmp_path / "latent_upscale_models" / upscaler.name).metadata["config"]) == json.loads(
         read_header(upscaler).metadata["config"])
     again = materialize(export(tiny_overlay, "monolith", tmp_path / "m").files[0].path, tiny_overlay.tokenizer,
-                        upsamplers=[tmp_path / "latent_upscale_models" / upscaler.name],
+                        upsamplers=sorted((tmp_path / "latent_upscale_models").glob("*.safetensors")),
                         distilled_lora=tmp_path / "loras" / lora.name)
     assert set(again.components) == set(tiny_overlay.components)
 
