@@ -20,6 +20,9 @@ from .image import to_uint8
 
 # Quality of the official writer (spec/04 §6).
 CRF, PRESET = 19, "veryfast"
+# Macroblock-tree rate control of x264 (with AVX-512) is not the same twice where a row is no multiple of 8 macroblocks:
+# 1 to 40 % of repeated encodes of smooth motion at 96, 192, 288 and 416 pixels differed, none of 128, 256, 768, 1920.
+MBTREE_STEP = 128  # pixels
 BT709, LIMITED_RANGE = 1, 1  # codes of H.273, used for primaries, transfer and matrix alike
 _NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
 NTSC_RATES = (24, 30, 48, 60, 120)  # 23.976 means 24000/1001, not 2997/125
@@ -112,7 +115,8 @@ class VideoWriter:
         with _readable_errors(self.path):
             self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": flags})
         self._container.metadata.update(self._metadata)
-        self._video = self._container.add_stream("libx264", rate=self.rate, options=self._options)
+        options = self._options | ({} if width % MBTREE_STEP == 0 else {"x264-params": "mbtree=0"})
+        self._video = self._container.add_stream("libx264", rate=self.rate, options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         context = self._video.codec_context
         context.color_primaries = context.color_trc = context.colorspace = BT709

@@ -39,7 +39,8 @@ FIT = """() => {
   canvas.ds.offset = [100 / scale - low[0], 200 / scale - low[1]];
   canvas.setDirty(true, true);
 }"""
-VIDEO = """() => [...document.querySelectorAll("video")]
+# The result: videos of the input folder, which Load Video shows, are none.
+VIDEO = """() => [...document.querySelectorAll("video")].filter((video) => !video.currentSrc.includes("type=input"))
   .map((video) => [video.videoWidth, video.videoHeight, video.readyState, video.duration])
   .find(([width, , ready]) => width > 0 && ready >= 2)"""
 RUN_BUTTON = "[data-testid=queue-button] button, button[data-testid=queue-button]"
