@@ -6,7 +6,7 @@ piece, and large tensors take several. A buffer is filled again as soon as its l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -64,25 +64,29 @@ class ReadAhead:
 
     Args:
         source: reads the files.
-        buffers: of equal size, a multiple of 16.
+        count, size: number of buffers, and bytes of each, a multiple of 16.
+        make: a buffer (uint8 on the CPU), called by the thread that fills it for the first time: making pinned memory
+            takes as long as filling it five times, so reading begins beside it.
         release: called with nothing when a buffer's bytes were handed on; gives what the reading thread has to wait
             for before it fills the buffer again (a copy that is still under way).
     """
 
-    def __init__(self, source: SourceReader, buffers: Sequence[Tensor],
+    def __init__(self, source: SourceReader, count: int, size: int, make: Callable[[], Tensor],
                  release: Callable[[], Callable[[], object]] = lambda: lambda: None) -> None:
         """Read nothing yet."""
-        self._source, self._buffers, self._release = source, buffers, release
+        self._source, self._make, self._release = source, make, release
+        self._size = size
+        self._buffers: list[Tensor | None] = [None] * count
         self._pieces: list[Piece] = []
         self._queue: deque[tuple[TensorRef, list[Span]]] = deque()
         self._reads: dict[int, Future[None]] = {}  # by number of the piece: those begun and not used up
         self._begun = 0
-        self._waits: list[Callable[[], object]] = [lambda: None] * len(buffers)
+        self._waits: list[Callable[[], object]] = [lambda: None] * count
 
     def expect(self, refs: Iterable[TensorRef]) -> None:
         """Announce tensors, after all those announced before; reading begins at once."""
         first = len(self._pieces)
-        pieces, places = cut(refs, self._buffers[0].numel())
+        pieces, places = cut(refs, self._size)
         self._pieces += pieces
         self._queue += ((ref, [(first + number, offset, count) for number, offset, count in spans])
                         for ref, spans in places)
@@ -117,13 +121,16 @@ class ReadAhead:
         while self._begun < len(self._pieces) and self._begun - self._finished() < len(self._buffers):
             slot = self._begun % len(self._buffers)
             self._reads[self._begun] = self._source.pool.submit(
-                self._fill, self._pieces[self._begun], self._buffers[slot], self._waits[slot])
+                self._fill, self._pieces[self._begun], slot, self._waits[slot])
             self._begun += 1
 
     def _finished(self) -> int:
         """How many pieces are used up: they are so in order."""
         return self._begun - len(self._reads)
 
-    def _fill(self, piece: Piece, buffer: Tensor, wait: Callable[[], object]) -> None:
+    def _fill(self, piece: Piece, slot: int, wait: Callable[[], object]) -> None:
         wait()
+        buffer = self._buffers[slot]
+        if buffer is None:  # one piece at a time is in a slot, so nobody else makes it
+            buffer = self._buffers[slot] = self._make()
         self._source.read(piece.ref, memoryview(buffer.numpy())[:piece.end - piece.start], piece.start)

@@ -20,14 +20,14 @@ class Upload:
     """Copies tensors from files to a device, on the stream that is current. Casts run on the device."""
 
     def __init__(self, device: torch.device, source: SourceReader) -> None:
-        """Allocate the buffers.
+        """Allocate nothing yet.
 
         Args:
             device: a CUDA device.
             source: reads the files.
         """
         self.device, self._source = device, source
-        self._ahead = ReadAhead(source, _pinned(SLOTS), self._copied)
+        self._ahead = ReadAhead(source, SLOTS, SLOT_BYTES, _pinned, self._copied)
         self._single: ReadAhead | None = None
         self._staged: Tensor | None = None  # device side of one buffer, only where something is cast
 
@@ -64,7 +64,7 @@ class Upload:
         if self._ahead.is_next(ref):
             return self._ahead
         if self._single is None:
-            self._single = ReadAhead(self._source, _pinned(SINGLE_SLOTS), self._copied)
+            self._single = ReadAhead(self._source, SINGLE_SLOTS, SLOT_BYTES, _pinned, self._copied)
         self._single.expect([ref])
         return self._single
 
@@ -81,10 +81,9 @@ class Upload:
         return self._staged[:host.numel()].copy_(host, non_blocking=True)
 
 
-def _pinned(count: int) -> tuple[Tensor, ...]:
-    """Buffers in pinned memory; in ordinary memory where the system grants no more (slower then, not wrong)."""
+def _pinned() -> Tensor:
+    """A buffer in pinned memory; in ordinary memory where the system grants no more (slower then, not wrong)."""
     try:
-        memory = torch.empty(count * SLOT_BYTES, dtype=torch.uint8, pin_memory=True)
+        return torch.empty(SLOT_BYTES, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:
-        memory = torch.empty(count * SLOT_BYTES, dtype=torch.uint8)
-    return memory.split(SLOT_BYTES)
+        return torch.empty(SLOT_BYTES, dtype=torch.uint8)

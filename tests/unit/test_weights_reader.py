@@ -67,7 +67,7 @@ def test_reading_ahead(layout: list[tuple[str, int, int]], size: int, buffers: i
     path.write_bytes(content)
     refs = data.draw(st.permutations(refs)) if data.draw(st.booleans()) else refs
     with closing(files.SourceReader()) as source:
-        ring = ahead.ReadAhead(source, torch.full((buffers * size,), 77, dtype=torch.uint8).split(size))
+        ring = ahead.ReadAhead(source, buffers, size, lambda: torch.full((size,), 77, dtype=torch.uint8))
         cuts = sorted(data.draw(st.lists(st.integers(0, len(refs)), max_size=2)))
         for first, last in zip([0, *cuts], [*cuts, len(refs)], strict=True):
             ring.expect(refs[first:last])
@@ -94,7 +94,7 @@ def test_reading_ahead_stays_within_its_buffers_and_waits_for_their_release(tmp_
             reads.append(position)
 
     with closing(Source()) as source:
-        ring = ahead.ReadAhead(source, torch.zeros(48, dtype=torch.uint8).split(16), lambda: released.wait)
+        ring = ahead.ReadAhead(source, 3, 16, lambda: torch.zeros(16, dtype=torch.uint8), lambda: released.wait)
         ring.expect(refs)
         first, second = ring.take(), ring.take()
         assert next(first)[0].tolist() == list(range(16)) and next(second)[0].tolist() == list(range(16, 32))
@@ -113,7 +113,7 @@ def test_reading_ahead_of_a_damaged_file(harm: str, mixed: Path) -> None:
     refs = [TensorRef(r.path, r.dtype, r.shape, r.start, r.end) for r in read_header(mixed).tensors.values()]
     os.truncate(mixed, 5000) if harm == "short" else mixed.unlink()
     with closing(files.SourceReader()) as source, refuses(WeightsError, str(mixed)):
-        ring = ahead.ReadAhead(source, torch.zeros(8192, dtype=torch.uint8).split(1024))
+        ring = ahead.ReadAhead(source, 8, 1024, lambda: torch.zeros(1024, dtype=torch.uint8))
         ring.expect(sorted(refs, key=lambda ref: ref.start))
         for _ in refs:
             list(ring.take())
