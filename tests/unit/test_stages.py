@@ -120,6 +120,18 @@ def test_hq_schedule_follows_its_tokens(tiny_pipeline, pair):
     assert two[0].guidance.audio.stg_blocks == (28,)
 
 
+def test_sglang_s_values_are_selectable_as_they_are():
+    """LTX23SamplingParams and LTX23HQSamplingParams (spec/07 §6), and what differs from the official recipes."""
+    plain, hq = RECIPES["sglang"], RECIPES["sglang_hq"]
+    assert (plain.seed, plain.width, plain.height, plain.frames, plain.steps) == (42, 768, 512, 121, 30)
+    assert plain.video == GuiderParams(3.0, 1.0, 3.0, 0.7, (28,)) and plain.fps == hq.fps == 24.0
+    assert plain.audio == GuiderParams(7.0, 1.0, 3.0, 0.7, (28,))
+    assert (hq.seed, hq.width, hq.height, hq.frames, hq.steps, hq.latent_schedule) == (42, 1920, 1088, 121, 15, True)
+    assert (hq.video, hq.audio) == (GuiderParams(3.0, 0.0, 3.0, 0.45), GuiderParams(7.0, 0.0, 3.0, 1.0))
+    assert [stage.lora for stage in hq.stages] == [0.25, 0.5] and hq.audio_stage == "last"
+    assert RECIPES["hq"].audio_stage == "first" and RECIPES["hq"].seed == RECIPES["one_stage"].seed == 10
+
+
 def test_sde_noise_is_standardised():
     noise = standardised_noise(torch.zeros(2, 50, 8), torch.Generator().manual_seed(-1))
     assert noise.dtype == torch.float64
