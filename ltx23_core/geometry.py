@@ -75,6 +75,20 @@ def size_problem(width: int | None, height: int | None, frames: int | None, fps:
     return None
 
 
+def window_problem(window: int | None, overlap: int | None) -> tuple[str, str, str] | None:
+    """What is wrong with the windows of a long video, as (found, expected, fix), or None; None is not checked.
+
+    Args:
+        window: pixel frames of a window, 8 k + 1.
+        overlap: pixel frames that a window takes over, a multiple of 8 that is shorter than the window.
+    """
+    if window is not None and (window < 1 or window % TIME_SCALE != 1):
+        return f"window is {window} frames", "8 k + 1 (17, 25, … 121)", f"Use {_nearest(window, TIME_SCALE, 1)}."
+    if overlap is not None and (overlap < TIME_SCALE or overlap % TIME_SCALE or (window and overlap >= window)):
+        return f"overlap is {overlap} frames", "a multiple of 8 that is less than the window", "Use 24."
+    return None
+
+
 def check_size(width: int, height: int, frames: int, fps: float, step: int = 32) -> None:
     """Raise `GeometryError` naming the nearest valid values if LTX-2.3 cannot make this size."""
     problem = size_problem(width, height, frames, fps, step)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..ltx23_core.errors import RequestError
+from ..ltx23_core.geometry import window_problem
 from ..ltx23_core.recipes import FRAMES
 from . import host
 from .prompt import NEGATIVE_TOOLTIP, negative_text
@@ -21,16 +22,6 @@ OVERLAP, MAX_WINDOW = 24, 481
 def segments(text: str) -> list[str]:
     """The prompts of a text, divided by lines of three or more dashes; empty ones are left out."""
     return [part.strip() for part in re.split(r"(?m)^[ \t]*-{3,}[ \t]*$", text) if part.strip()]
-
-
-def _problem(window: int | None, overlap: int | None) -> str | None:
-    """What is wrong with the two lengths, as far as they are known."""
-    if window is not None and window % 8 != 1:
-        low = window // 8 * 8 + 1
-        return str(RequestError(f"window is {window} frames", "8 k + 1 (17, 25, … 121)", f"Use {low} or {low + 8}."))
-    if overlap is not None and (overlap % 8 or window is not None and overlap >= window - 1):
-        return str(RequestError(f"overlap is {overlap} frames", "a multiple of 8, less than the window", "Use 24."))
-    return None
 
 
 class LongVideoNode(io.ComfyNode):
@@ -72,7 +63,8 @@ class LongVideoNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, window: int | None = None, overlap: int | None = None) -> bool | str:
         """Refuse lengths that cannot be."""
-        return _problem(window, overlap) or True
+        problem = window_problem(window, overlap)
+        return str(RequestError(*problem)) if problem else True
 
     @classmethod
     def execute(cls, model: Pipeline, prompts: str, window: int, overlap: int, overlap_strength: float, resume: bool,

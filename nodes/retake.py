@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..ltx23_core.errors import RequestError
 from .condition_inputs import chained, clip_inputs, output, rate_input, source_clip
 from .sockets import schema
 
@@ -46,8 +47,8 @@ class RetakeNode(io.ComfyNode):
     def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
         """Refuse a stretch that ends before it begins."""
         if start is not None and end is not None and end <= start:
-            return (f"the stretch to make anew is {start:g} to {end:g} seconds. Expected: a start of 0 or more and a "
-                    "later end. Next: Give start and end in seconds.")
+            return str(RequestError(f"the stretch to make anew is {start:g} to {end:g} seconds",
+                                    "a start of 0 or more and a later end", "Give start and end in seconds."))
         return True
 
     @classmethod

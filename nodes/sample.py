@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..ltx23_core.errors import GeometryError
+from ..ltx23_core.errors import GeometryError, RequestError
 from ..ltx23_core.geometry import check_size, size_problem
 from ..ltx23_core.recipes import FPS, FRAMES, HEIGHT, RECIPE_NAMES, RECIPES, SEED, WIDTH
 from . import host
@@ -139,7 +139,7 @@ class SamplerNode(io.ComfyNode):
                         frames: int | None = None) -> bool | str:
         """Refuse sizes that cannot be made, naming the nearest that can; a linked input is None here."""
         if recipe is not None and recipe not in RECIPE_NAMES:
-            return f"recipe is {recipe!r}. Expected: one of {', '.join(RECIPE_NAMES)}. Next: Choose auto."
+            return str(RequestError(f"recipe is {recipe!r}", f"one of {', '.join(RECIPE_NAMES)}", "Choose auto."))
         problem = size_problem(width, height, frames, None, _size_step(recipe or "auto"))
         return str(GeometryError(*problem)) if problem else True
 

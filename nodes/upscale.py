@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..ltx23_core.errors import RequestError
 from . import host
 from .sockets import Model, schema
 
@@ -41,7 +42,9 @@ class LatentUpscaleNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, kind: str | None = None) -> bool | str:
         """Refuse an upscaler that does not exist."""
-        return True if kind is None or kind in KINDS else f"kind is {kind!r}. Expected: one of {', '.join(KINDS)}."
+        if kind is None or kind in KINDS:
+            return True
+        return str(RequestError(f"upscale kind is {kind!r}", f"one of {', '.join(KINDS)}", "Choose x2."))
 
     @classmethod
     def execute(cls, model: Pipeline, video: dict[str, Any], kind: str) -> io.NodeOutput:

@@ -25,7 +25,6 @@ MAX_ENTRIES = 100_000  # values, and tensors; LTX-2.3 has 6000 tensors
 MAX_ITEMS = 4_000_000  # of all arrays together; Gemma has three for each of 262 144 tokens
 MAX_DEPTH = 4  # of arrays in arrays
 FEW = 64  # arrays of up to so many numbers are kept as values (shapes, counts by layer)
-TRANSFORMERS = ("ltxv", "pig", "cow", "")  # general.architecture of LTX conversions (spec/09 §2.8)
 GEMMA = "gemma3"
 TOKENIZER = "spiece_model"  # as in ComfyUI's files of Gemma (`layout.TOKENIZER`)
 _AGAIN = "Download the file again, and compare its size with the one that the download page shows."

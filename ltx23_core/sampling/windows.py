@@ -11,7 +11,7 @@ from torch import Tensor
 from ..conditioning.base import Clip
 from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import RequestError
-from ..geometry import TIME_SCALE, VideoGrid, audio_latent_length
+from ..geometry import TIME_SCALE, VideoGrid, audio_latent_length, window_problem
 from ..recipes import FRAMES
 
 if TYPE_CHECKING:
@@ -126,14 +126,11 @@ def plan_windows(frames: int, fps: float, window: int, overlap: int) -> list[Win
     Raises:
         RequestError: a window that is no length of a clip, or an overlap that does not fit it.
     """
-    if window < 1 or window % TIME_SCALE != 1:
-        low = max(window - 1, 8) // TIME_SCALE * TIME_SCALE + 1
-        raise RequestError(f"window is {window} frames", "8 k + 1 (17, 25, … 121)", f"Use {low} or {low + 8}.")
     length, total = (window - 1) // TIME_SCALE + 1, (frames - 1) // TIME_SCALE + 1
+    problem = window_problem(window, overlap if total > length else None)
+    if problem:
+        raise RequestError(*problem)
     shared = overlap // TIME_SCALE
-    if total > length and (overlap % TIME_SCALE or not 1 <= shared < length):
-        raise RequestError(f"overlap is {overlap} frames", f"a multiple of 8 from 8 to {8 * (length - 1)}, less than "
-                           f"the window of {window}", "Use 24.")
     starts = [0]
     while starts[-1] + length < total:
         starts.append(min(starts[-1] + length - shared, total - length))
