@@ -31,8 +31,8 @@ import json, sys, threading, time
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-from ltx23_core.overlay.header import read_header
-from ltx23_core.weights import read_tensors
+from ltx23_core.overlay.bytes.header import read_header
+from ltx23_core.weights.reader import read_tensors
 
 def fields(path, *names):
     with open(path) as file:
@@ -124,8 +124,8 @@ def load_ways(path: Path, device: torch.device) -> dict[str, Callable[[], object
     """The ways to bring a file to a device, and the bare limits of disk (or page cache) and bus."""
     from safetensors.torch import load_file
 
-    from ltx23_core.overlay.header import read_header
-    from ltx23_core.weights import read_tensors
+    from ltx23_core.overlay.bytes.header import read_header
+    from ltx23_core.weights.reader import read_tensors
 
     def load() -> dict[str, torch.Tensor]:
         tensors = load_file(path, device=str(device))

@@ -20,10 +20,10 @@ import torch
 from ltx23_core import ImageCondition, Overlay, Pipeline, materialize
 from ltx23_core.config import TransformerConfig
 from ltx23_core.geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
+from ltx23_core.memory.estimates import sampling_bytes
 from ltx23_core.models.registry import build
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
-from ltx23_core.runtime.memory_plan import sampling_bytes
-from ltx23_core.weights import load_module
+from ltx23_core.runtime.load import load_module
 
 TINY = Path(__file__).resolve().parents[1] / "tests" / "goldens" / "tiny"
 CHECK_LAYERS = 4

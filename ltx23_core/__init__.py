@@ -16,27 +16,30 @@ if TYPE_CHECKING:
     from .conditioning.source import SourceClip
     from .conditioning.source_streams import SourceAudio, SourceVideo
     from .errors import LTX23Error
-    from .lora import Lora
+    from .lora.settings import Lora
     from .media import Audio, load_image
-    from .overlay import Identity, Overlay, identify, materialize
-    from .overlay.export import export
+    from .overlay import Overlay, materialize
+    from .overlay.export.export import export
+    from .overlay.shelf import identify
+    from .overlay.shelf.identify import Identity
     from .pipeline import Pipeline
-    from .sampling.choices import Solver
-    from .sampling.guidance import Apg, Guidance, GuiderBins, GuiderParams, Nag
-    from .sampling.run import Latents, StepInfo
+    from .plan.guidance import Apg, Guidance, GuiderBins, GuiderParams, Nag
+    from .plan.solver import Solver
+    from .run.stage import Latents, StepInfo
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Audio": ".media", "load_image": ".media", "Guidance": ".sampling.guidance", "GuiderParams": ".sampling.guidance",
+    "Audio": ".media", "load_image": ".media", "Guidance": ".plan.guidance", "GuiderParams": ".plan.guidance",
     "Extend": ".conditioning.extend", "ImageCondition": ".conditioning.image", "Inpaint": ".conditioning.inpaint",
     "ReferenceVideo": ".conditioning.reference", "Retake": ".conditioning.retake", "SourceClip": ".conditioning.source",
     "SourceAudio": ".conditioning.source_streams", "SourceVideo": ".conditioning.source_streams",
-    "reference_scales": ".conditioning.reference", "Latents": ".sampling.run", "StepInfo": ".sampling.run",
-    "Identity": ".overlay", "LTX23Error": ".errors", "Lora": ".lora", "Windows": ".sampling.windows",
-    "Overlay": ".overlay", "identify": ".overlay",
-    "Apg": ".sampling.guidance", "GuiderBins": ".sampling.guidance", "Nag": ".sampling.guidance",
-    "Solver": ".sampling.choices", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export",
+    "reference_scales": ".conditioning.reference", "Latents": ".run.stage", "StepInfo": ".run.stage",
+    "Identity": ".overlay.shelf.identify", "LTX23Error": ".errors", "Lora": ".lora.settings",
+    "Windows": ".plan.windows",
+    "Overlay": ".overlay", "identify": ".overlay.shelf.identify",
+    "Apg": ".plan.guidance", "GuiderBins": ".plan.guidance", "Nag": ".plan.guidance",
+    "Solver": ".plan.solver", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export.export",
 }
 __all__ = ["Apg", "Audio", "Extend", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition", "Inpaint",
            "LTX23Error", "Latents", "Lora", "Nag", "Overlay", "Pipeline", "ReferenceVideo", "Retake", "Solver",

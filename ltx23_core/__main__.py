@@ -4,7 +4,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from .cli import main
+from .cli.parser import main
 
 if __name__ == "__main__":
     # A polite kill unwinds the stack, so that temporary files are removed as they are on Ctrl-C.

@@ -12,16 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .conditioning.base import Clip, Condition
-from .conditioning.check import check_conditions
 from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
-from .errors import RequestError
-from .geometry import VideoGrid, check_size, video_grid
-from .lora import Lora, check_mode
-from .media.audio import Audio
-from .models.registry import build
-from .models.video_vae.encoder import crop_frames
-from .models.video_vae.tiling import (
+from .decode.tiles import (
     Tiling,
     auto_tiling,
     encode_tile_size,
@@ -29,26 +21,35 @@ from .models.video_vae.tiling import (
     tiled_decode_bytes,
     tiled_encode,
 )
+from .errors import RequestError
+from .geometry import VideoGrid, check_size, video_grid
+from .lora.opened import TEXT, OpenLora, StagedLora, stage_uses
+from .lora.plan import LoraUse, lora_pairs
+from .lora.settings import Lora, check_mode
+from .media.audio import Audio
+from .memory.estimates import encode_bytes, generation_bytes, sampling_bytes, upsample_bytes
+from .models.registry import build
+from .models.video_vae.encoder import crop_frames
 from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
-from .overlay.lora_dialects import LoraFile
-from .overlay.lora_update import Update
-from .recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
+from .overlay.lora.dialects import LoraFile
+from .overlay.lora.update import Update
+from .plan.condition import Clip, Condition
+from .plan.guidance import Guidance
+from .plan.recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
+from .plan.refusals import check_audio_stage, check_start, check_streams, check_upscale
+from .plan.stages import plan_stages
+from .plan.together import check_conditions
+from .plan.windows import Windows
+from .run.batch import run_batch
+from .run.preview import LatentToRGB
+from .run.stage import Latents, OnStep, PromptPair, Request, StagePlan
 from .runtime.component import Component
 from .runtime.device import choose_device, choose_dtype
-from .runtime.memory_plan import encode_bytes, generation_bytes, sampling_bytes, upsample_bytes
-from .runtime.preview import LatentToRGB
 from .runtime.residency import LocalResidency, Residency
-from .sampling.batch import run_batch
-from .sampling.checks import check_audio_stage, check_start, check_streams, check_upscale
 from .sampling.denoiser import PromptContext
-from .sampling.guidance import Guidance
-from .sampling.plan import plan_stages
-from .sampling.run import Latents, OnStep, PromptPair, Request, StagePlan
 from .sampling.solve import Solver
-from .sampling.windows import Windows
-from .weights import LoraUse, lora_pairs, read_tensors
-from .weights.lora_set import TEXT, OpenLora, StagedLora, stage_uses
+from .weights.reader import read_tensors
 
 log = logging.getLogger("ltx23")
 
@@ -226,10 +227,10 @@ class Pipeline:
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> list[PromptContext]:
         """Gemma for all texts first, then projection and connectors: each half is on the device once."""
-        from .models.text.encode import contexts
         from .models.text.gemma import hidden_states
-        from .models.text.tokenizer import Tokenizer
-        from .models.text.tokenizer_files import tokenizer_folder
+        from .prompt.encode import contexts
+        from .prompt.tokenizer import Tokenizer
+        from .prompt.tokenizer_files import tokenizer_folder
         self.overlay.require("text_encoder")
         tokenizer = Tokenizer(tokenizer_folder(self.overlay))
         ids = [tokenizer.encode(text) for text in texts]
@@ -258,9 +259,9 @@ class Pipeline:
         Raises:
             RequestError, MediaError: an input that cannot be; OverlayError: no text encoder, or one that cannot see.
         """
-        from .models.text.enhance import answer, ask, check_new_tokens
-        from .models.text.tokenizer import Tokenizer
-        from .models.text.tokenizer_files import tokenizer_folder
+        from .prompt.enhance import answer, ask, check_new_tokens
+        from .prompt.tokenizer import Tokenizer
+        from .prompt.tokenizer_files import tokenizer_folder
         check_new_tokens(max_new_tokens)
         config = self.overlay.require("text_encoder").config
         components = [self.component("text_encoder"), *([] if image is None else [self._vision_encoder()])]

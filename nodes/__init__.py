@@ -1,25 +1,24 @@
 """The nodes of the pack. Each node is a schema and a short `execute` that calls `ltx23_core`."""
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import ComfyExtension, io
 
-from .conditions import ImageConditionNode, KeyframeNode
-from .decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
-from .enhance import EnhancePromptNode
-from .fetch import FetchNode
-from .guidance import GuidanceNode, GuidanceRangeNode
-from .guidance_options import APGNode, NAGNode
-from .host import ComfyExtension
-from .load import LoadNode
-from .long import LongVideoNode
-from .lora import LoraNode
-from .overlay import OverlayNode
-from .prompt import PromptNode
-from .retake import ExtendNode, InpaintNode, RetakeNode
-from .sample import SamplerNode
-from .solver import SigmasNode, SolverNode
-from .sources import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
-from .upscale import LatentUpscaleNode
+from .conditions.clips import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
+from .conditions.edit import ExtendNode, InpaintNode, RetakeNode
+from .conditions.image import ImageConditionNode, KeyframeNode
+from .model.fetch import FetchNode
+from .model.load import LoadNode
+from .model.lora import LoraNode
+from .model.overlay import OverlayNode
+from .output.decode import DecodeAudioNode, DecodeToFileNode, DecodeVideoNode
+from .prompt.enhance import EnhancePromptNode
+from .prompt.prompt import PromptNode
+from .sampling.guidance import GuidanceNode, GuidanceRangeNode
+from .sampling.long import LongVideoNode
+from .sampling.options import APGNode, NAGNode
+from .sampling.sampler import SamplerNode
+from .sampling.solver import SigmasNode, SolverNode
+from .sampling.upscale import LatentUpscaleNode
 
 
 class LTX23Extension(ComfyExtension):

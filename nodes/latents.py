@@ -3,12 +3,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import host
+from .host import memory
 
 if TYPE_CHECKING:
     from ..ltx23_core.media import Audio
     from ..ltx23_core.pipeline import Pipeline
-    from ..ltx23_core.sampling.run import Latents
+    from ..ltx23_core.run.stage import Latents
 
 
 def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -18,7 +18,7 @@ def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] 
     with the same stream of noise (seed, drawn). The audio of a run on a given sound has it, too (waveform).
     """
     shared = {"fps": latents.fps, "frames": latents.frames, "seed": latents.seed, "drawn": latents.drawn}
-    video, audio = (None if part is None else {"samples": host.intermediate(part), **shared}
+    video, audio = (None if part is None else {"samples": memory.intermediate(part), **shared}
                     for part in (latents.video, latents.audio))
     if audio is not None and latents.waveform is not None:
         audio["waveform"] = latents.waveform
@@ -34,7 +34,7 @@ def sound_of(model: Pipeline, audio: dict[str, Any], index: int | None = None) -
 def from_latents(video: dict[str, Any] | None, audio: dict[str, Any] | None, frames: int, fps: float) -> (
         Latents | None):
     """What a run starts from; None where nothing is linked. Latents of other nodes have no seed: new noise."""
-    from ..ltx23_core.sampling.run import Latents
+    from ..ltx23_core.run.stage import Latents
 
     if video is None and audio is None:
         return None

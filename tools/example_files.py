@@ -52,7 +52,7 @@ def _write_wav(path: Path, samples: object) -> None:
 
 def add_examples(base: Base) -> None:
     """The media, and sparse files with the headers of the official ones, where a user has them."""
-    from tests.unit.overlay_support import checkpoint_22b, gemma_folder, lora_22b, upscalers_22b
+    from tests.support.overlay import checkpoint_22b, gemma_folder, lora_22b, upscalers_22b
 
     add_media(base.input, 1152, 768)
     models = base.models

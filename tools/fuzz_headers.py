@@ -70,7 +70,8 @@ class Readers:
     folder: Path
 
     def __post_init__(self) -> None:
-        from ltx23_core.overlay import header, manifest
+        from ltx23_core.overlay import manifest
+        from ltx23_core.overlay.bytes import header
         self.weights = self.folder / "weights.safetensors"
         self.weights.write_bytes(self.safetensors(json.dumps({WEIGHT: entry(0, 8)}).encode(), bytes(8)))
         (self.folder / "tokenizer.json").write_text("{}")
@@ -111,10 +112,10 @@ class Readers:
             Exception: a finding.
         """
         from ltx23_core.errors import LTX23Error
-        from ltx23_core.overlay.gguf import read_gguf, read_gguf_weights
-        from ltx23_core.overlay.header import read_header
-        from ltx23_core.overlay.identify import identify
+        from ltx23_core.overlay.bytes.gguf import read_gguf, read_gguf_weights
+        from ltx23_core.overlay.bytes.header import read_header
         from ltx23_core.overlay.manifest import Overlay
+        from ltx23_core.overlay.shelf.identify import identify
         shape, content = SHAPES[data[0] % len(SHAPES) if data else 0], data[1:]
         path = self.folder / ("input.gguf" if shape == "gguf" else "input.safetensors")
         if shape == "manifest":
@@ -153,7 +154,7 @@ class Readers:
             return 0
 
     def _check(self, result: Any, size: int) -> None:  # noqa: ANN401 (of several readers)
-        from ltx23_core.overlay.header import Header
+        from ltx23_core.overlay.bytes.header import Header
         from ltx23_core.overlay.manifest import Overlay
         if isinstance(result, Header):
             parts = [part for ref in result.tensors.values() for part in getattr(ref, "parts", {"": ref}).values()]
@@ -298,11 +299,11 @@ def atheris_engine(seconds: float, seed: int, folder: Path) -> None:
     """libFuzzer by way of atheris; it ends the process itself."""
     import atheris
     with atheris.instrument_imports(include=["ltx23_core.overlay"]):
-        import ltx23_core.overlay.gguf
-        import ltx23_core.overlay.header
-        import ltx23_core.overlay.identify
-        import ltx23_core.overlay.identify_folder
+        import ltx23_core.overlay.bytes.gguf
+        import ltx23_core.overlay.bytes.header
         import ltx23_core.overlay.manifest
+        import ltx23_core.overlay.shelf.identify
+        import ltx23_core.overlay.shelf.identify_folder
         assert ltx23_core.overlay
     readers, corpus = Readers(folder), folder / "corpus"
     corpus.mkdir()

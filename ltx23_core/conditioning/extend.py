@@ -11,8 +11,8 @@ from torch import Tensor
 from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import RequestError
 from ..geometry import TIME_SCALE
-from ..sampling.latents import StatePair, StreamState, audio_to_tokens
-from .base import ADDS, SOURCE, Clip, StageSetting
+from ..plan.condition import ADDS, SOURCE, Clip, StageSetting
+from ..sampling.state import StatePair, StreamState, audio_to_tokens
 from .source import SourceClip, audio_latent, latents_in, rising, video_tokens
 
 log = logging.getLogger(__name__)

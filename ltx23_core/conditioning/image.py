@@ -10,9 +10,9 @@ from torch import Tensor
 from ..errors import RequestError
 from ..geometry import VideoGrid, video_positions
 from ..media.image import compress_image, resize_and_crop, to_uint8
-from ..recipes import IMAGE_CRF
-from ..sampling.latents import StatePair, StreamState, video_to_tokens
-from .base import ADDS, KEYFRAME, REPLACE, Clip, StageSetting
+from ..plan.condition import ADDS, KEYFRAME, REPLACE, Clip, StageSetting
+from ..plan.recipes import IMAGE_CRF
+from ..sampling.state import StatePair, StreamState, video_to_tokens
 
 PLACEMENTS = ("auto", "append")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..sampling.latents import StatePair
-from .base import FILLS, SOURCE, Clip, StageSetting
+from ..plan.condition import FILLS, SOURCE, Clip, StageSetting
+from ..sampling.state import StatePair
 from .mask import check_mask, latent_mask
 from .source import SourceClip, video_tokens
 

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from ..errors import MediaError, RequestError
 from ..geometry import TIME_SCALE, VideoGrid, video_positions
-from ..overlay.header import read_header
-from ..sampling.latents import StatePair, StreamState, video_to_tokens
-from .base import ADDS, REFERENCE, Clip, StageSetting
+from ..overlay.bytes.header import read_header
+from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
+from ..sampling.state import StatePair, StreamState, video_to_tokens
 from .mask import check_mask, visible
 from .source import SourceClip, encode_frames, note_cut
 

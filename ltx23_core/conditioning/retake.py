@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import RequestError
 from ..models.audio.mel import fit_latent_length
-from ..sampling.latents import StatePair, StreamState, audio_to_tokens
-from .base import FILLS, FREEZES, SOURCE, Clip, StageSetting
+from ..plan.condition import FILLS, FREEZES, SOURCE, Clip, StageSetting
+from ..sampling.state import StatePair, StreamState, audio_to_tokens
 from .source import SourceClip, audio_latent, video_tokens
 
 log = logging.getLogger(__name__)

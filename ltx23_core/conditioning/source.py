@@ -15,8 +15,8 @@ from ..geometry import TIME_SCALE
 from ..media.audio import Audio
 from ..media.image import resize_frames
 from ..models.audio.mel import as_stereo
-from ..sampling.latents import video_to_tokens
-from .base import StageSetting
+from ..plan.condition import StageSetting
+from ..sampling.state import video_to_tokens
 
 log = logging.getLogger(__name__)
 MAX_RATE = 1000.0

@@ -12,8 +12,8 @@ from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import RequestError
 from ..media.audio import Audio
 from ..models.audio.mel import as_stereo, fit_latent_length
-from ..sampling.latents import StatePair, StreamState, audio_to_tokens
-from .base import FREEZES, SOURCE, Clip, StageSetting
+from ..plan.condition import FREEZES, SOURCE, Clip, StageSetting
+from ..sampling.state import StatePair, StreamState, audio_to_tokens
 from .source import MARGIN, SourceClip, check_sound, cut_sound, video_tokens
 
 log = logging.getLogger(__name__)

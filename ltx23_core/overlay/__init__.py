@@ -1,6 +1,5 @@
-"""Source files to overlay: headers, identification, checks, manifest. No tensor data is read here."""
-from .identify import Identity, identify
+"""Source files to overlay: headers, recognition, checks, manifest. No tensor data is read here."""
 from .manifest import ComponentEntry, Overlay
 from .materialize import materialize
 
-__all__ = ["ComponentEntry", "Identity", "Overlay", "identify", "materialize"]
+__all__ = ["ComponentEntry", "Overlay", "materialize"]

@@ -20,10 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import OverlayError
-from .garbage import no_collection
-from .header import read_json
-from .quant_formats import QUANT_FORMATS
-from .source import (
+from .bytes.header import read_json
+from .bytes.source import (
     MAX_DIMENSIONS,
     MAX_HEAD,
     REMAKE,
@@ -37,6 +35,8 @@ from .source import (
     refusing_unreadable,
     tensor_bytes,
 )
+from .garbage import no_collection
+from .packed.formats import QUANT_FORMATS
 
 FORMAT = "ltx23-overlay/1"
 VARIANTS = ("dev", "distilled")
@@ -131,13 +131,13 @@ class Overlay:
         """
         if name in self.components:
             return self.components[name]
-        from .downloads import where_to_get  # the hub's catalogue, which nothing else here needs
+        from .shelf.downloads import where_to_get  # the hub's catalogue, which nothing else here needs
 
         raise OverlayError(f"the overlay has no {name} (it has {', '.join(self.components)})", *where_to_get(name))
 
     def report(self) -> str:
         """A few lines for people: what was found, and what is missing and where to get it."""
-        from .report import report  # recognition and lists, which nothing else here needs
+        from .shelf.report import report  # recognition and lists, which nothing else here needs
 
         return report(self)
 

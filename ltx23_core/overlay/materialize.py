@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import OverlayError
-from .architecture import Shapes
-from .companions import check_upsampler, find_upsampler, read_distilled_lora
-from .folders import find
-from .found import Found
+from .bytes.header import read_json
+from .bytes.source import SourceFile, refusing_unreadable
+from .find.companions import check_upsampler, find_upsampler, read_distilled_lora
+from .find.folders import find
+from .find.found import Found
+from .find.resolve import Resolved, resolve_all
+from .find.text_encoder import check_matches, find_text_encoder
 from .garbage import no_collection
-from .header import read_json
-from .layout import CONFIG
 from .manifest import VARIANTS, ComponentEntry, Overlay, encode, save, to_content
-from .resolve import Resolved, resolve_all
-from .source import SourceFile, refusing_unreadable
-from .text_encoder import check_matches, find_text_encoder
+from .names.architecture import Shapes
+from .names.layout import CONFIG
 
 AnyPath = str | os.PathLike[str]
 MINIMUM = ("one checkpoint (46 GB) or transformer, text projection, video VAE and audio VAE as files of their own; "

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from ..overlay.source import AnyRef
-    from ..weights.lora import LoraPlan, LoraUse
+    from ..lora.plan import LoraPlan, LoraUse
+    from ..overlay.bytes.source import AnyRef
 
 log = logging.getLogger("ltx23")
 META = torch.device("meta")
@@ -62,23 +62,23 @@ class Component:
 
     @cached_property
     def _quantised(self) -> frozenset[str]:
-        from ..weights.quant_modules import stays_quantised
+        from ..quant.layers import stays_quantised
         return frozenset(name for name, ref in self.refs.items() if stays_quantised(name, ref))
 
     @cached_property
     def _base_bytes(self) -> int:
-        from ..weights.quant_modules import device_bytes
+        from ..quant.layers import device_bytes
         return device_bytes(self.refs, self.dtype)
 
     def _plan(self, loras: Sequence[LoraUse]) -> LoraPlan:
-        from ..weights.lora import plan_loras
-        from ..weights.lora_modules import linear_weights
+        from ..lora.layers import linear_weights
+        from ..lora.plan import plan_loras
         if not loras:
             return {}
         return plan_loras(loras, self.refs, linear_weights(self.module), self._quantised)
 
     def _bytes(self, plan: LoraPlan) -> int:
-        from ..weights.lora import factor_bytes
+        from ..lora.plan import factor_bytes
         return self._base_bytes + factor_bytes(plan, self.dtype.itemsize)
 
     def set_loras(self, loras: Sequence[LoraUse]) -> None:
@@ -116,8 +116,8 @@ class Component:
         Raises:
             OverlayError: a source file changed. WeightsError: a tensor is missing or unreadable.
         """
-        from ..weights import load_module
-        from ..weights.lora_switch import switch_loras
+        from ..runtime.load import load_module
+        from .switch import switch_loras
         if self._device == device:
             if self._applied != self._wanted:
                 self.bytes_read += switch_loras(self.module, self.refs, self._applied, self._wanted, device,
@@ -147,7 +147,7 @@ class Component:
         self._drop()
 
     def _drop(self) -> None:
-        from ..weights.lora_modules import set_all_changes
+        from ..lora.layers import set_all_changes
         set_all_changes(self.module, {})
         self._applied = {}
         self.module.to(META)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .guider import Apg, GuiderParams
+from ..plan.guider import Apg, GuiderParams
 
 
 def projection(of: Tensor, onto: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from ..errors import RequestError
 from ..models.transformer.inputs import Pass, Perturbation, StreamInput
 from ..models.transformer.model import Transformer
 from ..models.transformer.nag import NagContext
+from ..plan.guidance import Guidance
+from ..plan.guider import GuiderParams
 from .combine import RunningDifference, combine
-from .guidance import Guidance
-from .guider import GuiderParams
-from .latents import Streams, StreamState
+from .state import Streams, StreamState
 
 ParamsPair = tuple[GuiderParams, GuiderParams]
 

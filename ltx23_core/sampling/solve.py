@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..plan.solver import SOLVERS, Solver
 from . import solvers
-from .choices import SOLVERS, Solver
 from .denoiser import Denoiser
-from .latents import StatePair, Streams, map_streams
+from .state import StatePair, Streams, map_streams
 
 __all__ = ["SOLVERS", "Solver", "solve", "standardised_noise"]
 

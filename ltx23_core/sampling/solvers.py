@@ -12,8 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .choices import RES_2S_ETA
-from .latents import Streams, map_streams
+from ..plan.solver import RES_2S_ETA
+from .state import Streams, map_streams
 
 Model = Callable[[Streams, float, int], Streams]
 OnStep = Callable[[int, Streams], None]

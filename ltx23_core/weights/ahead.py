@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..overlay.source import DTYPE_BITS, TensorRef
+from ..overlay.bytes.source import DTYPE_BITS, TensorRef
 from .files import SourceReader
 
 Span = tuple[int, int, int]  # number of the piece, offset in it, bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..overlay.source import AnyRef
+from ..overlay.bytes.source import AnyRef
 from .reader import RangeReader
 
 

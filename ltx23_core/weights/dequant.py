@@ -11,8 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..overlay.ggml import GGUF_FORMATS
-from ..overlay.source import Parameter
+from ..overlay.bytes.ggml import GGUF_FORMATS
+from ..overlay.bytes.source import Parameter
 from . import ggml
 
 Parts = Mapping[str, Tensor]

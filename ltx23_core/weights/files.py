@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from ..errors import WeightsError
-from ..overlay.source import TensorRef
+from ..overlay.bytes.source import TensorRef
 
 THREADS = min(8, os.cpu_count() or 1)
 LEAST_BYTES = 4 << 20  # for a thread of its own

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..overlay.ggml import BLOCKS, PLUS_ONE
+from ..overlay.bytes.ggml import BLOCKS, PLUS_ONE
 
 _AT_ONCE = 1 << 25  # numbers: bounds the memory that is needed beside the result to about 250 MB
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..overlay.source import AnyRef, QuantRef, TensorRef
+from ..overlay.bytes.source import AnyRef, QuantRef, TensorRef
 from .dequant import dequantise, needed
 from .files import SourceReader
-from .staging import Upload
+from .ring import Upload
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import torch
 
-from ltx23_core.conditioning.base import StageSetting
 from ltx23_core.conditioning.image import ImageCondition
 from ltx23_core.conditioning.source_streams import SourceAudio
 from ltx23_core.config import AudioVAEConfig
@@ -15,9 +14,10 @@ from ltx23_core.media.image import resize_and_crop
 from ltx23_core.models.audio.mel import waveform_to_mel
 from ltx23_core.models.latent_upsampler import upsample
 from ltx23_core.models.transformer.inputs import Pass, StreamInput
+from ltx23_core.plan.condition import StageSetting
+from ltx23_core.plan.guidance import Guidance
 from ltx23_core.sampling import solvers
-from ltx23_core.sampling.guidance import Guidance
-from ltx23_core.sampling.latents import Streams, StreamState, audio_to_tokens, map_streams, video_to_tokens
+from ltx23_core.sampling.state import Streams, StreamState, audio_to_tokens, map_streams, video_to_tokens
 
 from .cases_sampling import Loop, as_latents, grid_of, guidance, guider, plain_states
 from .cases_sampling import _finish as finish

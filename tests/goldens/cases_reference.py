@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import torch
 
-from ltx23_core.conditioning.base import StageSetting
 from ltx23_core.conditioning.image import ImageCondition
 from ltx23_core.conditioning.reference import (
     ReferenceVideo,
@@ -17,8 +16,9 @@ from ltx23_core.conditioning.reference import (
 from ltx23_core.conditioning.source import SourceClip, encode_frames
 from ltx23_core.geometry import VideoGrid
 from ltx23_core.ops.attention import mask_bias
+from ltx23_core.plan.condition import StageSetting
 from ltx23_core.sampling import solvers
-from ltx23_core.sampling.latents import StatePair, StreamState
+from ltx23_core.sampling.state import StatePair, StreamState
 
 from .cases_conditions import check_state, noised, velocities
 from .cases_sampling import Loop, grid_of, plain_states

@@ -6,7 +6,7 @@ import torch
 from ltx23_core.conditioning.retake import region_mask, retake_stream
 from ltx23_core.geometry import VideoGrid, audio_positions, video_positions
 from ltx23_core.sampling import solvers
-from ltx23_core.sampling.latents import Streams, audio_to_tokens, map_streams, video_to_tokens
+from ltx23_core.sampling.state import Streams, audio_to_tokens, map_streams, video_to_tokens
 
 from .cases_conditions import check_state, noised
 from .cases_sampling import Loop, grid_of, guidance, plain_states

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import torch
 
-from ltx23_core.models.text.encode import contexts
 from ltx23_core.models.text.gemma import hidden_states
-from ltx23_core.models.text.tokenizer import Tokenizer
+from ltx23_core.prompt.encode import contexts
+from ltx23_core.prompt.tokenizer import Tokenizer
 
 from .harness import GEMMA, Case, case, module
 

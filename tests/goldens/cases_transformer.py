@@ -12,7 +12,7 @@ from ltx23_core.models.transformer.model import Transformer, Velocities
 from ltx23_core.ops.attention import mask_bias
 from ltx23_core.ops.rope import rope_frequencies, rope_tables
 from ltx23_core.sampling.denoiser import to_denoised
-from ltx23_core.sampling.latents import audio_to_tokens, video_to_tokens
+from ltx23_core.sampling.state import audio_to_tokens, video_to_tokens
 
 from .harness import HANDLERS, Case, case, config, module
 

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ltx23_core.models.video_vae.tiling import (
+from ltx23_core.decode.tiles import (
     AUTO_FRAMES,
     AXES,
     AxisTiling,

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ltx23_core.lora.plan import LoraUse, lora_pairs
 from ltx23_core.models.registry import build
-from ltx23_core.overlay.architecture import expected_tensors
-from ltx23_core.overlay.header import read_header
-from ltx23_core.overlay.lora_dialects import LoraFile, read_lora
-from ltx23_core.weights import LoraUse, load_module, lora_pairs, read_tensors
+from ltx23_core.overlay.bytes.header import read_header
+from ltx23_core.overlay.lora.dialects import LoraFile, read_lora
+from ltx23_core.overlay.names.architecture import expected_tensors
+from ltx23_core.runtime.load import load_module
+from ltx23_core.weights.reader import read_tensors
 
 from .cases_transformer import forward, plain_pass
 from .harness import CHECKPOINT, Case, case, companion, module, overlay

@@ -16,10 +16,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from ltx23_core.lora.plan import LoraUse, lora_pairs
 from ltx23_core.models.registry import build
 from ltx23_core.overlay import Overlay, materialize
 from ltx23_core.pipeline import Pipeline
-from ltx23_core.weights import LoraUse, load_module, lora_pairs
+from ltx23_core.runtime.load import load_module
 
 ROOT = Path(os.environ.get("LTX23_GOLDENS") or Path(__file__).parent)
 INDEX = json.loads((ROOT / "cases" / "index.json").read_text(encoding="utf-8"))

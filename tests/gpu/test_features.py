@@ -27,8 +27,8 @@ from ltx23_core import (
     Windows,
     materialize,
 )
-from ltx23_core.recipes import official_guidance
-from ltx23_core.sampling import run as run_module
+from ltx23_core.plan.recipes import official_guidance
+from ltx23_core.run import stage as run_module
 
 TINY = Path(__file__).resolve().parents[1] / "goldens" / "tiny"
 LORA = TINY / "ltx-2.3-tiny-distilled-lora.safetensors"

@@ -42,13 +42,13 @@ def fake_device() -> None:
 
 
 def import_pack() -> object:
-    """Import the pack's host.py as ComfyUI would: under a name made of a path."""
+    """Import the pack's nodes/host/memory.py as ComfyUI would: under a name made of a path."""
     spec = importlib.util.spec_from_file_location("pack_x_path", PACK / "__init__.py",
                                                   submodule_search_locations=[str(PACK)])
     module = importlib.util.module_from_spec(spec)
     sys.modules["pack_x_path"] = module
     spec.loader.exec_module(module)
-    return importlib.import_module("pack_x_path.nodes.host")
+    return importlib.import_module("pack_x_path.nodes.host.memory")
 
 
 class FakeComponent:

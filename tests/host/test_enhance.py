@@ -14,7 +14,7 @@ from tests.conftest import Host
 from tests.host import graphs
 from tests.host.client import Graph
 from tests.host.test_workflows import load_latent
-from tests.layouts import comfy_gemma
+from tests.support.layouts import comfy_gemma
 
 NODE, SHORT = "50", 24
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Host
 from tests.host.client import ClientError, Graph
-from tests.unit.hub_server import FakeHub, running
+from tests.support.hub_server import FakeHub, running
 
 REPO, FILE = "Lightricks/LTX-2.3", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
 CONTENT = os.urandom(6 << 20)

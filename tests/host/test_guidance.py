@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltx23_core.sampling.choices import SCHEDULES, SOLVERS
+from ltx23_core.plan.solver import SCHEDULES, SOLVERS
 from tests.conftest import Host
 from tests.host import graphs
 from tests.host.client import Graph

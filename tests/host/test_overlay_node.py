@@ -15,7 +15,7 @@ from tests.goldens.harness import CHECKPOINT, GEMMA
 from tests.host import graphs
 from tests.host.client import Graph
 from tests.host.test_refusals import refusal
-from tests.unit.overlay_support import write_sparse
+from tests.support.overlay import write_sparse
 
 INPUTS = ("checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant", "text_projection", "video_vae",
           "audio_vae")
@@ -150,7 +150,7 @@ def test_nothing_there(start_host: Callable[..., Host]) -> None:
 @pytest.fixture(scope="module")
 def crowded_host(start_host: Callable[..., Host]) -> Iterator[Host]:
     """200 files of the true number of tensors, each with a header of its own."""
-    from tests.unit.overlay_support import lora_22b
+    from tests.support.overlay import lora_22b
 
     host = start_host("crowded", models=False)
     folder = host.base.models / "loras"

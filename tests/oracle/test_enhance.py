@@ -12,11 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltx23_core.models.text.enhance import Question, ask
-from ltx23_core.models.text.enhance_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from ltx23_core.models.text.gemma import build_gemma
-from ltx23_core.models.text.generate import TOP_K, TOP_P, Sampling, Sight, generate
-from ltx23_core.models.text.tokenizer import Tokenizer
 from ltx23_core.models.text.vision import (
     VisionConfig,
     VisionEncoder,
@@ -24,8 +20,12 @@ from ltx23_core.models.text.vision import (
     restore_positions,
     vision_tensors,
 )
-from ltx23_core.overlay.text_encoder import find_text_encoder
-from ltx23_core.weights import load_module
+from ltx23_core.overlay.find.text_encoder import find_text_encoder
+from ltx23_core.prompt.enhance import Question, ask
+from ltx23_core.prompt.generate import TOP_K, TOP_P, Sampling, Sight, generate
+from ltx23_core.prompt.instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+from ltx23_core.prompt.tokenizer import Tokenizer
+from ltx23_core.runtime.load import load_module
 from tests.goldens.harness import GEMMA
 
 PROMPT = 'A boat on a lake, at dawn. "Hello," says the man.'

@@ -20,7 +20,7 @@ from ltx23_core.models.latent_upsampler import upsample
 from ltx23_core.models.registry import build
 from ltx23_core.models.text.gemma import hidden_states
 from ltx23_core.models.transformer.inputs import Pass, StreamInput
-from ltx23_core.weights import load_module
+from ltx23_core.runtime.load import load_module
 from tests.goldens.harness import CHECKPOINT, GEMMA
 
 from .support import DIFFUSERS, randn, same

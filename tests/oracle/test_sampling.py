@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from ltx23_core.plan.guidance import Apg, GuiderParams
+from ltx23_core.plan.sigmas import BASE_SHIFT, BASE_TOKENS, MAX_SHIFT, MAX_TOKENS, TERMINAL, ltx2_schedule
 from ltx23_core.sampling.combine import RunningDifference, combine
-from ltx23_core.sampling.guidance import Apg, GuiderParams
-from ltx23_core.sampling.sigmas import BASE_SHIFT, BASE_TOKENS, MAX_SHIFT, MAX_TOKENS, TERMINAL, ltx2_schedule
 
 from .support import DIFFUSERS, randn, same
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ltx23_core.config import TEXT_TOKENS
-from ltx23_core.models.text.encode import contexts
 from ltx23_core.models.text.gemma import hidden_states
+from ltx23_core.prompt.encode import contexts
 
 from .renames import CONNECTORS, TEXT_PROJECTION, renamed
 from .support import DIFFUSERS, randn, random_module, same

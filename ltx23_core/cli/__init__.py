@@ -1,0 +1,1 @@
+"""Command line: `python -m ltx23_core`."""

@@ -1,0 +1,1 @@
+"""Latents become frames and sound in pieces; encoding in pieces too."""

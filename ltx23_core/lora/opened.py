@@ -1,0 +1,139 @@
+"""The LoRAs of a pipeline: files that were read, and what they come to in one stage of a recipe."""
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+
+from ..overlay import Overlay
+from ..overlay.lora.dialects import COMPONENTS, LoraFile, read_lora
+from ..overlay.lora.update import Update
+from .plan import LoraUse
+from .settings import FAMILIES, Lora, family
+
+_log = getLogger("ltx23")
+TEXT = ("connectors", "text_projection")
+
+
+@dataclass(frozen=True)
+class OpenLora:
+    """A LoRA whose file was read.
+
+    Args:
+        lora: what the user asked for.
+        file: its updates, for the components of the overlay.
+    """
+
+    lora: Lora
+    file: LoraFile
+
+    @classmethod
+    def open(cls, lora: Lora, overlay: Overlay) -> OpenLora:
+        """Read the header; what is not used is logged with the reason.
+
+        Raises:
+            OverlayError: no readable LoRA, or made for another model.
+        """
+        shapes = {name: {key: ref.shape for key, ref in overlay.components[name].tensors.items()}
+                  for name in COMPONENTS if name in overlay.components}
+        opened = cls(lora, read_lora(Path(lora.path), shapes))
+        if opened.file.unused:
+            _log.warning("%s", opened.file.report())
+        return opened
+
+    def updates(self, component: str) -> dict[float, dict[str, Update]]:
+        """Updates of a component by the factor of their stream; those of factor 0 are left out."""
+        found: dict[float, dict[str, Update]] = defaultdict(dict)
+        for name, update in self.file.updates.get(component, {}).items():
+            if factor := self.lora.factor(name):
+                found[factor][name] = update
+        return dict(found)
+
+    @property
+    def text_key(self) -> tuple[object, ...] | None:
+        """What of the encoding of a prompt depends on; None: nothing."""
+        lora, strength = self.lora, self.lora.strength_in(1)
+        if not strength or not any(self.updates(component) for component in TEXT):
+            return None
+        return self.file.source, strength, lora.video, lora.audio, lora.mode
+
+    def text_uses(self, component: str) -> list[LoraUse]:
+        """What it does to a component of the prompt's encoding, which has the strength of stage 1."""
+        strength = self.lora.strength_in(1)
+        return [LoraUse(updates, strength * factor, strength != 0 and self.lora.mode == "runtime")
+                for factor, updates in self.updates(component).items()]
+
+    def report(self) -> str:
+        """Lines for people: what it changes, by family, at which strength, and what was left out and why."""
+        lora, lines = self.lora, [self.file.report()]
+        for component, updates in self.file.updates.items():
+            counts = Counter(map(family, updates))
+            if counts:
+                lines.append(f"  {component}: " + ", ".join(f"{counts[name]} {name}" for name in FAMILIES
+                                                            if counts[name]))
+        lines.append("  strength " + " / ".join(f"{lora.strength_in(stage):g}" for stage in (1, 2))
+                     + f" in stage 1 / 2, x video {lora.video:g}, audio {lora.audio:g}, cross-modal {lora.cross:g}; "
+                       f"mode {lora.mode}")
+        other = Counter(("DoRA " if update.dora else "") + update.kind for updates in self.file.updates.values()
+                        for update in updates.values() if not update.plain)
+        if other and lora.mode != "fused":
+            kinds = ", ".join(f"{count} {kind}" for kind, count in other.items())
+            lines.append(f"  as if fused in every mode: {kinds}")
+        if lora.strength_in(2) and not lora.strength_in(1) and any(self.updates(name) for name in TEXT):
+            lines.append("  its changes of the text connectors have no effect: the prompt is encoded once, with the "
+                         "strength of stage 1")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class StagedLora:
+    """A LoRA on the transformer in one recipe.
+
+    Args:
+        updates: by factor, as `OpenLora.updates`.
+        strengths: in each stage of the recipe.
+        mode: of `lora.MODES`.
+    """
+
+    updates: Mapping[float, Mapping[str, Update]]
+    strengths: tuple[float, ...]
+    mode: str
+
+    @property
+    def varies(self) -> bool:
+        """Whether a mode has to be chosen: auto, and not the same in all stages."""
+        return self.mode == "auto" and len(set(self.strengths)) > 1
+
+    def uses(self, stage: int, runtime: bool) -> list[LoraUse]:
+        """What it does in a stage, counted from 1; nothing at all where every stage has strength 0."""
+        if not any(self.strengths):
+            return []
+        return [LoraUse(updates, self.strengths[stage - 1] * factor, runtime)
+                for factor, updates in self.updates.items()]
+
+
+def stage_uses(loras: Sequence[StagedLora], stage: int, fits: Callable[[list[LoraUse]], bool]) -> list[LoraUse]:
+    """What is on the transformer in one stage, in order.
+
+    A LoRA of mode auto is fused where its strength is the same in all stages: the official result. Where it changes
+    between stages, fusing would read the touched weights anew before every stage (38 GB of the 22B model for the
+    distilled LoRA), so it acts at run time if the factors fit beside the weights.
+
+    Args:
+        loras: in the order in which they are added.
+        stage: from 1.
+        fits: whether weights and factors have room together with the stage's activations.
+    """
+    def uses(varying: bool) -> list[LoraUse]:
+        return [use for lora in loras
+                for use in lora.uses(stage, lora.mode == "runtime" or (varying and lora.varies))]
+
+    if not any(lora.varies for lora in loras):
+        return uses(False)
+    at_run_time = uses(True)
+    if fits(at_run_time):
+        return at_run_time
+    _log.info("the factors of LoRAs that change between stages do not fit beside the weights: fused for each stage")
+    return uses(False)

@@ -1,0 +1,225 @@
+"""Reads safetensors headers and JSON side files. Every length and offset is checked before it is believed."""
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import OverlayError
+from .source import DTYPE_BITS, MAX_DIMENSIONS, SourceFile, TensorRef, is_count, stat_file, tensor_bytes
+
+MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+MAX_JSON = 64 << 20
+MAX_BRACKETS, MAX_COMMAS = 300_000, 1_000_000  # 100 000 tensors; LTX-2.3 has 6000. Bounds memory and time
+MAX_NAME = 1024
+_AGAIN = "Download the file again, and compare its size with the one that the download page shows."
+
+# Leading bytes -> (what it is, what to do). Tested only when the file does not begin like a safetensors file.
+_FOREIGN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the weights",
+     "Run `git lfs pull` in that folder, or download the file itself."),
+    (re.compile(rb"(?i)\s*<(!doctype|html|\?xml)"), "a saved web page, not the weights",
+     "Download the file again with the page's download button (a /resolve/ link, not /blob/)."),
+    (re.compile(rb"\s*(\{\s*\"error|Access to model|Invalid (username|credentials)|Entry not found)"),
+     "an error message of the download site, not the weights",
+     "Log in to the site, accept the model's licence, and download the file again."),
+    (re.compile(rb"GGUF"), "a GGUF file", "Use a .safetensors file; GGUF weights cannot be read here."),
+    (re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), "a Python pickle (.pt, .pth, .ckpt), which can run code when opened",
+     "Use the .safetensors form of these weights."),
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file holds, without any tensor data.
+
+    Args:
+        source: the file.
+        tensors: name -> byte range, in file order.
+        metadata: the text entries of ``__metadata__``.
+    """
+
+    source: SourceFile
+    tensors: dict[str, TensorRef]
+    metadata: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The file's absolute path."""
+        return self.source.path
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a safetensors file.
+
+    Raises:
+        OverlayError: not there, not a safetensors file (and what it is instead), truncated, or inconsistent.
+    """
+    try:
+        size = stat_file(path).st_size
+        with open(path, "rb") as file:
+            start = file.read(512)
+            length = _header_length(path, start, size)
+            head = start[:8 + length] + file.read(max(0, 8 + length - len(start)))
+    except OSError as error:
+        raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
+                           "Check the path and the permissions.") from error
+    source = SourceFile.of(path, head)
+    table = _parse(path, memoryview(head)[8:])
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _broken(path, "its metadata is not a table of texts")
+    tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in table.items()}
+    _check_ranges(path, tensors, 8 + length, size)
+    return Header(source, tensors, metadata)
+
+
+def read_small(refs: Mapping[str, TensorRef], limit: int) -> dict[str, bytes]:
+    """Content of small tensors that describe others; of a larger one only the beginning.
+
+    Args:
+        refs: name -> where it is.
+        limit: bytes of one.
+
+    Raises:
+        OverlayError: a file cannot be read.
+    """
+    content: dict[str, bytes] = {}
+    by_file: dict[Path, list[tuple[int, int, str]]] = {}
+    for name, ref in refs.items():
+        by_file.setdefault(ref.path, []).append((ref.start, min(ref.size_bytes, limit), name))
+    for path, places in by_file.items():
+        try:
+            with open(path, "rb", buffering=1 << 16) as file:
+                for start, count, name in sorted(places):
+                    file.seek(start)
+                    content[name] = file.read(count)
+        except OSError as error:
+            raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
+                               "Check the path and the permissions.") from error
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of at most 64 MB.
+
+    Raises:
+        OverlayError: missing, too large, not JSON or not an object.
+    """
+    try:
+        size = stat_file(path).st_size
+        with open(path, "rb") as file:
+            data = file.read(min(size, MAX_JSON) + 1)
+        value = parse_json(data.decode(json.detect_encoding(data))) if len(data) <= MAX_JSON else None
+    except OSError as error:
+        raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable JSON file",
+                           "Check the path and the permissions.") from error
+    except ValueError as error:
+        raise OverlayError(f"{path} is not JSON ({error})", "a JSON file", _AGAIN) from error
+    if not isinstance(value, dict):
+        raise OverlayError(f"{path} is not a JSON object of at most {MAX_JSON} bytes", "a JSON object", _AGAIN)
+    return value
+
+
+def parse_json(text: str) -> Any:  # noqa: ANN401 (any JSON)
+    """`json.loads` for the text of strangers: no key twice, of bounded depth and number of parts.
+
+    Raises:
+        ValueError: not JSON, or not such JSON.
+    """
+    if text.count("[") + text.count("{") > MAX_BRACKETS or text.count(",") > MAX_COMMAS:
+        raise ValueError(f"it has more than {MAX_BRACKETS} lists and tables or {MAX_COMMAS} values")
+    try:
+        return json.loads(text, object_pairs_hook=_table)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {reprlib.repr(twice)} occurs twice")
+    return table
+
+
+def _header_length(path: Path, start: bytes, size: int) -> int:
+    """Length of the JSON header, after making sure that this is a safetensors file at all."""
+    if not size:
+        raise OverlayError(f"{path} is empty", "a .safetensors file", _AGAIN)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) > 8 and start[8:9] == b"{" and 2 <= length <= MAX_HEADER:
+        if length > size - 8:
+            raise OverlayError(f"{path} is truncated: its header alone needs {8 + length} bytes, the file has {size}",
+                               "the complete file", _AGAIN)
+        return length
+    for pattern, what, fix in _FOREIGN:
+        if pattern.match(start):
+            pointed = re.search(rb"\nsize (\d{1,20})", start)
+            more = f" (the real file has {pointed[1].decode()} bytes)" if pointed else ""
+            raise OverlayError(f"{path} ({size} bytes) is {what}{more}", "a .safetensors file", fix)
+    if size < 4096 and start.isascii() and b"\0" not in start:
+        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights: {start[:60]!r}",
+                           "a .safetensors file", _AGAIN)
+    raise OverlayError(f"{path} is not a safetensors file (it begins with {start[:12]!r})", "a .safetensors file",
+                       _AGAIN)
+
+
+def _broken(path: Path, why: str) -> OverlayError:
+    return OverlayError(f"{path} has a damaged header: {why}", "a header as the safetensors format defines it", _AGAIN)
+
+
+def _parse(path: Path, text: memoryview) -> dict[str, Any]:
+    try:
+        table = parse_json(str(text, "utf-8"))
+    except ValueError as error:
+        raise _broken(path, str(error)) from error
+    if not isinstance(table, dict):
+        raise _broken(path, "it is not a JSON object")
+    return table
+
+
+def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRef:
+    """One entry of the header as an absolute range, or an error that says what is wrong with it."""
+    path = source.path
+    if not is_name(name):
+        raise _broken(path, f"{reprlib.repr(name)} is no name of at most {MAX_NAME} printable characters")
+    if not isinstance(entry, dict):
+        raise _broken(path, f"{name} is not described by an object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise _broken(path, f"{name} has the unknown dtype {reprlib.repr(dtype)}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
+        raise _broken(path, f"{name} has the shape {reprlib.repr(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_count, offsets)):
+        raise _broken(path, f"{name} has the offsets {reprlib.repr(offsets)}")
+    needed = tensor_bytes(dtype, tuple(shape))
+    if offsets[1] - offsets[0] != needed:
+        raise _broken(path, f"{name} of {dtype} {shape} needs {needed} bytes, its offsets {offsets} give "
+                            f"{offsets[1] - offsets[0]}")
+    return TensorRef(path, dtype, tuple(shape), base + offsets[0], base + offsets[1], source)
+
+
+def is_name(name: str) -> bool:
+    """Whether this can be a tensor's name: short, so that patterns are searched in no time, and printable."""
+    return len(name) <= MAX_NAME and name.isprintable()
+
+
+def _check_ranges(path: Path, tensors: dict[str, TensorRef], base: int, size: int) -> None:
+    """Ranges must follow each other without gap or overlap (so no name occurs twice) up to the end of the file."""
+    end, last = base, "the header"
+    for name, ref in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if ref.start != end:
+            raise _broken(path, f"{name} overlaps {last}" if ref.start < end else f"a gap between {last} and {name}")
+        end, last = ref.end, name
+    if end > size:
+        raise OverlayError(f"{path} is truncated: it has {size} bytes, {end - size} are missing", f"{end} bytes",
+                           _AGAIN)
+    if end < size:
+        raise OverlayError(f"{path} has {size - end} bytes after its last tensor", f"{end} bytes",
+                           "Download the file again; a resumed download may have written part of it twice.")

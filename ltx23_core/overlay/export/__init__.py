@@ -1,0 +1,1 @@
+"""An overlay becomes files for other tools."""

@@ -1,0 +1,208 @@
+"""What an export writes, before a byte is written: files as a head and an ordered list of ranges of the sources.
+
+Tensors follow each other by element size, then as they lie in the sources: so every tensor is aligned, as readers
+need it, and neighbours in the source stay neighbours and are copied as one range.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...errors import ExportError
+from ..bytes.source import DTYPE_BITS, AnyRef, QuantRef, SourceFile, TensorRef
+from ..manifest import Overlay
+from ..names.architecture import PLAIN_DTYPES
+from .packed import CARRIED, unpacked
+
+ALIGN = 4096  # blocks that file systems can share between files
+_HEADER_ALIGN = 8  # as the safetensors library pads
+WEIGHTS, SHARDS = "{stem}.safetensors", "{stem}-{number:05}-of-{count:05}.safetensors"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes [start, end) of a source file."""
+
+    source: SourceFile
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file to write.
+
+    Args:
+        name: path in the folder of the export, with slashes.
+        head: its first bytes.
+        ranges: what follows them.
+    """
+
+    name: str
+    head: bytes
+    ranges: tuple[Range, ...] = ()
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.head) + sum(part.end - part.start for part in self.ranges)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal content, by the sources' identity."""
+        sources = [[str(r.source.path), r.source.size, r.source.mtime_ns, r.source.head_sha256, r.start, r.end]
+                   for r in self.ranges]
+        return hashlib.sha256(self.head + json.dumps([self.name, sources]).encode()).hexdigest()
+
+    def placed(self) -> Iterator[tuple[int, Range]]:
+        """The ranges, each with its position in the file."""
+        position = len(self.head)
+        for part in self.ranges:
+            yield position, part
+            position += part.end - part.start
+
+
+def json_file(name: str, value: Mapping[str, Any]) -> OutputFile:
+    """A small file of JSON."""
+    return OutputFile(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def whole_file(name: str, path: Path) -> OutputFile:
+    """A source file as it is."""
+    try:
+        source = SourceFile.of(path)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read ({error.strerror or error})", "a file of the text encoder's folder",
+                          "Put the file back, or make the overlay again.") from error
+    return OutputFile(name, b"", (Range(source, 0, source.size),))
+
+
+def weights_file(name: str, tensors: Mapping[str, AnyRef], metadata: Mapping[str, str]) -> OutputFile:
+    """A safetensors file.
+
+    Args:
+        name: of the file.
+        tensors: name -> where its bytes are.
+        metadata: for the header.
+    """
+    plain, told = unpacked(tensors, metadata)
+    table: dict[str, Any] = {"__metadata__": told} if told else {}
+    ranges: list[Range] = []
+    end = 0
+    for key, ref in in_order(plain):
+        start, end = end, end + ref.size_bytes
+        table[key] = {"dtype": ref.dtype, "shape": list(ref.shape), "data_offsets": [start, end]}
+        if ranges and ranges[-1].source.path == ref.path and ranges[-1].end == ref.start:
+            ranges[-1] = Range(ranges[-1].source, ranges[-1].start, ref.end)
+        elif ref.size_bytes:
+            ranges.append(Range(ref.source or SourceFile.of(ref.path), ref.start, ref.end))
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    element = max((DTYPE_BITS[ref.dtype] // 8 for ref in plain.values()), default=1)
+    text += b" " * _padding(8 + len(text), ranges, element)
+    return OutputFile(name, len(text).to_bytes(8, "little") + text, tuple(ranges))
+
+
+def sharded(folder: str, stem: str, tensors: Mapping[str, TensorRef], limit: int) -> list[OutputFile]:
+    """The weights of a folder as diffusers names them: one file, or several with an index.
+
+    Args:
+        folder: in the export.
+        stem: of the file names.
+        tensors: name -> where its bytes are.
+        limit: bytes of tensors in one file, unless a single tensor is larger.
+    """
+    shards: list[dict[str, TensorRef]] = [{}]
+    size = 0
+    for key, ref in in_order(tensors):
+        if shards[-1] and size + ref.size_bytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][key] = ref
+        size += ref.size_bytes
+    names = [SHARDS.format(stem=stem, number=i + 1, count=len(shards)) for i in range(len(shards))]
+    if len(shards) == 1:
+        names = [WEIGHTS.format(stem=stem)]
+    files = [weights_file(f"{folder}/{name}", shard, {"format": "pt"})
+             for name, shard in zip(names, shards, strict=True)]
+    if len(shards) > 1:
+        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(ref.size_bytes for ref in tensors.values())
+        files.append(json_file(f"{folder}/{WEIGHTS.format(stem=stem)}.index.json",
+                               {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}))
+    return files
+
+
+def stored_tensors(overlay: Overlay, component: str, quantised: bool = True) -> dict[str, AnyRef]:
+    """The tensors of a component, by their names in the overlay.
+
+    Args:
+        overlay: that has it.
+        component: its name.
+        quantised: whether the layout can hold quantised weights of safetensors files.
+
+    Raises:
+        OverlayError: the overlay does not have the component.
+        ExportError: its weights are quantised in a way that the layout cannot hold.
+    """
+    tensors = overlay.require(component).tensors
+    allowed = (*PLAIN_DTYPES, *(CARRIED if quantised else ()))
+    for name, ref in tensors.items():
+        if ref.dtype not in allowed:
+            raise ExportError(f"{component} has quantised weights ({name} is {ref.dtype})", ", ".join(allowed),
+                              "Export as monolith or split, or an overlay of the bf16 files." if ref.dtype in CARRIED
+                              else "Export an overlay of the bf16 files; GGUF files are used as they are.")
+    return tensors
+
+
+def in_order(tensors: Mapping[str, TensorRef]) -> list[tuple[str, TensorRef]]:
+    """Largest elements first, then as the sources have them."""
+    return sorted(tensors.items(), key=lambda item: (-DTYPE_BITS[item[1].dtype], str(item[1].path), item[1].start,
+                                                     item[0]))
+
+
+def joined(*parts: Mapping[str, AnyRef]) -> dict[str, AnyRef]:
+    """The tensors of several components that go into one file.
+
+    Raises:
+        ExportError: two have the same name (statistics of a VAE's halves) and different values.
+    """
+    tensors: dict[str, AnyRef] = {}
+    for part in parts:
+        for name, ref in part.items():
+            other = tensors.setdefault(name, ref)
+            if other != ref and (isinstance(ref, QuantRef) or _bytes(other) != _bytes(ref)):
+                raise ExportError(f"{name} is not the same in {other.path} and {ref.path}",
+                                  "encoder and decoder of one VAE", "Take both from the same file.")
+    return tensors
+
+
+def _bytes(ref: AnyRef) -> tuple[str, tuple[int, ...], bytes]:
+    """Content of a small tensor."""
+    with open(ref.path, "rb") as file:
+        file.seek(ref.start, os.SEEK_SET)
+        return ref.dtype, ref.shape, file.read(ref.size_bytes)
+
+
+def _padding(length: int, ranges: list[Range], element: int) -> int:
+    """Spaces behind a header, so that tensors are aligned and, where possible, the largest range can be shared.
+
+    File systems with reflinks share whole blocks, so source and target must lie equally in theirs.
+
+    Args:
+        length: of the header.
+        ranges: that follow it.
+        element: bytes of the largest type of the tensors.
+    """
+    least = -length % _HEADER_ALIGN
+    if not ranges:
+        return least
+    sizes = [part.end - part.start for part in ranges]
+    largest = sizes.index(max(sizes))
+    wanted = (ranges[largest].start - sum(sizes[:largest]) - length) % ALIGN
+    return wanted if (length + wanted) % max(element, 1) == 0 else least

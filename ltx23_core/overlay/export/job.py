@@ -1,0 +1,169 @@
+"""The run of an export: which files a folder has already, whether the rest fits, one file after the other."""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ...errors import ExportError
+from .copy import FileWriter
+from .files import OutputFile
+from .sources import Sources, cannot_write, copied_bytes
+
+FORMAT = "ltx23-export/1"
+MARKER, LOCK = "ltx23-export.json", ".ltx23-export.lock"  # in the folder of an export
+_TEMPORARY = f".{MARKER}.tmp"
+_OTHER_FOLDER = "Give an empty folder or a new one."
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file of an export.
+
+    Args:
+        path: of the file.
+        size: bytes.
+        sha256: of the file as it was read back from the disk; None if that was not asked for.
+        reused: it was complete from an earlier run.
+    """
+
+    path: Path
+    size: int
+    sha256: str | None
+    reused: bool
+
+
+class Job:
+    """One run: what is to be written, and what the folder already has.
+
+    Args:
+        root: the folder.
+        files: of the export.
+        what: which export this is, for the marker.
+        verify: compare every file with its sources.
+    """
+
+    def __init__(self, root: Path, files: list[OutputFile], what: dict[str, str], verify: bool) -> None:
+        """Look at nothing yet."""
+        self.root, self.files, self.verify = root, files, verify
+        plan = hashlib.sha256("".join(file.fingerprint for file in files).encode()).hexdigest()
+        self.marker: dict[str, Any] = {"format": FORMAT, **what, "plan": plan, "files": {}}
+
+    def refuse_sources(self) -> None:
+        """Never replace a file that the export reads from."""
+        sources = {os.path.realpath(part.source.path) for file in self.files for part in file.ranges}
+        for file in self.files:
+            if os.path.realpath(self.root / file.name) in sources:
+                raise ExportError(f"{self.root / file.name} is a source of the overlay", "a folder without sources",
+                                  _OTHER_FOLDER)
+
+    def read_marker(self) -> None:
+        """Take over what an earlier run has completed; refuse a folder with anything else in it."""
+        path = self.root / MARKER
+        try:
+            names = {entry.name for entry in os.scandir(self.root)} if self.root.exists() else set()
+            stored = json.loads(path.read_text(encoding="utf-8")) if MARKER in names else None
+        except OSError as error:
+            raise cannot_write(self.root, error) from error
+        except ValueError:
+            stored = None
+        if stored is None and names - {LOCK, _TEMPORARY}:
+            raise ExportError(f"{self.root} is not empty ({min(names - {LOCK, _TEMPORARY})})",
+                              "an empty folder, or an export of the same overlay to be completed", _OTHER_FOLDER)
+        if stored is not None:
+            if not isinstance(stored, dict) or {**stored, "files": {}} != {**self.marker, "files": {}}:
+                raise ExportError(f"{self.root} holds another export", "one of the same overlay with the same settings",
+                                  _OTHER_FOLDER)
+            self.marker["files"] = dict(stored["files"])
+
+    def complete(self, file: OutputFile) -> dict[str, Any] | None:
+        """The marker's entry of a file that needs no more work."""
+        entry = self.marker["files"].get(file.name)
+        with contextlib.suppress(OSError):
+            stat = (self.root / file.name).stat()
+            if entry and [stat.st_size, stat.st_mtime_ns] == entry["stat"] and (entry["sha256"] or not self.verify):
+                return entry
+        return None
+
+    def check_space(self) -> None:
+        """Refuse before the first byte if the files cannot fit."""
+        needed = sum(file.size - FileWriter(self.root, file, Sources()).done for file in self.files
+                     if not self.complete(file))
+        parent = next(path for path in (self.root, *self.root.parents) if path.exists())
+        free = shutil.disk_usage(parent).free
+        if needed > free and sum(copied_bytes(file, parent) for file in self.files) > free:
+            raise ExportError(f"{parent} has {free / 1e9:.1f} GB free", f"{needed / 1e9:.1f} GB",
+                              "Free some space, or export to a folder on another disk.")
+
+    def run(self, sources: Sources, check: Callable[[], None],
+            progress: Callable[[int, int], None]) -> tuple[ExportedFile, ...]:
+        """Write what is missing."""
+        done, total = 0, sum(file.size for file in self.files) * (1 + self.verify)
+
+        def step(count: int) -> None:
+            nonlocal done
+            check()
+            done += count
+            progress(done, total)
+
+        written = []
+        self._save_marker()
+        for file in self.files:
+            entry = self.complete(file)
+            if reused := entry is not None:
+                step(file.size * (1 + self.verify))
+            else:
+                entry = self._write(FileWriter(self.root, file, sources, step))
+            written.append(ExportedFile(self.root / file.name, file.size, entry["sha256"], reused))
+        return tuple(written)
+
+    def _write(self, writer: FileWriter) -> dict[str, Any]:
+        writer.step(writer.done)
+        writer.copy()
+        digest = writer.compare() if self.verify else None
+        stat = writer.partial.stat()
+        entry = {"stat": [stat.st_size, stat.st_mtime_ns], "sha256": digest}
+        self.marker["files"][writer.file.name] = entry
+        self._save_marker()  # first: a name without an entry would be written again
+        writer.finish()
+        return entry
+
+    def _save_marker(self) -> None:
+        try:
+            temporary = self.root / _TEMPORARY
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(self.marker, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.root / MARKER)
+        except OSError as error:
+            raise cannot_write(self.root / MARKER, error) from error
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """One export at a time in a folder, which is made."""
+    lock = root / LOCK
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        guard = FileLock(lock, timeout=0)
+        guard.acquire()
+    except Timeout as error:
+        raise ExportError(f"another process is exporting to {root}", "one export at a time",
+                          "Wait for it, or give another folder.") from error
+    except OSError as error:
+        raise cannot_write(root, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        guard.release()

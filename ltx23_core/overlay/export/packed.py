@@ -1,0 +1,65 @@
+"""Quantised weights in an export: their parts byte for byte, and in the metadata what they are (spec/09 §2.3, §2.4).
+
+Whatever the source calls its parts, the export has the newer names, and every layer stands in the metadata
+``_quantization_metadata``: ComfyUI and our own reader need no guessing.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...errors import ExportError
+from ..bytes.source import AnyRef, QuantRef, TensorRef
+from ..packed.formats import FP8
+from ..packed.layers import METADATA
+
+# Our format -> the name in the metadata; fp8 is named after the weight's dtype.
+_NAMES = {"mxfp8": "mxfp8", "nvfp4": "nvfp4", "int8": "int8_tensorwise", "int4": "convrot_w4a4",
+          "w4a8": "asym_w4a8_int8", "awq": "awq_w4a16"}
+_FP8_NAMES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_PACKED = ("int4", "w4a8")  # whose weights ComfyUI stores as I8
+CARRIED = ("fp8", *_NAMES)
+
+
+def unpacked(tensors: Mapping[str, AnyRef], metadata: Mapping[str, str]) -> tuple[dict[str, TensorRef], dict[str, str]]:
+    """Tensors and metadata of a file, a quantised weight as its parts.
+
+    Args:
+        tensors: key -> weight; quantised ones in a format of `CARRIED`.
+        metadata: of the file, less what it says of quantisation.
+
+    Raises:
+        ExportError: one file cannot hold these weights.
+    """
+    plain: dict[str, TensorRef] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    for key, ref in tensors.items():
+        if isinstance(ref, TensorRef):
+            plain[key] = ref
+            continue
+        layer = key.removesuffix(".weight")
+        layers[layer] = _description(ref)
+        plain |= {f"{layer}.{name}": replace(part, dtype="I8") if name == "weight" and ref.format in _PACKED else part
+                  for name, part in ref.parts.items()}
+    cast = [key for key, ref in tensors.items() if layers and ref.dtype in FP8 and len(ref.shape) == 2
+            and not key.endswith("embed_tokens.weight")]
+    if cast:
+        raise ExportError(f"{cast[0]} is fp8 without a scale, and other weights of the same file have scales",
+                          "one kind of fp8 in a file: readers take a missing scale for damage",
+                          "Make the overlay of files that are quantised alike, and export again.")
+    kept = {key: value for key, value in metadata.items() if key != METADATA}
+    if layers:
+        kept[METADATA] = json.dumps({"format_version": "1.0", "layers": layers}, sort_keys=True)
+    return plain, kept
+
+
+def _description(ref: QuantRef) -> dict[str, Any]:
+    """What the metadata say of one layer."""
+    told: dict[str, Any] = {"format": _NAMES.get(ref.format) or _FP8_NAMES[ref.parts["weight"].dtype]}
+    if "group" in ref.parameters:
+        told["group_size"] = ref.parameters["group"]
+    if "rotated" in ref.parameters:
+        told |= {"convrot": True, "convrot_groupsize": ref.parameters["rotated"]}
+    return told

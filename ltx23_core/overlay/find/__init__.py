@@ -1,0 +1,1 @@
+"""Paths become components with their configuration."""

@@ -1,0 +1,156 @@
+"""Folders of any layout: diffusers pipelines, split files, what sglang writes (spec/09 §7). By content, not by name."""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...errors import OverlayError
+from ..bytes.header import read_json
+from ..names.recognise import recognise
+from .found import Files, Found, describe, read_files, read_shards, shard_names
+from .text_encoder import TOKENIZERS, find_text_encoder
+
+MAX_DEPTH, MAX_FILES = 3, 300
+WEIGHTS = (".safetensors", ".sft", ".gguf")
+SGLANG_MARKER, SGLANG_ENCODER = ".sglang_overlay_materialized.json", "ltx23_image_encoder"
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
+_GENERAL = ("diffusion_pytorch_model", "model")  # beside them, names with a dot are the same in another precision
+
+
+def find(path: Path, tokenizers: Sequence[Path] = ()) -> list[Found]:
+    """Everything that a file or a folder brings.
+
+    Args:
+        path: of the file or folder.
+        tokenizers: folders that may have a tokenizer, for a text encoder that has none.
+
+    Raises:
+        OverlayError: nothing of LTX-2.3, damaged, or two files of one folder bring the same.
+    """
+    if path.is_dir():
+        return _find_in_folder(path, tokenizers)
+    files = read_files(path)
+    found = _describe(files, tokenizers)
+    if found is None:
+        raise unusable(files)
+    return [found]
+
+
+def unusable(files: Files) -> OverlayError:
+    """The error for a file that is no part of LTX-2.3, saying what it is instead."""
+    kind = recognise(files.tensors)
+    return OverlayError(f"{files.path} is {kind.name}", "an LTX-2.3 checkpoint, or a part of one", kind.fix)
+
+
+def _describe(files: Files, tokenizers: Sequence[Path]) -> Found | None:
+    found = describe(files)
+    if found is not None and "text_encoder" in found.components:
+        return find_text_encoder(files.path, tokenizers)
+    return found
+
+
+def weight_sets(folder: Path) -> list[Files]:
+    """The models in a folder (not below it), headers read: shards together, other precisions of the same left out."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS and path.is_file())
+    sharded = {match[1] for name in names if (match := _SHARD.fullmatch(name))}
+    sharded |= {path.name.removesuffix(".safetensors.index.json") for path in folder.glob("*.safetensors.index.json")}
+    single = {name if name.endswith(".gguf") else name.rpartition(".")[0]: name
+              for name in names if not _SHARD.fullmatch(name)}
+    stems = sharded | set(single)
+    sets = []
+    for stem in sorted(stems):
+        if any(stem.startswith(general + ".") and general in stems for general in _GENERAL):
+            continue
+        # Both forms may be there: never both are read, and the single one only if shards lack.
+        if stem in sharded and (stem not in single or all(
+                (folder / name).is_file() for name in shard_names(folder, stem))):
+            sets.append(read_shards(folder, stem))
+        else:
+            sets.append(read_files(folder / single[stem]))
+    return sets
+
+
+def _folders(root: Path, depth: int = 0) -> Iterator[Path]:
+    yield root
+    if depth < MAX_DEPTH:
+        for path in sorted(root.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                yield from _folders(path, depth + 1)
+
+
+def _find_in_folder(root: Path, elsewhere: Sequence[Path]) -> list[Found]:
+    try:
+        folders = list(_folders(root))
+        here = [folder for folder in folders if any((folder / name).is_file() for name in TOKENIZERS)]
+        count = sum(name.endswith(WEIGHTS) for folder in folders for name in os.listdir(folder))
+        if count > MAX_FILES:
+            raise OverlayError(f"{root} has {count} weight files", f"the folder of one model (at most {MAX_FILES})",
+                               "Give the file or the folder of the model itself.")
+        found, other = [], []
+        for files in (files for folder in folders for files in weight_sets(folder)):
+            part = _describe(files, (*here, *elsewhere))
+            found += [part] if part else []
+            other += [] if part else [files]
+    except OSError as error:
+        raise OverlayError(f"{root} cannot be read ({error.strerror or error})", "a readable folder",
+                           "Check the path and the permissions.") from error
+    if (root / SGLANG_MARKER).is_file():
+        found = _without_20(root, found)
+    if not found and other:
+        raise unusable(other[0])
+    if not found and not here:
+        raise OverlayError(f"{root} has no weight files", "a folder with the model's weights",
+                           "Give the folder of a diffusers pipeline, or the model's file.")
+    _check_single(root, found)
+    if found and other:
+        left = ", ".join(f"{files.path.name} ({files.kind})" for files in other)
+        found[0] = replace(found[0], notes=(*found[0].notes, f"not used of {root.name}: {left}"))
+    return found
+
+
+def _check_single(root: Path, found: list[Found]) -> None:
+    """Within one folder no order says which file counts."""
+    seen: dict[str, Found] = {}
+    for part in found:
+        for name in part.components:
+            if name in seen:
+                raise OverlayError(f"{root} has two files with the component {name}: {seen[name].path.name} and "
+                                   f"{part.path.name}", "one of each",
+                                   "Give the file that you want instead of the folder.")
+            seen[name] = part
+
+
+def _without_20(root: Path, found: list[Found]) -> list[Found]:
+    """sglang takes the video encoder and the audio VAE from LTX-2.0 (spec/01 §8): use the source, or say so."""
+    marker = read_json(root / SGLANG_MARKER)
+    source = _sglang_source(marker.get("source_dir"))
+    stale = {"video_encoder", "audio_encoder", "audio_decoder"}
+    kept = []
+    for part in found:
+        drop = stale if source else {"video_encoder"} if part.files.folder.name != SGLANG_ENCODER else set()
+        components = {name: tensors for name, tensors in part.components.items() if name not in drop}
+        if components:
+            kept.append(replace(part, components=components))
+    if source is not None:
+        taken = {name: tensors for name, tensors in source.components.items() if name in stale}
+        note = f"video encoder and audio VAE are from {source.path}: sglang's folder has those of LTX-2.0"
+        return [*kept, replace(source, components=taken, notes=(note,))]
+    note = "the audio VAE of this sglang folder is that of LTX-2.0; add the source checkpoint to replace it"
+    return [replace(kept[0], notes=(note,)), *kept[1:]] if kept else kept
+
+
+def _sglang_source(folder: object) -> Found | None:
+    """The monolith that a materialised folder was made of, if it is still there."""
+    if not isinstance(folder, str) or not os.path.isdir(folder):
+        return None
+    for path in sorted(Path(folder).glob("ltx-2.3*.safetensors")):
+        try:
+            found = describe(read_files(Path(os.path.abspath(path))))
+        except OverlayError:
+            continue
+        if found is not None and {"audio_decoder", "video_encoder"} <= set(found.components):
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""Any LoRA file becomes updates by component and parameter."""

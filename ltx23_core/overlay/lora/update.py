@@ -1,0 +1,153 @@
+"""What the tensors of one module in a LoRA file do to the module's parameters (spec/09 §5)."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple
+
+from ..bytes.source import TensorRef
+from ..names.architecture import Shapes
+from .alpha import Scales
+
+# Kind, the roles it needs, the role whose rows are the rank ("": alpha does not count). The first that fits is it.
+_ROWS = (("lora", "a b", "a"), ("lokr", "w1 w2", ""), ("lokr", "w1 w2_a w2_b", "w2_b"),
+         ("lokr", "w1_a w1_b w2", "w1_b"), ("lokr", "w1_a w1_b w2_a w2_b", "w2_b"),
+         ("loha", "h1_a h1_b h2_a h2_b", "h1_b"), ("set", "set", ""), ("diff", "diff", ""))
+_KINDS = tuple((kind, frozenset(roles.split()), rank) for kind, roles, rank in _ROWS)
+_PRODUCTS = ("lora", "lokr", "loha")
+_TUCKER = {"mid", "lokr_t2", "hada_t1", "hada_t2"}
+_LEFT = {"alpha": "an alpha without anything to scale", "a_bias": "a bias between the factors, which no tool writes",
+         "diff_b": "the module has no bias", "b_bias": "the module has no bias",
+         "diff": "a second update of the same weight", "set": "a second update of the same weight",
+         "dora_scale": "a magnitude without factors", "magnitude": "a magnitude without factors"}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a LoRA file does to one parameter.
+
+    Args:
+        kind: "lora" (B A), "lokr" (w1 ⊗ w2), "loha" (w1 ∘ w2), "diff" (is added), "set" (takes its place).
+        tensors: role -> tensor: a, b | w1 or w1_a, w1_b, w2 or w2_a, w2_b | h1_a, h1_b, h2_a, h2_b | diff | set;
+            "magnitude" too where ``dora`` is set.
+        alpha: the file's alpha; None: the product is not scaled.
+        rank: what alpha is divided by.
+        rank_stabilised: alpha is divided by the root of the rank (rsLoRA).
+        dora: "" (none), "output" or "input" (ComfyUI's ``dora_scale``, by its axis), or "peft".
+    """
+
+    kind: str
+    tensors: Mapping[str, TensorRef] = field(hash=False)
+    alpha: TensorRef | float | None = None
+    rank: int = 1
+    rank_stabilised: bool = False
+    dora: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is B A and nothing else."""
+        return self.kind == "lora" and not self.dora
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        """Every tensor that is read."""
+        return (*self.tensors.values(), *([self.alpha] if isinstance(self.alpha, TensorRef) else []))
+
+    @property
+    def delta_shape(self) -> tuple[int, ...] | None:
+        """Shape of what is added; None where the factors do not fit each other."""
+        shapes = {role: ref.shape for role, ref in self.tensors.items()}
+        if self.kind in ("diff", "set"):
+            return shapes[self.kind]
+        if self.kind == "lora":
+            return _product(shapes["b"], shapes["a"])
+        if self.kind == "loha":
+            first, second = _product(shapes["h1_a"], shapes["h1_b"]), _product(shapes["h2_a"], shapes["h2_b"])
+            return first if first == second else None
+        first, second = (shapes[w] if w in shapes else _product(shapes[w + "_a"], shapes[w + "_b"])
+                         for w in ("w1", "w2"))
+        if first is None or second is None or len(first) != 2 or len(second) != 2:
+            return None
+        return first[0] * second[0], first[1] * second[1]
+
+
+def _product(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...] | None:
+    fits = len(left) == len(right) == 2 and left[1] == right[0]
+    return (left[0], right[1]) if fits else None
+
+
+class ModuleUpdates(NamedTuple):
+    """Updates by parameter, and for every role that has no effect: why."""
+
+    updates: dict[str, Update]
+    unused: dict[str, str]
+
+
+def module_updates(refs: Mapping[str, TensorRef], path: str, parameter: str, shapes: Shapes,
+                   scales: Scales) -> ModuleUpdates:
+    """Turn the tensors of one module into updates.
+
+    Args:
+        refs: role -> tensor, roles of `lora_names.ENDINGS`.
+        path: of the module in the file, for `scales`.
+        parameter: name of the module's weight.
+        shapes: of the component's parameters.
+        scales: what metadata say of alpha.
+    """
+    weight, bias = shapes[parameter], parameter.removesuffix(".weight") + ".bias"
+    left, updates = dict.fromkeys(refs, ""), {}
+
+    def use(name: str, update: Update, *roles: str) -> None:
+        shape = update.delta_shape
+        if shape == shapes[name]:
+            updates[name] = update
+            reason = None
+        else:
+            reason = (f"its factors do not fit each other ({_dims(update)})" if shape is None else
+                      f"changes a tensor of shape {list(shape)}, LTX-2.3 has {list(shapes[name])}")
+        for role in roles:
+            left.pop(role, None) if reason is None else left.update({role: reason})
+
+    alpha: TensorRef | float | None = refs.get("alpha")
+    if isinstance(alpha, TensorRef) and prod(alpha.shape) != 1:
+        return ModuleUpdates({}, dict.fromkeys(refs, f"its alpha has the shape {list(alpha.shape)}"))
+    if _TUCKER & refs.keys():
+        return ModuleUpdates({}, dict.fromkeys(refs, "a Tucker decomposition, which is for convolutions"))
+    kind, roles, ranked = next((row for row in _KINDS if row[1] <= refs.keys()), ("", frozenset(), ""))
+    scale: tuple[TensorRef | float | None, int, bool] = (None, 1, False)
+    if ranked and refs[ranked].shape:
+        alpha = scales.alpha(path) if alpha is None and kind == "lora" else alpha
+        scale = (alpha, refs[ranked].shape[0], scales.stabilised(path))
+    if kind:
+        dora, magnitude, problem = _dora(refs, weight) if kind in _PRODUCTS else ("", {}, "")
+        if problem:
+            return ModuleUpdates({}, dict.fromkeys(refs, problem))
+        extra = ("alpha", "reshape", "dora_scale", "magnitude") if kind in _PRODUCTS else ("reshape",)
+        use(parameter, Update(kind, {role: refs[role] for role in roles} | magnitude, *scale, dora), *roles, *extra)
+    if kind == "lora" and "b_bias" in refs and bias in shapes:
+        use(bias, Update("diff", {"diff": refs["b_bias"]}, *scale), "b_bias")
+    elif "diff_b" in refs and bias in shapes:
+        use(bias, Update("diff", {"diff": refs["diff_b"]}), "diff_b")
+    return ModuleUpdates(updates, {role: reason or _LEFT.get(role, "the tensor that belongs to it is missing")
+                                   for role, reason in left.items() if role in refs})
+
+
+def _dora(refs: Mapping[str, TensorRef], weight: tuple[int, ...]) -> tuple[str, dict[str, TensorRef], str]:
+    """Convention of a magnitude, its tensor, and what is wrong with it."""
+    ref = refs.get("magnitude", refs.get("dora_scale"))
+    if ref is None:
+        return "", {}, ""
+    count = prod(ref.shape)
+    if "magnitude" in refs and count == weight[0]:
+        return "peft", {"magnitude": ref}, ""
+    if "magnitude" not in refs and ref.shape and len(weight) == 2:
+        if ref.shape[0] == weight[0] == count:
+            return "output", {"magnitude": ref}, ""
+        if ref.shape[-1] == weight[1] == count:
+            return "input", {"magnitude": ref}, ""
+    return "", {}, f"a magnitude of shape {list(ref.shape)} for a weight of {list(weight)}"
+
+
+def _dims(update: Update) -> str:
+    return ", ".join(f"{role} {list(ref.shape)}" for role, ref in sorted(update.tensors.items()))

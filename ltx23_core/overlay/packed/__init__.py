@@ -1,0 +1,1 @@
+"""Packed weights become one reference: formats, their layers, what they take on a device."""

@@ -1,0 +1,57 @@
+"""Which file brings a component that is missing, where to get it and where to put it (spec/09 §1, §3, §8)."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...hub.catalogue import ENTRIES, Entry
+
+UPSAMPLERS = ("upsampler_x2", "upsampler_x1.5", "upsampler_temporal_x2")
+OPTIONAL = (*UPSAMPLERS, "distilled_lora")  # what not every recipe needs
+_KIJAI = "Kijai/LTX2.3_comfy"
+_VIDEO = Entry("", _KIJAI, "vae/LTX23_video_vae_bf16.safetensors", 1.5, "vae", "")
+_AUDIO = Entry("", _KIJAI, "vae/LTX23_audio_vae_bf16.safetensors", 0.4, "vae", "")
+# Component -> the file, and what the component is needed for.
+DOWNLOADS: dict[str, tuple[Entry, str]] = {
+    "transformer": (ENTRIES["distilled-1.1"], "everything"), "connectors": (ENTRIES["distilled-1.1"], "prompts"),
+    "text_projection": (Entry("", _KIJAI, "text_encoders/ltx-2.3_text_projection_bf16.safetensors", 2.3,
+                              "text_encoders", ""), "prompts"),
+    "text_encoder": (ENTRIES["gemma-comfy"], "prompts"), "video_decoder": (_VIDEO, "pictures"),
+    "video_encoder": (_VIDEO, "images and videos as conditions"), "audio_decoder": (_AUDIO, "sound"),
+    "audio_encoder": (_AUDIO, "source audio"), "vocoder": (_AUDIO, "sound"),
+    "distilled_lora": (ENTRIES["distilled-lora"], "the distilled recipes on dev weights"),
+    "upsampler_x2": (ENTRIES["upscaler-x2"], "the two-stage recipes"),
+    "upsampler_x1.5": (ENTRIES["upscaler-x1.5"], "upscaling by 1.5"),
+    "upsampler_temporal_x2": (ENTRIES["upscaler-temporal-x2"], "twice the frame rate"),
+    "text_encoder_vision": (ENTRIES["gemma-comfy"], "enhancing a prompt to an image"),
+}
+NOT_MISSED = {"text_encoder_vision"}  # in no report: only one optional input asks for it
+
+
+def missing(have: Iterable[str], variant: str | None) -> list[str]:
+    """The components that are not there; distilled weights need no LoRA."""
+    there = set(have) | NOT_MISSED | ({"distilled_lora"} if variant == "distilled" else set())
+    return [name for name in DOWNLOADS if name not in there]
+
+
+def how_to_get(component: str) -> str:
+    """One line: the file that brings a component, its size, its folder and its address."""
+    entry, _ = DOWNLOADS[component]
+    url = f"https://huggingface.co/{entry.repo}" + (f"/resolve/main/{entry.path}" if entry.path else "")
+    size = f", {entry.size:.1f} GB" if entry.size else ""
+    return f"{entry.path.rsplit('/', 1)[-1] or entry.repo}{size} -> models/{entry.folder}: {url}"
+
+
+def missing_lines(names: Iterable[str]) -> list[str]:
+    """What is missing, one line a file, with what it is needed for."""
+    lines: dict[str, list[str]] = {}
+    for name in names:
+        lines.setdefault(how_to_get(name), []).append(name)
+    return [f"no {', '.join(names)} (for {' and '.join(dict.fromkeys(DOWNLOADS[name][1] for name in names))}): {line}"
+            for line, names in lines.items()]
+
+
+def where_to_get(name: str) -> tuple[str, str]:
+    """For the error about a missing component: what is expected, and what to do."""
+    line = how_to_get(name if name in DOWNLOADS else "transformer")
+    return f"a file that brings {name}", (f"Download {line}, and choose it in the Overlay node or give it to "
+                                          "materialize(...).")

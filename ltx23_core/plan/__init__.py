@@ -1,0 +1,1 @@
+"""A run decided: recipes, stages, guidance, sigmas, windows, refusals; no weights, no device."""

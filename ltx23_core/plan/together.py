@@ -1,0 +1,65 @@
+"""Conditions of one run together: their order, and what cannot go together."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..conditioning.extend import Extend
+from ..errors import RequestError
+from ..media.audio import Audio
+from .condition import ADDS, FREEZES, Clip, Condition
+
+_MADE = {"video": "picture", "audio": "sound"}
+
+
+def check_conditions(conditions: Sequence[Condition], clip: Clip) -> tuple[Condition, ...]:
+    """The conditions in the order in which they are applied, each checked, and all of them together.
+
+    Raises:
+        RequestError: one that the clip cannot have, or two that exclude each other.
+    """
+    for condition in conditions:
+        for stream in getattr(condition, "roles", {}):
+            if not getattr(clip, stream):
+                raise RequestError(f"{condition.name} needs the {_MADE[stream]} in a run that makes none",
+                                   "a run of both streams", f"Set streams to both, or take {condition.name} away.")
+        condition.check(clip)
+    _check_streams(conditions)
+    _check_extensions(conditions, clip)
+    return tuple(sorted(conditions, key=lambda condition: condition.order))
+
+
+def source_waveform(conditions: Sequence[Condition], clip: Clip) -> Audio | None:
+    """The sound that a condition wants in the file instead of the decoded one, as long as the clip; or None."""
+    found = (condition.waveform(clip) for condition in conditions if hasattr(condition, "waveform"))
+    return next((waveform for waveform in found if waveform is not None), None)
+
+
+def _check_streams(conditions: Sequence[Condition]) -> None:
+    """A stream comes from one source, and a frozen one takes nothing else."""
+    for stream, made in _MADE.items():
+        roles = [(c, c.roles[stream]) for c in conditions if stream in getattr(c, "roles", {})]
+        strong = [c for c, role in roles if role != ADDS]
+        frozen = next((c for c, role in roles if role == FREEZES), None)
+        if len(strong) > 1:
+            raise RequestError(f"{strong[0].name} and {strong[1].name} both decide the {made}",
+                               f"one source for the {made}", "Take one of them away.")
+        if frozen is not None and len(roles) > 1:
+            other = next(c for c, _ in roles if c is not frozen)
+            raise RequestError(f"{frozen.name} keeps the {made} as it is and {other.name} changes it",
+                               f"no other condition on the {made}", f"Take {other.name} away.")
+
+
+def _check_extensions(conditions: Sequence[Condition], clip: Clip) -> None:
+    """Clips that are extended stand at different ends and leave something between them."""
+    extends = [condition for condition in conditions if isinstance(condition, Extend)]
+    for stream in ("video", "audio"):
+        sides = [e.direction for e in extends if stream in e.roles]
+        if len(sides) > len(set(sides)):
+            raise RequestError(f"two clips are extended {sides[0]}, so both would stand in the same place",
+                               "one forward, and one backward for a clip that joins the two",
+                               "Set the direction of one of them to the other, or take it away.")
+    held = sum(extend.frames_in(clip.fps) for extend in extends if "video" in extend.roles)
+    if held >= clip.frames:
+        raise RequestError(f"the clips that are extended have {held} frames and the result has {clip.frames}",
+                           "a result that is longer than all clips together",
+                           f"Set frames to at least {held + 8 - (held - 1) % 8}.")

@@ -1,0 +1,143 @@
+"""LTX23ReferenceVideo, LTX23SourceAudio, LTX23SourceVideo: clips and sound that the result follows."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from ...ltx23_core.errors import LTX23Error
+from ..model.files import FILES, NONE
+from ..sockets import advanced, schema
+from .inputs import chained, clip_inputs, output, rate_input, source_clip, to_audio
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...ltx23_core.plan.condition import Condition
+
+LORA = "lora"  # of FILES
+MAX_FACTOR = 16
+MAX_SECONDS = 3600.0
+
+
+class ReferenceVideoNode(io.ComfyNode):
+    """A clip that an IC-LoRA follows."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See each input's tooltip."""
+        FILES.begin("LTX23ReferenceVideo")
+        return schema(
+            node_id="LTX23ReferenceVideo", display_name="Reference Video",
+            aliases=["ic-lora", "control video", "depth", "pose", "canny", "video to video"],
+            description="Gives an IC-LoRA the clip that it follows (depth, pose, edges, a video to change). The LoRA "
+                        "itself is loaded with LoRA. Acts in the first stage only, as official.",
+            inputs=[
+                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=(
+                    "How firmly the reference is kept as it is, 0 to 1. Official default 1.")),
+                io.Float.Input("attention_strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=(
+                    "How much video and reference see of each other, 0 (nothing) to 1. Lower weakens the control. "
+                    "Official default 1.")),
+                io.Combo.Input("lora", options=[NONE, *FILES.names(LORA)], default=NONE, tooltip=(
+                    "The IC-LoRA in use: its header says at what size and rate it was trained, for downscale and "
+                    "temporal at 0. none (default): 1 and 1. It is not loaded here.")),
+                *clip_inputs(sound=False, length="A shorter clip ends earlier."),
+                io.Mask.Input("mask", optional=True, tooltip=(
+                    "Weights of attention_strength in space and time, 0 to 1: one mask, or one for each frame of the "
+                    "clip. Not linked: everywhere 1.")),
+                advanced(io.Int.Input("downscale", optional=True, default=0, min=0, max=MAX_FACTOR, tooltip=(
+                    "The reference is encoded at width and height divided by this. 0 (default): as the LoRA "
+                    "says, else 1."))),
+                advanced(io.Int.Input("temporal", optional=True, default=0, min=0, max=MAX_FACTOR, tooltip=(
+                    "Of the clip every so manieth frame is taken. 0 (default): as the LoRA says, else 1."))),
+                rate_input(),
+                chained(),
+            ],
+            outputs=[output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora: str | None = None) -> bool | str:
+        """Refuse a file that is not there or is no LoRA."""
+        try:
+            _scales(lora or NONE)
+        except LTX23Error as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, strength: float, attention_strength: float, lora: str, video: Any = None,  # noqa: ANN401
+                images: torch.Tensor | None = None, mask: torch.Tensor | None = None, downscale: int = 0,
+                temporal: int = 0, source_fps: float = 0.0, conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+        """Add the reference; factors at 0 come from the LoRA's header."""
+        from ...ltx23_core.conditioning.reference import ReferenceVideo
+
+        known = _scales(lora)
+        return io.NodeOutput((*conditions, ReferenceVideo(
+            source_clip(video, images, None, source_fps, sound=False), strength, attention_strength, mask,
+            downscale or known[0], temporal or known[1])))
+
+
+def _scales(lora: str) -> tuple[int, int]:
+    from ...ltx23_core.conditioning.reference import reference_scales
+
+    return (1, 1) if lora == NONE else reference_scales(FILES.find(LORA, lora).identity.path)
+
+
+class SourceAudioNode(io.ComfyNode):
+    """Audio to video."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See each input's tooltip."""
+        return schema(
+            node_id="LTX23SourceAudio", display_name="Source Audio",
+            aliases=["audio to video", "a2v", "lip sync", "talking", "music video"],
+            description="Makes the video for a given sound, which is kept: the file gets the original. Describe in "
+                        "the prompt who speaks and what is heard.",
+            inputs=[
+                io.Audio.Input("audio", tooltip=(
+                    "The sound, mono or stereo. It is cut to the video's length; a shorter one is filled up with "
+                    "silence.")),
+                io.Float.Input("start", default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=(
+                    "Seconds of the sound that are left out at its beginning. Default 0.")),
+                io.Float.Input("noise", default=0.0, min=0.0, max=1.0, step=0.001, tooltip=(
+                    "White noise added to what the model hears, as std with full scale 1; the file's sound stays "
+                    "clean. If very clean speech leaves the face still, try 0.002 to 0.01, the cure that users "
+                    "found. Default 0, as official.")),
+                chained(),
+            ],
+            outputs=[output()],
+        )
+
+    @classmethod
+    def execute(cls, audio: dict[str, Any], start: float, noise: float,
+                conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+        """Add the sound."""
+        from ...ltx23_core.conditioning.source_streams import SourceAudio
+
+        return io.NodeOutput((*conditions, SourceAudio(to_audio(audio), start, noise)))
+
+
+class SourceVideoNode(io.ComfyNode):
+    """Video to audio."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See each input's tooltip."""
+        return schema(
+            node_id="LTX23SourceVideo", display_name="Source Video",
+            aliases=["video to audio", "v2a", "foley", "sound effects"],
+            description="Makes the sound for a given video, which is kept. The decoded picture has been through the "
+                        "VAE once; for the original frames join them with Decode Audio in CreateVideo.",
+            inputs=[*clip_inputs(sound=False), rate_input(), chained()],
+            outputs=[output()],
+        )
+
+    @classmethod
+    def execute(cls, video: Any = None, images: torch.Tensor | None = None, source_fps: float = 0.0,  # noqa: ANN401
+                conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+        """Add the clip."""
+        from ...ltx23_core.conditioning.source_streams import SourceVideo
+
+        return io.NodeOutput((*conditions, SourceVideo(source_clip(video, images, None, source_fps, sound=False))))

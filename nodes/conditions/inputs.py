@@ -1,0 +1,75 @@
+"""What the condition nodes share: the inputs of a source clip, and from ComfyUI's forms of clips to ours."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from ..sockets import Conditions, advanced
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...ltx23_core.conditioning.source import SourceClip
+    from ...ltx23_core.media import Audio
+
+MAX_FRAME = 10_000
+
+
+def chained() -> io.Input:
+    """The input for the conditions before."""
+    return Conditions.Input("conditions", optional=True, tooltip="Earlier conditions; this one is added to them.")
+
+
+def output() -> io.Output:
+    """The output of every condition node."""
+    return Conditions.Output(display_name="conditions", tooltip="All conditions so far, for Sampler.")
+
+
+def clip_inputs(sound: bool = True, length: str = "At least as long as the result.") -> list[io.Input]:
+    """video, images, audio (with ``sound``) and source_fps; all optional, since a video stands for the others."""
+    inputs = [
+        io.Video.Input("video", optional=True, tooltip=(
+            f"The clip as a video, from Load Video: frames{', sound' if sound else ''} and rate. {length} Any size: "
+            "scaled to cover the result and cut in the middle.")),
+        io.Image.Input("images", optional=True, tooltip=(
+            "The clip's frames as images, in place of the video's. They are taken frame for frame unless source_fps "
+            "says otherwise.")),
+    ]
+    if sound:
+        inputs.append(io.Audio.Input("audio", optional=True, tooltip=(
+            "The clip's sound, in place of the video's; it begins with the first frame.")))
+    return inputs
+
+
+def rate_input() -> io.Input:
+    """Frames per second of the source."""
+    return advanced(io.Float.Input("source_fps", optional=True, default=0.0, min=0.0, max=1000.0, step=0.01, tooltip=(
+        "Frames per second of the clip. Where it differs from the sampler's fps, frames are left out or repeated. "
+        "0 (default): the rate of the video; images are taken frame for frame.")))
+
+
+def source_clip(video: Any = None, images: torch.Tensor | None = None, audio: dict[str, Any] | None = None,  # noqa: ANN401 (ComfyUI's VIDEO)
+                source_fps: float = 0.0, sound: bool = True) -> SourceClip:
+    """A source clip from a node's inputs; linked images and audio take the place of the video's.
+
+    Raises:
+        RequestError: nothing is linked. MediaError: what is linked cannot be used.
+    """
+    from ...ltx23_core.conditioning.source import SourceClip
+
+    parts = None if video is None else video.get_components()
+    if images is None and parts is not None:
+        images, source_fps = parts.images, source_fps or float(parts.frame_rate)
+    if audio is None and parts is not None:
+        audio = parts.audio
+    if images is not None and images.shape[-1] > 3:  # otherwise the same tensor: equal sources are encoded once
+        images = images[..., :3]
+    return SourceClip(images, to_audio(audio) if sound and audio is not None else None, source_fps or None)
+
+
+def to_audio(audio: dict[str, Any]) -> Audio:
+    """ComfyUI's AUDIO (of a batch the first; more than two channels: the first two) as ours."""
+    from ...ltx23_core.media import Audio
+
+    return Audio(audio["waveform"][:1, :2].float().cpu(), int(audio["sample_rate"]))

@@ -1,0 +1,61 @@
+"""Bars, previews and interruption of a node that runs."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import comfy.model_management as mm
+import torch
+from comfy.utils import ProgressBar
+from PIL import Image
+
+if TYPE_CHECKING:
+    from ...ltx23_core.run.stage import StepInfo
+
+PREVIEW_SIZE = 512  # pixels of the longer side
+SECONDS_BETWEEN_TICKS = 0.25  # of a download's bar
+
+
+def step_progress() -> Callable[[StepInfo], None]:
+    """A callback for `Pipeline.sample`: one tick of the node's bar and one preview image a step."""
+    bar = ProgressBar(1)
+
+    def on_step(info: StepInfo) -> None:
+        # The middle frame: with an image condition the first one shows nothing new.
+        image = None if info.preview is None else Image.fromarray(info.preview[len(info.preview) // 2].numpy())
+        bar.update_absolute(info.step, info.steps, image and ("JPEG", image, PREVIEW_SIZE))
+
+    return on_step
+
+
+def counted(total: int) -> Callable[[Iterable[torch.Tensor]], Iterator[torch.Tensor]]:
+    """A function that passes chunks of frames on; the node's bar advances by their frames out of `total`."""
+    bar = ProgressBar(total)
+
+    def passed(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk))
+
+    return passed
+
+
+def ticks(total: int) -> Callable[[], None]:
+    """A callback that advances the node's bar by one of `total` at each call."""
+    bar = ProgressBar(total)
+    return lambda: bar.update(1)
+
+
+def byte_progress() -> Callable[[int, int, str], None]:
+    """A callback for downloads: the node's bar, some times a second; raises ComfyUI's exception on cancel."""
+    bar, last = ProgressBar(1), 0.0
+
+    def on_progress(done: int, total: int, _: str) -> None:
+        nonlocal last
+        mm.throw_exception_if_processing_interrupted()
+        if total and (done == total or time.monotonic() - last > SECONDS_BETWEEN_TICKS):
+            last = time.monotonic()
+            bar.update_absolute(done, total)
+
+    return on_progress

@@ -1,0 +1,1 @@
+"""Nodes that find, fetch and load the model."""

@@ -1,0 +1,137 @@
+"""LTX23DecodeVideo, LTX23DecodeAudio, LTX23DecodeToFile: from latents to frames, sound and files."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io
+
+from ...ltx23_core.errors import RequestError
+from ...ltx23_core.geometry import HEIGHT_SCALE, TIME_SCALE, WIDTH_SCALE
+from ..host import outputs, progress
+from ..latents import sound_of
+from ..sockets import Model, schema
+
+if TYPE_CHECKING:
+    from ...ltx23_core.pipeline import Pipeline
+
+DEFAULT_FPS = 24.0  # the official one, for latents that come from other nodes
+MODEL_TOOLTIP = "The model, from Load."
+
+
+def _pixels(latent: torch.Tensor) -> tuple[int, int, int]:
+    """Frames, height and width in pixels of a video latent (B, C, F', H', W')."""
+    frames, height, width = latent.shape[-3:]
+    return TIME_SCALE * (frames - 1) + 1, HEIGHT_SCALE * height, WIDTH_SCALE * width
+
+
+def _there(latent: dict[str, Any] | None, what: str) -> torch.Tensor:
+    """The samples of a latent; `RequestError` where the run made none."""
+    if latent is None:
+        raise RequestError(f"there is no {what} latent", f"a run that makes {what}",
+                           f"Set streams of Sampler to both or {what}.")
+    return latent["samples"]
+
+
+class DecodeVideoNode(io.ComfyNode):
+    """Decode a video latent to frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See each input's tooltip."""
+        return schema(
+            node_id="LTX23DecodeVideo", display_name="Decode Video", aliases=["vae decode"],
+            description="Decodes the video latent to images, with the official tiles where it is large or long.",
+            inputs=[
+                Model.Input("model", tooltip=MODEL_TOOLTIP),
+                io.Latent.Input("video", tooltip="Video latent, from Sampler."),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip=(
+                "All frames, 0 to 1; those of a batch one after the other. They are held in RAM (121 frames of "
+                "768x512: 571 MB); for long videos use Decode To File."))],
+        )
+
+    @classmethod
+    def execute(cls, model: Pipeline, video: dict[str, Any] | None) -> io.NodeOutput:
+        """Fill one tensor chunk by chunk, so that the frames are in RAM only once."""
+        latent = _there(video, "video")
+        frames, *size = _pixels(latent)
+        images, start = torch.empty(len(latent) * frames, *size, 3), 0
+        for chunk in progress.counted(len(images))(c for one in latent.split(1) for c in model.decode_video(one)):
+            images[start:start + len(chunk)] = chunk
+            start += len(chunk)
+        return io.NodeOutput(images)
+
+
+class DecodeAudioNode(io.ComfyNode):
+    """Decode an audio latent to sound."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See each input's tooltip."""
+        return schema(
+            node_id="LTX23DecodeAudio", display_name="Decode Audio", aliases=["audio vae decode", "vocoder"],
+            description="Decodes the audio latent to stereo sound at 48 kHz.",
+            inputs=[
+                Model.Input("model", tooltip=MODEL_TOOLTIP),
+                io.Latent.Input("audio", tooltip="Audio latent, from Sampler."),
+            ],
+            outputs=[io.Audio.Output(display_name="audio", tooltip=(
+                "Stereo sound at 48 kHz, for CreateVideo; behind Source Audio the given sound itself."))],
+        )
+
+    @classmethod
+    def execute(cls, model: Pipeline, audio: dict[str, Any] | None) -> io.NodeOutput:
+        """Decode with the audio VAE and the vocoder."""
+        _there(audio, "audio")
+        sound = sound_of(model, audio)
+        return io.NodeOutput({"waveform": sound.waveform.float().cpu(), "sample_rate": sound.sample_rate})
+
+
+class DecodeToFileNode(io.ComfyNode):
+    """Decode video and sound straight into an mp4 in the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """An output node: it runs without anything behind it."""
+        return schema(
+            node_id="LTX23DecodeToFile", display_name="Decode To File", aliases=["save video", "vae decode", "mp4"],
+            description="Decodes video and sound into an mp4 in the output folder, one for each result of a batch. "
+                        "Frames go to the encoder as they are ready, so memory does not grow with the length.",
+            is_output_node=True,
+            inputs=[
+                Model.Input("model", tooltip=MODEL_TOOLTIP),
+                io.Latent.Input("video", tooltip="Video latent, from Sampler."),
+                io.Latent.Input("audio", tooltip="Audio latent, from Sampler. Where it made none, the file is silent."),
+                io.String.Input("filename_prefix", default="video/LTX-2.3", tooltip=(
+                    "Start of the file name in ComfyUI's output folder; folders and marks such as %year% are allowed. "
+                    "A number is added. Default video/LTX-2.3.")),
+                io.Float.Input("fps", optional=True, force_input=True, tooltip=(
+                    "Frames per second of the file. Not linked: those of the latent, else 24. Another value "
+                    "plays picture and sound out of step.")),
+            ],
+            outputs=[io.Video.Output(display_name="video", is_output_list=True, tooltip=(
+                "The saved video, for nodes that take VIDEO; of a batch each in turn."))],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """Refuse a file name outside the output folder."""
+        return True if filename_prefix is None else outputs.output_problem(filename_prefix) or True
+
+    @classmethod
+    def execute(cls, model: Pipeline, video: dict[str, Any] | None, audio: dict[str, Any] | None,
+                filename_prefix: str, fps: float | None = None) -> io.NodeOutput:
+        """Decode the short sound first, then stream the frames to the next free file name of the prefix."""
+        from ...ltx23_core.media import write_video
+
+        latent, saved = _there(video, "video"), []
+        frames, height, width = _pixels(latent)
+        counted = progress.counted(frames * len(latent))
+        for index, one in enumerate(latent.split(1)):
+            path, record = outputs.output_file(filename_prefix, width, height)
+            sound = None if audio is None else sound_of(model, audio, index)
+            write_video(path, counted(model.decode_video(one)), fps or video.get("fps", DEFAULT_FPS), sound,
+                        metadata=outputs.metadata(cls.hidden))
+            saved.append((path, record))
+        return outputs.saved_videos(saved)

@@ -1,0 +1,1 @@
+"""Nodes that turn words into contexts."""

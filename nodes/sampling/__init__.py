@@ -1,0 +1,1 @@
+"""Nodes that sample, and their options."""

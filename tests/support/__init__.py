@@ -1,0 +1,1 @@
+"""What tests of several rooms share: tiny models in every layout, fake hub, killed processes."""
