@@ -7,6 +7,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .conditioning.extend import Extend
     from .conditioning.image import ImageCondition
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from .plan.guidance import Apg, Guidance, GuiderBins, GuiderParams, Nag
     from .plan.solver import Solver
     from .run.stage import Latents, StepInfo
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Audio": ".media", "load_image": ".media", "Guidance": ".plan.guidance", "GuiderParams": ".plan.guidance",

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .. import __version__
 from ..conditioning.image import ImageCondition
 from ..errors import OutOfMemoryError
 from ..geometry import check_size
@@ -26,6 +25,7 @@ from ..pipeline import Pipeline
 from ..plan.guidance import Guidance, GuiderParams
 from ..plan.recipes import IMAGE_CRF
 from ..run.stage import Latents, StepInfo
+from ..version import __version__
 
 # Options of `Pipeline.sample` that go there under their own names; what is not given is the recipe's.
 _OWN = ("width", "height", "frames", "fps", "seed")
