@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "nodes.host": ("pipeline", "plan", "run", "media", "overlay", "overlay.shelf", "runtime"),
 }
 
-# Imports that break the list or close a circle and are still there: (module, module that it imports). This list only shrinks.
+# Imports that break the list or close a circle: (module, module that it imports). This list only shrinks.
 DEBTS = frozenset({
     ("ltx23_core.conditioning.reference", "ltx23_core.overlay.bytes.header"),
     ("ltx23_core.conditioning.retake", "ltx23_core.models.audio.mel"),
