@@ -118,8 +118,9 @@ class Transformer(nn.Module):
         """
         given, audio_given = self._adaln(video, audio, tables)
         inputs = (given and given[0], audio_given and audio_given[0])
-        hidden = (None if video is None else self.patchify_proj(video.latent),
-                  None if audio is None else self.audio_patchify_proj(audio.latent))
+        # One layout whoever made the latent: a product over a transposed view rounds otherwise.
+        hidden = (None if video is None else self.patchify_proj(video.latent.contiguous()),
+                  None if audio is None else self.audio_patchify_proj(audio.latent.contiguous()))
         branches: list[tuple[list[int], Velocities]] = [(list(range(len(passes))), hidden)]
         for number, block in enumerate(self.transformer_blocks):
             forked: list[tuple[list[int], Velocities]] = []
