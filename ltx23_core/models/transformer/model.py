@@ -181,7 +181,7 @@ class Transformer(nn.Module):
             forked = []
             for members, states in (Branch(group, branch.states) for branch in branches
                                     for group in _groups(branch.members, passes, number, stage)):
-                if check is not None and stage == STAGES[0]:
+                if check is not None and stage == STAGES[-1]:
                     check()
                 wanted = frozenset().union(*(passes[member].needs(ahead) for member in members))
                 call = BlockCall(number, steps, passes[members[0]], wanted, shared)
