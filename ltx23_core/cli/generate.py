@@ -23,8 +23,9 @@ from ..media import check_output_path, load_image, write_video
 from ..overlay import Overlay, materialize
 from ..pipeline import Pipeline
 from ..plan.guidance import Guidance, GuiderParams
+from ..plan.latents import Latents
 from ..plan.recipes import IMAGE_CRF
-from ..run.stage import Latents, StepInfo
+from ..run.progress import StepInfo
 from ..version import __version__
 
 # Options of `Pipeline.sample` that go there under their own names; what is not given is the recipe's.
