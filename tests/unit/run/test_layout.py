@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ltx23_core.recipes import RECIPES
-from ltx23_core.sampling.latents import (
+
+from ltx23_core.geometry import audio_positions, video_grid, video_positions
+from ltx23_core.models.latent_upsampler import upsample
+from ltx23_core.models.transformer.inputs import Pass, StreamInput
+from ltx23_core.plan.latents import Latents
+from ltx23_core.plan.recipes import RECIPES
+from ltx23_core.plan.windows import Windows
+from ltx23_core.sampling.state import (
     StreamState,
     audio_to_tokens,
     tokens_to_audio,
     tokens_to_video,
     video_to_tokens,
 )
-from ltx23_core.sampling.run import Latents
-from ltx23_core.sampling.windows import Windows
-
-from ltx23_core.geometry import audio_positions, video_grid, video_positions
-from ltx23_core.models.latent_upsampler import upsample
-from ltx23_core.models.transformer.inputs import Pass, StreamInput
 
 SIZE = {"width": 128, "height": 64, "frames": 25, "fps": 24.0, "seed": 3}
 

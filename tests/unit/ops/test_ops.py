@@ -23,7 +23,7 @@ from ltx23_core.ops.modulate import Modulation, Update, add_norm_modulate, modul
 from ltx23_core.ops.norms import norm_rope, norm_rope_pair
 from ltx23_core.ops.rope import apply_rope, rope_tables
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 EPS = 1e-6
