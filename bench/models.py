@@ -14,6 +14,7 @@ from ltx23_core.geometry import VideoGrid, audio_latent_length, audio_positions,
 from ltx23_core.models.registry import build
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
 from ltx23_core.models.transformer.model import Transformer
+from ltx23_core.ops.matmul import pack
 from ltx23_core.overlay.names.renames import to_diffusers
 
 from .generate_weights import manifest_22b, random_tensor
@@ -40,7 +41,7 @@ def random_transformer(config: dict[str, object], device: torch.device, dtype: t
         path, _, last = name.rpartition(".")
         tensor = random_tensor(name, tuple(value.shape), dtype, device)
         setattr(model.get_submodule(path), last, nn.Parameter(tensor, requires_grad=False))
-    model.pack()
+    pack(model)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return model.eval()

@@ -21,7 +21,8 @@ def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     Returns:
         (…, out).
     """
-    if type(layer) is nn.Linear and _has_epilogue(x, layer):
+    plain = type(layer) is nn.Linear or not getattr(layer, "acts", True)  # of LoRAs at strength 0 nothing is seen
+    if plain and _has_epilogue(x, layer):
         flat = torch._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
         return flat.view(*x.shape[:-1], -1)
     y = layer(x)

@@ -1,12 +1,12 @@
 """Several linear layers over one input as one product, where their weights lie behind each other in memory.
 
-Names of parameters stay official: `pack` moves the weights of some layers into one tensor and leaves views of it as
-their parameters, so that loading, LoRAs in place, moving and saving see ordinary layers. Whether a product can be one
-is read off the memory at each call: it is always true, whoever put the weights there.
+Names of parameters stay official: who loads a module puts the parameters of such layers into one tensor (`Together`)
+and gives each layer its view, so that LoRAs in place, moving and saving see ordinary layers. Whether a product can be
+one is read off the memory at each call: it is always true, whoever put the weights there.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,22 @@ def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
     together = packed(layers)
     if together is None:
         return [layer(x) for layer in layers]
-    return list(linear(x, *together).split([layer.out_features for layer in layers], dim=-1))
+    made = linear(x, *together).split([layer.out_features for layer in layers], dim=-1)
+    return [layer.added(x, part) if hasattr(layer, "added") else part
+            for layer, part in zip(layers, made, strict=True)]
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    """An ordinary layer, or one that adds something to the product of its ordinary weight (`LoraLinear`)."""
+    return type(layer) is nn.Linear or hasattr(layer, "added")
 
 
 def packed(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor] | None:
     """Weight (sum of outs, in) and bias (sum of outs,) of all layers as one, views; None if they lie apart."""
-    if torch.compiler.is_compiling() or any(type(layer) is not nn.Linear for layer in layers):
+    if torch.compiler.is_compiling() or not all(map(_is_linear, layers)):
         return None  # a compiler sees no addresses; other kinds of layers compute in their own way
+    if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
+        return None  # views of data have no gradient
     weight = _joined([layer.weight for layer in layers])
     bias = _joined([layer.bias for layer in layers])
     return None if weight is None or bias is None else (weight, bias)
@@ -52,21 +61,45 @@ def _joined(parts: Sequence[Tensor]) -> Tensor | None:
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
 
 
-def pack(module: nn.Module, groups: Sequence[Sequence[str]]) -> None:
-    """Move the weights and biases of each group of layers into one tensor; values, names and shapes stay.
-
-    Layers that are no plain `nn.Linear` with a weight on a device leave their group as it is.
+class Together:
+    """Where the parameters of a module go while it is loaded, so that layers which take the same input lie together.
 
     Args:
-        module: that has the layers.
-        groups: names of layers that take the same input, in the order in which their parameters shall lie.
+        module: any of its parts may have ``together``: groups of names of its layers, in order.
+        apart: names of tensors that are no ordinary weights; their groups stay as they are.
     """
-    for group in groups:
-        layers = [module.get_submodule(name) for name in group]
-        if any(type(layer) is not nn.Linear or layer.weight.is_meta for layer in layers) or packed(layers):
-            continue
+
+    def __init__(self, module: nn.Module, apart: Collection[str] = ()) -> None:
+        self._slots: dict[str, tuple[tuple[str, str], int, int]] = {}  # name -> (buffer, first row, rows of the buffer)
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+        for path, part in module.named_modules():
+            for group in getattr(part, "together", ()):
+                names = [".".join(filter(None, (path, name))) for name in group]
+                if not any(f"{name}.weight" in apart for name in names):
+                    self._add(module, names)
+
+    def _add(self, module: nn.Module, names: Sequence[str]) -> None:
+        outs = [module.get_submodule(name).out_features for name in names]
         for kind in ("weight", "bias"):
-            parts = [getattr(layer, kind) for layer in layers]
-            together = torch.cat([part.detach() for part in parts])
-            for part, view in zip(parts, together.split([len(part) for part in parts]), strict=True):
-                part.data = view
+            for i, name in enumerate(names):
+                self._slots[f"{name}.{kind}"] = (names[0], kind), sum(outs[:i]), sum(outs)
+
+    def placed(self, name: str, tensor: Tensor) -> Tensor:
+        """A loaded tensor where it belongs: itself, or its values in its group's memory."""
+        if name not in self._slots:
+            return tensor
+        key, row, rows = self._slots[name]
+        if key not in self._buffers:
+            self._buffers[key] = tensor.new_empty(rows, *tensor.shape[1:])
+        whole = self._buffers[key]
+        if whole.dtype != tensor.dtype:  # as stored, and stored in several dtypes
+            return tensor
+        return whole[row:row + len(tensor)].copy_(tensor)
+
+
+def pack(module: nn.Module) -> None:
+    """Move the parameters of a module that is on a device together as `Together` does; values, names, shapes stay."""
+    places = Together(module)
+    for name, parameter in module.named_parameters():
+        if not parameter.is_meta:
+            parameter.data = places.placed(name, parameter.detach())

@@ -13,6 +13,7 @@ from ..errors import WeightsError
 from ..lora.apply import Change, apply, prepare
 from ..lora.layers import linear_weights, set_all_changes
 from ..lora.plan import LoraPlan, LoraUse, Part, plan_loras
+from ..ops.matmul import Together
 from ..overlay.bytes.source import AnyRef
 from ..overlay.names.architecture import differences
 from ..quant.layers import logical_shapes, replace_layers
@@ -47,7 +48,8 @@ def load_module(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.dev
     counter, begin = ReadCounter(), time.perf_counter()
     quantised = replace_layers(module, refs, dtype or torch.bfloat16)
     plan = plan_loras(loras, refs, linear_weights(module), quantised)
-    state, at_use = _read(refs, torch.device(device), dtype, plan, quantised, check, counter)
+    places = Together(module, apart=quantised)
+    state, at_use = _read(refs, torch.device(device), dtype, plan, quantised, places, check, counter)
     module.load_state_dict(state, strict=True, assign=True)
     set_all_changes(module, at_use)
     counter.seconds = time.perf_counter() - begin
@@ -64,7 +66,7 @@ def _check_names(name: str, module: nn.Module, refs: Mapping[str, AnyRef]) -> No
 
 
 def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None, plan: LoraPlan,
-          quantised: Collection[str], check: Callable[[], None] | None,
+          quantised: Collection[str], places: Together, check: Callable[[], None] | None,
           counter: ReadCounter) -> tuple[dict[str, Tensor], dict[str, Sequence[Change]]]:
     """The module's tensors, LoRAs fused, and what acts at use. Those of ``quantised`` stay as blocks."""
     state: dict[str, Tensor] = {}
@@ -81,7 +83,8 @@ def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype |
             if check is not None:
                 check()
             blocks = key in quantised
-            state[key] = weight = read(ref.parts["weight"], None) if blocks else read(ref, dtype)
+            weight = read(ref.parts["weight"], None) if blocks else places.placed(key, read(ref, dtype))
+            state[key] = weight
             loras = plan.get(key)
             if loras is None:
                 continue

@@ -10,7 +10,6 @@ from torch.nn.functional import layer_norm
 
 from ...config import StreamConfig, TransformerConfig
 from ...ops.attention import AttentionFunction, mask_bias
-from ...ops.matmul import pack
 from ...ops.modulate import add_norm_modulate, per_token
 from ...ops.rope import rope_tables
 from .adaln import AdaLayerNormSingle
@@ -98,15 +97,6 @@ class Transformer(nn.Module):
             return StreamTables(own, cross, None if mask is None else mask_bias(mask, dtype)[:, None])
 
         return stream(video_positions, config.video, video_mask), stream(audio_positions, config.audio, None)
-
-    def pack(self) -> None:
-        """Lay the projections of each attention behind each other in memory, so that they are one product.
-
-        For weights that stay where they are; while it runs, one attention's weights are there twice.
-        """
-        for part in self.modules():
-            if isinstance(part, Attention):
-                pack(part, part.together)
 
     def _stream(self, stream: str) -> StreamModules:
         if stream == "video":

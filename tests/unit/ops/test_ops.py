@@ -157,6 +157,8 @@ class Layers(nn.Module):
         super().__init__()
         self.q, self.k, self.v, self.gate = (nn.Linear(32, n, device=DEVICE) for n in sizes)
 
+    together = (("q", "k", "v", "gate"),)
+
     def all(self):
         return [self.q, self.k, self.v, self.gate]
 
@@ -167,7 +169,7 @@ def test_packed_layers_are_one_product_under_their_names():
     before = {name: value.clone() for name, value in module.state_dict().items()}
     apart = linears(x, module.all())
     assert packed(module.all()) is None
-    pack(module, [("q", "k", "v", "gate")])
+    pack(module)
     weight, bias = packed(module.all())
     assert weight.shape == (44, 32) and bias.shape == (44,)
     for name, value in module.state_dict().items():
@@ -182,7 +184,7 @@ def test_packed_layers_are_one_product_under_their_names():
 @torch.no_grad()
 def test_what_is_not_together_is_multiplied_apart():
     module, x = Layers(), random(2, 7, 32)
-    pack(module, [("q", "k", "v", "gate")])
+    pack(module)
     assert packed([module.k, module.q]) is None, "another order"
     assert packed([module.q, module.v]) is None, "a gap"
 
@@ -192,16 +194,17 @@ def test_what_is_not_together_is_multiplied_apart():
 
     plain = linears(x, module.all())
     other = Beside(32, 16, device=DEVICE)
-    other.weight, other.bias, module.k = module.k.weight, module.k.bias, other
+    other.weight, other.bias = module.k.weight, module.k.bias
+    module.k = other
     assert packed(module.all()) is None
     assert torch.allclose(linears(x, module.all())[1], plain[1] + 1, atol=1e-5)
     module = Layers()
-    pack(module, [("q", "k")])
+    pack(module)
     module.k.weight = nn.Parameter(module.k.weight.clone())
     assert packed([module.q, module.k]) is None
     module.to("meta")
     assert packed(module.all()) is None
-    pack(module, [("q", "k")])
+    pack(module)
     assert module.q.weight.is_meta
 
 
