@@ -14,7 +14,7 @@ import pytest
 
 from tools import install
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "tests" / "goldens" / "tiny" / "ltx-2.3-tiny.safetensors"
 LIBRARY = ROOT / "ltx23_core"
 OFFLINE = ("--no-deps", "--no-index", "--disable-pip-version-check", "--quiet")
