@@ -24,6 +24,7 @@ DISTRIBUTIONS = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
 NOT_DECLARED = {
     "torch": "pip would replace the build that the user has for the device",
     "scipy": "one schedule (beta); without it that schedule is refused with a sentence",
+    "triton": "comes with torch on Linux; elsewhere the torch form of an operation is taken",
 }
 
 
