@@ -25,7 +25,6 @@ NOT_DECLARED = {
     "torch": "pip would replace the build that the user has for the device",
     "triton": "torch brings the one that fits it, where there is one; without it torch itself computes",
     "scipy": "one schedule (beta); without it that schedule is refused with a sentence",
-    "triton": "comes with torch on Linux; elsewhere the torch form of an operation is taken",
 }
 
 
