@@ -74,7 +74,7 @@ def flat(result: object) -> Tensor:
     """All tensors of a nested result as one."""
     if isinstance(result, Tensor):
         return result.flatten()
-    return torch.cat([flat(part) for part in result])
+    return torch.cat([flat(part) for part in result if isinstance(part, Tensor) or part])
 
 
 def operations(tokens: int, ceiling: float) -> list[Row]:

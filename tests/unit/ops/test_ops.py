@@ -169,20 +169,22 @@ def test_packed_layers_are_one_product_under_their_names():
     before = {name: value.clone() for name, value in module.state_dict().items()}
     apart = linears(x, module.all())
     assert packed(module.all()) is None
+    for one, layer in zip(apart, module.all(), strict=True):
+        assert torch.allclose(one, layer(x), atol=1e-6)
     pack(module)
     weight, bias = packed(module.all())
     assert weight.shape == (44, 32) and bias.shape == (44,)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
     for one, other in zip(linears(x, module.all()), apart, strict=True):
-        assert one.shape == other.shape and torch.allclose(one, other, atol=1e-6)
+        assert torch.equal(one, other), "the same bytes, wherever the weights lie"
     module.k.weight.add_(1)  # as a fused LoRA does: in place
     assert torch.equal(weight[16:32], module.k.weight)
     assert torch.allclose(linears(x, module.all())[1], module.k(x), atol=1e-5)
 
 
 @torch.no_grad()
-def test_what_is_not_together_is_multiplied_apart():
+def test_what_is_not_together_is_seen():
     module, x = Layers(), random(2, 7, 32)
     pack(module)
     assert packed([module.k, module.q]) is None, "another order"
@@ -196,8 +198,7 @@ def test_what_is_not_together_is_multiplied_apart():
     other = Beside(32, 16, device=DEVICE)
     other.weight, other.bias = module.k.weight, module.k.bias
     module.k = other
-    assert packed(module.all()) is None
-    assert torch.allclose(linears(x, module.all())[1], plain[1] + 1, atol=1e-5)
+    assert torch.allclose(linears(x, module.all())[1], plain[1] + 1, atol=1e-5), "a layer with a way of its own"
     module = Layers()
     pack(module)
     module.k.weight = nn.Parameter(module.k.weight.clone())
