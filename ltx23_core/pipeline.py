@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .conditioning.base import Condition
 from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
 from .decode.tiles import (
     Tiling,
@@ -34,20 +35,22 @@ from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
 from .overlay.lora.dialects import LoraFile
 from .overlay.lora.update import Update
-from .plan.condition import Clip, Condition
+from .plan.condition import Clip
+from .plan.context import PromptContext, PromptPair
 from .plan.guidance import Guidance
+from .plan.latents import Latents
 from .plan.recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
 from .plan.refusals import check_audio_stage, check_start, check_streams, check_upscale
-from .plan.stages import plan_stages
+from .plan.stages import StagePlan, plan_stages
 from .plan.together import check_conditions
 from .plan.windows import Windows
 from .run.batch import run_batch
 from .run.preview import LatentToRGB
-from .run.stage import Latents, OnStep, PromptPair, Request, StagePlan
+from .run.progress import OnStep
+from .run.stage import Request
 from .runtime.component import Component
 from .runtime.device import choose_device, choose_dtype
 from .runtime.residency import LocalResidency, Residency
-from .sampling.denoiser import PromptContext
 from .sampling.solve import Solver
 from .weights.reader import read_tensors
 

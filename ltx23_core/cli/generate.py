@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .. import __version__
 from ..conditioning.image import ImageCondition
 from ..errors import OutOfMemoryError
 from ..geometry import check_size
@@ -24,8 +23,10 @@ from ..media import check_output_path, load_image, write_video
 from ..overlay import Overlay, materialize
 from ..pipeline import Pipeline
 from ..plan.guidance import Guidance, GuiderParams
+from ..plan.latents import Latents
 from ..plan.recipes import IMAGE_CRF
-from ..run.stage import Latents, StepInfo
+from ..run.progress import StepInfo
+from ..version import __version__
 
 # Options of `Pipeline.sample` that go there under their own names; what is not given is the recipe's.
 _OWN = ("width", "height", "frames", "fps", "seed")

@@ -14,11 +14,10 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import LTX23Error
+from ..plan.names import ATTENTION, DTYPES
 
 RECIPES = ("auto", "one_stage", "two_stage", "hq", "distilled", "distilled_one_stage", "sglang", "sglang_hq", "custom")
 VARIANTS = ("auto", "dev", "distilled")
-DTYPES = ("auto", "bf16", "fp32")
-ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")
 USER_ERROR, INTERRUPTED = 2, 130
 _MODULES = {"fetch": ".fetch", "export": ".export", "identify": ".identify"}  # commands that need no torch
 _STOPPED = {"fetch": "The same command continues the download.", "export": "The same command continues the export."}

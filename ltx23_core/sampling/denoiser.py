@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -12,20 +12,13 @@ from ..errors import RequestError
 from ..models.transformer.inputs import STREAMS, Pass, Perturbation, StreamInput
 from ..models.transformer.model import Transformer
 from ..models.transformer.nag import NagContext
+from ..plan.context import PromptContext
 from ..plan.guidance import Guidance
 from ..plan.guider import GuiderParams
 from .combine import RunningDifference, combine
 from .state import Streams, StreamState
 
 ParamsPair = tuple[GuiderParams, GuiderParams]
-
-
-@dataclass(frozen=True)
-class PromptContext:
-    """What the transformer sees of a prompt: (B, 1024, width) a stream; None where the stream is absent."""
-
-    video: Tensor | None
-    audio: Tensor | None
 
 
 def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:

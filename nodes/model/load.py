@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 from comfy_api.latest import io
 
 from ...ltx23_core.lora.settings import MODES
-from ...ltx23_core.ops.attention import BACKENDS
+from ...ltx23_core.plan.names import ATTENTION
 from ..host import memory
 from ..sockets import Model, Overlay, advanced, schema
 
@@ -37,7 +37,7 @@ class LoadNode(io.ComfyNode):
                 advanced(io.Combo.Input("precision", options=PRECISIONS, default="auto", tooltip=(
                     "Number format of weights and calculation. auto (default): bf16 as in the official code, fp32 on "
                     "a CPU. fp32 needs twice the memory and is slower. The vocoder is always fp32."))),
-                advanced(io.Combo.Input("attention", options=list(BACKENDS), default="auto", tooltip=(
+                advanced(io.Combo.Input("attention", options=list(ATTENTION), default="auto", tooltip=(
                     "Attention kernel. auto (default) lets torch choose. Force one only to compare speed, or where "
                     "auto fails; results differ by rounding only."))),
                 advanced(io.Combo.Input("lora_mode", optional=True, options=list(MODES), default="auto", tooltip=(

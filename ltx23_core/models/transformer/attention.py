@@ -11,7 +11,7 @@ from ...ops.gates import gate_heads
 from ...ops.matmul import linears
 from ...ops.norms import norm_rope, norm_rope_pair
 from ...ops.rope import Rope
-from .nag import Nag
+from .nag import NagNumbers, push
 
 KeysValues = tuple[Tensor, Tensor]
 """Normed and rotated keys and values of a context, (B, Nk, heads d) each."""
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, rope: Rope | None = None,
                 context_rope: Rope | None = None, bias: Tensor | None = None, skip: bool = False,
-                nag: tuple[Nag, KeysValues] | None = None, keys_values: KeysValues | None = None) -> Tensor:
+                nag: tuple[NagNumbers, KeysValues] | None = None, keys_values: KeysValues | None = None) -> Tensor:
         """Attend from x to context.
 
         Args:
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         attended = self._product(query, key, value, bias)
         if nag is not None:
             settings, negative = nag
-            blended = settings.blend(attended.flatten(2), self._product(query, *negative, None).flatten(2))
+            blended = push(settings, attended.flatten(2), self._product(query, *negative, None).flatten(2))
             attended = blended.unflatten(-1, (self.heads, -1))
         return self._out(attended, logits)
 

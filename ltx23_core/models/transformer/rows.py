@@ -2,17 +2,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ...ops.modulate import Modulation
 
-if TYPE_CHECKING:
-    from .block import TransformerBlock
-
 MOST_AT_ONCE = 8  # timesteps whose rows are made for all blocks in one go: 28 MB of the 22B model in bfloat16
+
+
+class Tabled(Protocol):
+    """One stream's part of a block."""
+
+    tables: tuple[Tensor, Tensor, Tensor]
+
+
+class Block(Protocol):
+    """What of a `block.TransformerBlock` is needed here."""
+
+    def parts(self, name: str) -> Tabled:
+        """The part of "video" or "audio"."""
 
 
 class Part(NamedTuple):
@@ -103,7 +113,7 @@ class StepRows:
         given: coefficients of the stream.
     """
 
-    def __init__(self, blocks: Sequence[TransformerBlock], name: str, given: Coefficients) -> None:
+    def __init__(self, blocks: Sequence[Block], name: str, given: Coefficients) -> None:
         self._blocks, self._name, self._given = blocks, name, given
         self._made: list[BlockRows] | None = None
         self._last: tuple[int, BlockRows] | None = None

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import OverlayError
+from ...errors import OverlayError, examples
 from ..bytes.header import Header, read_header
 from ..bytes.source import TensorRef
-from ..names.architecture import Shapes, differences, examples, expected_tensors
+from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.layout import Tensors, upsampler_kind
 from ..names.recognise import recognise
 from .folders import weight_sets

@@ -10,9 +10,9 @@ import torch
 from ltx23_core.geometry import audio_positions, video_grid, video_positions
 from ltx23_core.models.latent_upsampler import upsample
 from ltx23_core.models.transformer.inputs import Pass, StreamInput
+from ltx23_core.plan.latents import Latents
 from ltx23_core.plan.recipes import RECIPES
 from ltx23_core.plan.windows import Windows
-from ltx23_core.run.stage import Latents
 from ltx23_core.sampling.state import (
     StreamState,
     audio_to_tokens,
