@@ -81,17 +81,18 @@ def test_norm_and_rope(form, dtype, width, heads):
     query, key, _, _ = product.split([width, width, width, heads], -1)
     weights = [1 + 0.1 * random(width, dtype=dtype, seed=s) for s in (1, 2)]
     rope = tables(7, width, dtype=dtype)
-    one, two = norm_rope_pair((query, weights[0], rope), (key, weights[1], rope), heads, EPS)
+    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), rope, heads, EPS)
     agrees("query", one, exact_norm_rope(query, weights[0], rope, heads), dtype)
     agrees("key", two, exact_norm_rope(key, weights[1], rope, heads), dtype)
     assert one.is_contiguous() and two.is_contiguous()
     plain = norm_rope(query, weights[0], None, heads, EPS)
     agrees("no positions", plain, exact_norm_rope(query, weights[0], None, heads), dtype)
     assert torch.equal(norm_rope(key, weights[1], rope, heads, EPS), two), "alone or as a pair"
-    longer, other = random(2, 11, width, dtype=dtype, seed=5), tables(11, width, axes=1, dtype=dtype)
-    one, two = norm_rope_pair((query, weights[0], rope), (longer, weights[1], other), heads, EPS)
-    agrees("queries of another length", one, exact_norm_rope(query, weights[0], rope, heads), dtype)
-    agrees("keys of another length", two, exact_norm_rope(longer, weights[1], other, heads), dtype)
+    each = tuple(torch.cat((table, table.flip(1))) for table in rope)  # tables of every sample
+    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), each, heads, EPS)
+    agrees("tables of every sample", one, exact_norm_rope(query, weights[0], each, heads), dtype)
+    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), None, heads, EPS)
+    assert torch.equal(one, plain)
 
 
 @pytest.mark.parametrize("width", [4096, 2048, 48])
