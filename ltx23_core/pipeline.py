@@ -29,7 +29,7 @@ from .lora.plan import LoraUse, lora_pairs
 from .lora.settings import Lora, check_mode
 from .media.audio import Audio
 from .memory.estimates import encode_bytes, generation_bytes, sampling_bytes, upsample_bytes
-from .models.registry import build
+from .models.registry import STACKS, build
 from .models.video_vae.encoder import crop_frames
 from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
@@ -121,7 +121,8 @@ class Pipeline:
             entry = self.overlay.require(name)
             self._components[name] = Component(
                 name, partial(_build, name, entry.config, self._attention), entry.tensors,
-                torch.float32 if name == "vocoder" else self.dtype, verify=self.overlay.verify)
+                torch.float32 if name == "vocoder" else self.dtype, stack=STACKS.get(name),
+                verify=self.overlay.verify)
         return self._components[name]
 
     def _use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:

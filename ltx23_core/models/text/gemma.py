@@ -163,7 +163,7 @@ def hidden_states(gemma: nn.Module, ids: Sequence[int], check: Callable[[], None
     Raises:
         OverlayError: an id that the model has no embedding for.
     """
-    device = gemma.embed_tokens.weight.device
+    device = gemma.norm.weight.device
     check_ids(gemma, ids)
     restore_buffers(gemma, device)
     with checked(gemma, check):
