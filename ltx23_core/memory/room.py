@@ -11,6 +11,7 @@ from math import isfinite
 from ..errors import OutOfMemoryError, RequestError
 
 SLOTS = 2  # places on the device that streamed blocks share: one computes while the next one arrives
+KEPT_WITHIN = 2  # blocks
 MODES = ("auto", "resident", "stream")
 
 
@@ -126,8 +127,16 @@ def _streamed(need: Need, count: int) -> Placement:
     return Placement(count, len(need.blocks), weights, weights + max(need.work, need.streamed_work))
 
 
-def _fitting(need: Need, room: float, memory: Memory) -> Placement | None:
-    """The placement with most resident blocks that fits; None where none does."""
+def fitting(need: Need, room: float, memory: Memory = Memory(), now: int | None = None) -> Placement | None:
+    """The placement with most resident blocks whose peak fits into ``room`` bytes; None where none does.
+
+    Args:
+        need: of the component.
+        room: bytes.
+        memory: the user's wish; its budget does not count here.
+        now: how many of its blocks are streamed at present: kept where the best would be about the same, so that what
+            other programs take and give back does not move blocks to and fro.
+    """
     whole, count = _whole(need), len(need.blocks)
     if memory.mode != "stream" or not need.blocks:
         if whole.peak <= room:
@@ -138,12 +147,22 @@ def _fitting(need: Need, room: float, memory: Memory) -> Placement | None:
     for streamed in range(fewest, count + 1):
         placed = _streamed(need, streamed)
         if placed.peak <= room:
+            return _streamed(need, now) if now is not None and streamed < now <= streamed + KEPT_WITHIN else placed
+    return None
+
+
+def freeing(need: Need, now: int, bytes_to_free: float) -> Placement | None:
+    """The placement with most resident blocks that gives back that many bytes of weights; None where none does."""
+    present = _streamed(need, now) if now else _whole(need)
+    for streamed in range(max(now + 1, min(SLOTS + 1, len(need.blocks))), len(need.blocks) + 1):
+        placed = _streamed(need, streamed)
+        if present.weights - placed.weights >= bytes_to_free:
             return placed
     return None
 
 
-def place(needs: Sequence[Need], capacity: float, activations: int = 0,
-          memory: Memory = Memory()) -> tuple[Placement, ...]:
+def place(needs: Sequence[Need], capacity: float, activations: int = 0, memory: Memory = Memory(),
+          now: Sequence[int | None] = ()) -> tuple[Placement, ...]:
     """Where the weights of components that run together shall be.
 
     Args:
@@ -151,6 +170,7 @@ def place(needs: Sequence[Need], capacity: float, activations: int = 0,
         capacity: bytes that are free for all of it, infinite where that is no question.
         activations: bytes of these.
         memory: the user's wish.
+        now: as in `fitting`, of each.
 
     Returns:
         One placement a component.
@@ -162,7 +182,7 @@ def place(needs: Sequence[Need], capacity: float, activations: int = 0,
     least = [need.weights + need.work if memory.mode == "resident" else need.least for need in needs]
     placed = []
     for number, need in enumerate(needs):
-        found = _fitting(need, room - sum(least[number + 1:]), memory)
+        found = fitting(need, room - sum(least[number + 1:]), memory, now[number] if now else None)
         if found is None:
             raise refusal(needs, capacity, activations, memory)
         placed.append(found)

@@ -117,6 +117,10 @@ class Component:
         """
         return self._sizes.need(self._wanted if loras is None else self._plan(loras))
 
+    def bytes_with(self, loras: Sequence[LoraUse]) -> int:
+        """What `size_bytes` would be with these LoRAs."""
+        return self._sizes.bytes(self.refs, self._plan(loras))
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the weights when everything is resident: quantised ones as they are, LoRA factors included."""

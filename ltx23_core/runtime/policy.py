@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ..memory.room import streamed_blocks
+from ..memory.room import Placement, streamed_blocks
 from .block_source import block_source
 from .stream import BlockStream
 
@@ -93,3 +93,8 @@ class Streamed:
     def bytes(self, component: Component) -> int:
         """See `Policy`."""
         return 0 if self._stream is None else self._stream.size_bytes
+
+
+def policy_for(placement: Placement) -> Policy:
+    """The policy that a placement means."""
+    return Streamed(placement.streamed) if placement.streamed else Whole()

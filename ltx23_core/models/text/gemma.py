@@ -115,7 +115,8 @@ def restore_buffers(gemma: nn.Module, device: torch.device) -> None:
 
 def refuse_unknown_buffers(module: nn.Module) -> None:
     """Raise `WeightsError` where buffers that are in no checkpoint were not restored: they would hold nothing."""
-    left = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    loaded = module.state_dict().keys()  # quantised weights are buffers too, away while they are streamed
+    left = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in loaded]
     if left:
         import transformers
         raise WeightsError(f"transformers {transformers.__version__} has buffers {left} in Gemma 3",
