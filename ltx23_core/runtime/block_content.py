@@ -86,10 +86,10 @@ class BlockContent:
         self._end = 0
         self._ready: dict[int, list[tuple[Target, dict[str, Tensor], nn.Parameter | Tensor | None]]] = {}
         self._targets: list[Target] = []
-        skeletons = {name: _skeletons(parts.at_use, dtype) for name, parts in loras.items() if name in refs}
-        for name, changes in skeletons.items():
-            set_layer_changes(block, name, changes)
-        self._block, self._changed = block, tuple(name for name, changes in skeletons.items() if changes)
+        self._block = block
+        self._changed = tuple(name for name, parts in loras.items() if parts.at_use and name in refs)
+        for name in self._changed:
+            set_layer_changes(block, name, _skeletons(loras[name].at_use, dtype))
         for name, ref in refs.items():
             self._add(block, name, ref, dtype, loras)
 

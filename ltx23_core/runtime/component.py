@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config import Stack
 from ..lora.layers import linear_weights, set_all_changes, set_layer_changes
-from ..lora.plan import LoraPlan, LoraUse, plan_loras
+from ..lora.plan import LoraPlan, LoraUse, ParameterLoras, plan_loras
 from ..memory.room import Need
 from ..overlay.bytes.source import AnyRef
 from ..weights.pages import Pages
@@ -23,6 +23,7 @@ from .switch import switch_loras
 
 log = logging.getLogger("ltx23")
 META = torch.device("meta")
+_NOTHING = ParameterLoras()
 
 
 class Component:
@@ -248,8 +249,8 @@ class Component:
 
     def _let_go(self, name: str) -> None:
         """Drop one tensor, and what acts on it."""
-        set_layer_changes(self.module, name, ())
-        self._applied.pop(name, None)
+        if self._applied.pop(name, _NOTHING).at_use:
+            set_layer_changes(self.module, name, ())
         self._there.discard(name)
         path, _, leaf = name.rpartition(".")
         owner = self.module.get_submodule(path)
