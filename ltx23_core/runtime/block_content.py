@@ -1,7 +1,7 @@
 """What is streamed of one block: byte ranges, where each lies in the block's place, and which parameter it becomes."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from ..lora.apply import Change, apply, prepare
 from ..lora.layers import set_layer_changes
-from ..lora.plan import LoraPlan, Part
+from ..lora.plan import LoraPlan, ParameterLoras, Part
+from ..ops.matmul import Together
 from ..overlay.bytes.source import AnyRef, TensorRef
 from ..quant.layers import as_quantised, kept_parts, stays_quantised
-from ..weights.dequant import dequantise, needed
+from ..weights.dequant import dequantise
 from ..weights.reader import TORCH_DTYPES, RangeReader
 from .sizes import aligned
 
 Views = Mapping[str, Tensor]
+_NOTHING = ParameterLoras()
 
 
 @dataclass
@@ -25,12 +27,14 @@ class Target:
     """A parameter or buffer of a block.
 
     Args:
+        name: of the tensor in the block.
         owner, leaf: module, and its name there.
         spans: part -> (its bytes in the file, where they lie in the place).
         make: from the parts as stored; None: the one part itself.
         fused: LoRA updates of it, whose tensors are parts too: (update, role -> part).
     """
 
+    name: str
     owner: nn.Module
     leaf: str
     spans: dict[str, tuple[TensorRef, int]]
@@ -83,20 +87,33 @@ class BlockContent:
             dtype: of the numbers.
             loras: on these.
         """
-        self._end = 0
+        self._block, self._refs, self._dtype, self._end = block, refs, dtype, 0
         self._ready: dict[int, list[tuple[Target, dict[str, Tensor], nn.Parameter | Tensor | None]]] = {}
         self._targets: list[Target] = []
-        self._block = block
+        self._apart = [name for name, ref in refs.items() if stays_quantised(name, ref)]
         self._changed = tuple(name for name, parts in loras.items() if parts.at_use and name in refs)
         for name in self._changed:
             set_layer_changes(block, name, _skeletons(loras[name].at_use, dtype))
-        for name, ref in refs.items():
-            self._add(block, name, ref, dtype, loras)
+        self._joined: set[str] = set()  # names that are laid together when they are bound
+        self._lay_out()
+        for target in list(self._targets):
+            self._add_factors(target, loras.get(target.name, _NOTHING))
+
+    def _lay_out(self) -> None:
+        """A place for each tensor; those of layers that make one product (`ops.matmul`) follow each other."""
+        groups = _groups(self._block, self._apart)
+        for group in groups:
+            if any(_casts(self._refs[name], self._dtype) for name in group):
+                self._joined |= set(group)
+        rest = self._refs.keys() - {name for group in groups for name in group}
+        for group in (*groups, *([name] for name in self._refs if name in rest)):
+            for number, name in enumerate(group):
+                self._add(name, self._refs[name], follows=number > 0 and name not in self._joined)
 
     @property
     def size(self) -> int:
         """Bytes of a place for it."""
-        return self._end
+        return aligned(self._end)
 
     def parts(self, place: Tensor) -> list[tuple[TensorRef, Tensor]]:
         """What is read, and where to: 1-D bytes of the place."""
@@ -112,13 +129,14 @@ class BlockContent:
         if number not in self._ready:
             self._ready[number] = [(target, views, self._fixed(target, views)) for target in self._targets
                                    for views in (target.views(place),)]
+        joined = Together(self._block, self._apart) if self._joined else None
         for target, views, fixed in self._ready[number]:
-            target.put(target.value(views) if fixed is None else fixed)
+            value = target.value(views) if fixed is None else fixed
+            target.put(joined.placed(target.name, value) if target.name in self._joined else value)
 
-    @staticmethod
-    def _fixed(target: Target, views: dict[str, Tensor]) -> Tensor | None:
+    def _fixed(self, target: Target, views: dict[str, Tensor]) -> Tensor | None:
         """The parameter, if it is nothing but bytes of the place."""
-        if target.make is not None or target.fused:
+        if target.make is not None or target.fused or target.name in self._joined:
             return None
         weight = views["weight"]
         return nn.Parameter(weight, requires_grad=False) if target.leaf in target.owner._parameters else weight
@@ -134,44 +152,69 @@ class BlockContent:
         for name in self._changed:
             set_layer_changes(self._block, name, ())
 
-    def _add(self, block: nn.Module, name: str, ref: AnyRef, dtype: torch.dtype, loras: LoraPlan) -> None:
+    def _add(self, name: str, ref: AnyRef, follows: bool) -> None:
+        """A tensor of the block; ``follows``: right behind the one before."""
         path, _, leaf = name.rpartition(".")
-        owner, on_it = block.get_submodule(path), loras.get(name)
-        fused = on_it.fused if on_it is not None else ()
-        if stays_quantised(name, ref):
-            for part, bytes_of in kept_parts(as_quantised(ref)).items():
-                self._targets.append(Target(owner, part, {"weight": self._span(bytes_of)}))
-        elif isinstance(ref, TensorRef):
-            self._plain(owner, leaf, ref, dtype, fused)
+        owner = self._block.get_submodule(path)
+        if name in self._apart:
+            for part, stored in kept_parts(as_quantised(ref)).items():
+                self._targets.append(Target(name, owner, part, {"weight": self._span(stored)}))
+            return
+        if isinstance(ref, TensorRef):
+            spans = {"weight": self._span(ref, follows)}
         else:
-            spans = {part: self._span(ref.parts[part]) for part in needed(ref.format) if part in ref.parts}
-            self._targets.append(self._with_loras(Target(owner, leaf, spans, lambda views: dequantise(
-                ref.format, views, ref.parameters, ref.shape, dtype)), fused, dtype))
-        for number, part in enumerate(on_it.at_use if on_it is not None else ()):
-            numbers = dtype if part.update.plain else torch.float32
-            for role, factor in part.update.tensors.items():
-                self._plain(owner, f"lora_{number}_{role}", factor, numbers, ())
+            spans = {part: self._span(stored) for part, stored in kept_parts(ref).items()}
+        self._targets.append(Target(name, owner, leaf, spans, _maker(ref, self._dtype)))
 
-    def _plain(self, owner: nn.Module, leaf: str, ref: TensorRef, dtype: torch.dtype, fused: tuple[Part, ...]) -> None:
-        stored = TORCH_DTYPES[ref.dtype]
-        casts = stored.is_floating_point and stored != dtype
-        make = (lambda views: views["weight"].to(dtype)) if casts else None
-        self._targets.append(self._with_loras(Target(owner, leaf, {"weight": self._span(ref)}, make), fused, dtype))
-
-    def _with_loras(self, target: Target, fused: tuple[Part, ...], dtype: torch.dtype) -> Target:
-        """The target with the factors of its LoRAs as further parts."""
+    def _add_factors(self, target: Target, loras: ParameterLoras) -> None:
+        """The factors of LoRAs on a tensor: fused ones as parts of it, those at use as buffers of its layer."""
+        if not target.name.endswith(target.leaf):
+            return  # a scale
         changes = []
-        for number, (part, change) in enumerate(zip(fused, _skeletons(fused, dtype), strict=True)):
+        for number, (part, change) in enumerate(zip(loras.fused, _skeletons(loras.fused, self._dtype), strict=True)):
             roles = {role: f"lora_{number}_{role}" for role in part.update.tensors}
             target.spans |= {roles[role]: self._span(ref) for role, ref in part.update.tensors.items()}
             changes.append((change, roles))
         target.fused = tuple(changes)
-        return target
+        for number, part in enumerate(loras.at_use):
+            wanted = self._dtype if part.update.plain else torch.float32
+            for role, ref in part.update.tensors.items():
+                leaf = f"lora_{number}_{role}"
+                self._targets.append(Target(leaf, target.owner, leaf, {"weight": self._span(ref)},
+                                            _maker(ref, wanted)))
 
-    def _span(self, ref: TensorRef) -> tuple[TensorRef, int]:
-        at = self._end
-        self._end += aligned(ref.size_bytes)
+    def _span(self, ref: TensorRef, follows: bool = False) -> tuple[TensorRef, int]:
+        at = self._end if follows else aligned(self._end)
+        self._end = at + ref.size_bytes
         return ref, at
+
+
+def _casts(ref: AnyRef, dtype: torch.dtype) -> bool:
+    """Whether a tensor's numbers are not the bytes that are stored."""
+    if not isinstance(ref, TensorRef):
+        return True
+    stored = TORCH_DTYPES[ref.dtype]
+    return stored.is_floating_point and stored != dtype
+
+
+def _maker(ref: AnyRef, dtype: torch.dtype) -> Callable[[Views], Tensor] | None:
+    """How a tensor's parts become numbers; None: they are."""
+    if not _casts(ref, dtype):
+        return None
+    if isinstance(ref, TensorRef):
+        return lambda views: views["weight"].to(dtype)
+    return lambda views: dequantise(ref.format, views, ref.parameters, ref.shape, dtype)
+
+
+def _groups(block: nn.Module, apart: Collection[str]) -> list[list[str]]:
+    """Names of parameters that lie behind each other in a resident block: those of `ops.matmul.Together`."""
+    found = []
+    for path, part in block.named_modules():
+        for layers in getattr(part, "together", ()):
+            names = [".".join(filter(None, (path, layer))) for layer in layers]
+            if not any(f"{name}.weight" in apart for name in names):
+                found += [[f"{name}.{kind}" for name in names] for kind in ("weight", "bias")]
+    return found
 
 
 def _skeletons(parts: tuple[Part, ...], dtype: torch.dtype) -> list[Change]:

@@ -108,6 +108,8 @@ class DeviceSource:
         asked = torch.cuda.Event()
         asked.record(torch.cuda.current_stream(self._device))
         there = torch.cuda.Event()
+        for _, target in parts[:1]:  # all lie in one place, which must outlive its copies even where nobody waits
+            target.record_stream(self._stream)
         spans = [None if self._pages is None else self._pages.spans(ref) for ref, _ in parts]
         idle = self._last is None or self._last.done()
         if idle and all(found is not None for found in spans):

@@ -5,10 +5,12 @@ next one is entered, not after its call: several guidance passes call it in turn
 """
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ..memory.room import SLOTS
 from ..quant.layers import QuantWeight
@@ -41,11 +43,17 @@ class BlockStream:
                         for _ in range(min(SLOTS, len(contents)))]
         self._holds: list[int | None] = [None] * len(self._places)  # number of the block in each place
         self._arrivals: list[Arrival | None] = [None] * len(self._places)
-        self._handles = [block.register_forward_pre_hook(lambda *_, number=number: self.enter(number))
-                         for number, block in enumerate(blocks)] if contents or any(self._quantised) else []
-        if self._handles:
-            self._handles.append(root.register_forward_hook(lambda *_: self._forget_numbers(), always_call=True))
+        self._handles: list[RemovableHandle] = []
+        if contents or any(self._quantised):
+            self._watch(root, blocks)
         self._fetch_ahead(None)
+
+    def _watch(self, root: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        """Put hooks round the blocks; weakly, since the blocks would keep what keeps them."""
+        me = weakref.ref(self)
+        for number, block in enumerate(blocks):
+            self._handles.append(block.register_forward_pre_hook(lambda *_, number=number: me().enter(number)))
+        self._handles.append(root.register_forward_hook(lambda *_: me()._forget_numbers(), always_call=True))
 
     @property
     def size_bytes(self) -> int:

@@ -31,12 +31,12 @@ def _answers(handle: int, byte: bytearray, at: int) -> bool:
     return True
 
 
-def is_remote(path: Path) -> bool:
-    """Whether a file lies on a network drive or a file system of a program (FUSE); False where that is not known."""
+def file_system(path: Path) -> str:
+    """Type of the file system that a file lies on ("ext4", "tmpfs", "nfs4"); "" where that is not known."""
     try:
         lines = _MOUNTS.read_text().splitlines()
     except OSError:
-        return False
+        return ""
     best, kind = -1, ""
     real = os.path.realpath(path)
     for line in lines:
@@ -44,4 +44,14 @@ def is_remote(path: Path) -> bool:
         place = fields[4].encode().decode("unicode_escape")  # \040 for a space
         if (real == place or real.startswith(place.rstrip("/") + "/")) and len(place) >= best:
             best, kind = len(place), fields[fields.index("-") + 1]
+    return kind
+
+
+def is_remote(kind: str) -> bool:
+    """Whether a file system is a network drive or that of a program (FUSE)."""
     return kind in _REMOTE or kind.startswith("fuse")
+
+
+def is_memory(kind: str) -> bool:
+    """Whether a file system lies in memory, so that its files' pages take the same whether registered or not."""
+    return kind in ("tmpfs", "ramfs")

@@ -10,7 +10,6 @@ Whatever is refused here is read in the ordinary way by the caller.
 """
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import logging
@@ -28,7 +27,7 @@ from torch import Tensor
 from ..errors import LTX23Error
 from ..memory.ram import available_ram, total_ram
 from ..overlay.bytes.source import TensorRef
-from .cached import is_cached, is_remote
+from .cached import file_system, is_cached, is_memory, is_remote
 
 _log = logging.getLogger("ltx23")
 
@@ -39,8 +38,7 @@ MOST_OF_RAM = 0.75  # of all RAM: what all registered pages of a process may tak
 LEFT_FREE = 0.10  # of all RAM: what stays available beside them
 
 _lock = threading.Lock()
-_registered = 0  # bytes, of all files of this process
-_open: weakref.WeakSet[Pages] = weakref.WeakSet()
+_registered = 0  # bytes, of all files of this process that do not lie in memory anyway
 
 
 def supported(device: torch.device) -> bool:
@@ -80,6 +78,7 @@ class _Mapping:
         self.address = numpy.frombuffer(self._map, numpy.uint8).ctypes.data
         self.bytes = torch.frombuffer((ctypes.c_ubyte * self.size).from_address(self.address), dtype=torch.uint8)
         self.pieces: dict[int, int] = {}  # number -> bytes
+        self.in_memory = is_memory(file_system(ref.path))
         self.refused = False
 
     def close(self) -> None:
@@ -101,9 +100,11 @@ class Pages:
     def __init__(self, device: torch.device, limit: int | None = None, *, remote: bool = False) -> None:
         self._device, self._limit, self._remote = device, limit, remote
         self._files: dict[Path, _Mapping | None] = {}  # None: cannot be mapped
-        self._process, self._lock = os.getpid(), threading.RLock()
+        self._lock = threading.RLock()
         self.available = supported(device)
-        _open.add(self)
+        # Also when nobody closes it, and at exit: unmapped pages would stay registered.
+        self._owner = os.getpid(), device
+        weakref.finalize(self, _give_back, self._files, *self._owner)
 
     @property
     def held_bytes(self) -> int:
@@ -137,27 +138,14 @@ class Pages:
         return views
 
     def close(self) -> None:
-        """Give everything back; it may be used again. No copy from it may be under way."""
+        """Give everything back; it may be used again."""
         with self._lock:
-            for file in self._files.values():
-                if file is not None:
-                    self._unregister(file)
-                    file.close()
-            self._files.clear()
-
-    def _unregister(self, file: _Mapping) -> None:
-        global _registered
-        if os.getpid() == self._process:  # a fork has the mapping, but not the registration
-            for number, size in file.pieces.items():
-                torch.cuda.cudart().cudaHostUnregister(file.address + number * PIECE)
-                with _lock:
-                    _registered -= size
-        file.pieces.clear()
+            _give_back(self._files, *self._owner)
 
     def _file(self, ref: TensorRef) -> _Mapping | None:
         if ref.path not in self._files:
             try:
-                far = not self._remote and is_remote(ref.path)
+                far = not self._remote and is_remote(file_system(ref.path))
                 self._files[ref.path] = None if far else _Mapping(ref)
             except LTX23Error:
                 raise
@@ -173,14 +161,16 @@ class Pages:
             return True
         start = number * PIECE
         size = min(PIECE, file.size - start)
-        if file.refused or not is_cached(file.file.fileno(), start, start + size) or not self._room(size):
+        if file.refused or not self._room(size, file.in_memory):
             return False
+        if not is_cached(file.file.fileno(), start, start + size):
+            return False  # reading threads bring it into the cache faster than the driver would
         with _lock:
-            _registered += size
+            _registered += size * (not file.in_memory)
         code = int(torch.cuda.cudart().cudaHostRegister(file.address + start, size, READ_ONLY))
         if code:
             with _lock:
-                _registered -= size
+                _registered -= size * (not file.in_memory)
             file.refused = True
             _forget_error(self._device)
             _log.info("%s is read in the ordinary way: its pages cannot be registered (CUDA error %d)", path, code)
@@ -188,26 +178,39 @@ class Pages:
         file.pieces[number] = size
         return True
 
-    def _room(self, size: int) -> bool:
-        """Whether that many more bytes may become unevictable."""
+    def _room(self, size: int, in_memory: bool) -> bool:
+        """Whether that many more bytes may become unevictable; those of a file in memory are so already."""
         if self._limit is not None:
             return self.held_bytes + size <= self._limit
         total, available = total_ram(), available_ram()
         if total is None or available is None:
             return False
+        if in_memory:
+            return True
         # The system still counts registered pages of a file as available.
         left = available - _registered - size
         return _registered + size <= MOST_OF_RAM * total and left >= LEFT_FREE * total
+
+
+def _give_back(files: dict[Path, _Mapping | None], process: int, device: torch.device) -> None:
+    """Unregister and unmap, after the copies under way. A fork has the mapping, but not the registration."""
+    global _registered
+    owned = os.getpid() == process
+    if owned and any(file is not None and file.pieces for file in files.values()):
+        torch.cuda.synchronize(device)
+    for file in files.values():
+        if file is None:
+            continue
+        for number, size in file.pieces.items() if owned else ():
+            torch.cuda.cudart().cudaHostUnregister(file.address + number * PIECE)
+            with _lock:
+                _registered -= size * (not file.in_memory)
+        file.pieces.clear()
+        file.close()
+    files.clear()
 
 
 def _forget_error(device: torch.device) -> None:
     """The runtime reports a refused registration once more at the next launch of a kernel: let that be this one."""
     with contextlib.suppress(RuntimeError):
         torch.ones(1, device=device).add_(1)
-
-
-@atexit.register
-def _close_all() -> None:
-    """At exit the driver would give them back too, but only after the process's other memory."""
-    for pages in list(_open):
-        pages.close()

@@ -1,6 +1,10 @@
 """Blocks that come in one by one give bit for bit what resident weights give, in every form and with every LoRA."""
 from __future__ import annotations
 
+import gc
+import os
+import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ltx23_core import Lora, Overlay, Pipeline, materialize
+from ltx23_core.errors import LTX23Error
 from ltx23_core.runtime.policy import Streamed, Whole
 from ltx23_core.runtime.residency import LocalResidency
-from tests.goldens.harness import GEMMA
+from tests.goldens.harness import CHECKPOINT, GEMMA
 from tests.support import layouts_quantised as forms
 from tests.support.layouts import Written
 from tests.support.lora import BLOCK, gguf_overlay, plain, write_kinds
@@ -94,3 +99,30 @@ def test_any_number_of_blocks(tiny_overlay: Overlay, streamed: int) -> None:
     component.place(Streamed(streamed), CPU)
     latents = pipe.sample(pipe.encode("a boat on a lake", "noise"), **RUN)
     assert torch.equal(latents.video, want["video"])
+
+
+def test_a_streamed_pipeline_ends_with_its_last_reference(tiny_overlay: Overlay) -> None:
+    """Changing a loader's inputs must free the old model before the new one is loaded, without waiting for gc."""
+    pipe = pipeline(tiny_overlay, "stream")
+    results(pipe)
+    module = weakref.ref(pipe.component("transformer").module)
+    gc.disable()
+    try:
+        del pipe
+        assert module() is None
+    finally:
+        gc.enable()
+
+
+def test_a_block_whose_file_changed_is_refused_and_the_next_run_is_right(tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copy(CHECKPOINT, tmp_path))
+    overlay = materialize(checkpoint, GEMMA, output=tmp_path / "o.json")
+    pipe = pipeline(overlay, "stream")
+    want = results(pipe)
+    info, data = checkpoint.stat(), checkpoint.read_bytes()
+    os.truncate(checkpoint, len(data) // 20)
+    with pytest.raises(LTX23Error):
+        results(pipe)
+    checkpoint.write_bytes(data)
+    os.utime(checkpoint, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert_equal(results(pipe), want)
