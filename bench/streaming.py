@@ -180,7 +180,7 @@ class Bench:
         torch.cuda.set_per_process_memory_fraction(min(1.0, (budget or 1e3) * 1e9 / self.total), self.device)
 
     def steps(self, name: str, overlay: Overlay, size: str, passes: int, budgets: tuple[float | None, ...],
-              repeats: int = 3) -> None:
+              repeats: int = 2) -> None:
         """One row a budget: seconds, the ratio to the first row, bits, and peak against the plan."""
         component, work = self.component("transformer", overlay), Steps(overlay, SIZES[size], self.device)
         first, want = None, None

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from ..memory.memory_plan import plan_line
 from ..memory.room import Memory, gb, place, refusal
 from .component import Component
 from .policy import policy_for
@@ -48,6 +49,7 @@ class LocalResidency:
         self._memory = Memory.parse(memory)
         self._budget = self._memory.budget if budget_bytes is None else budget_bytes
         self._resident: list[Component] = []
+        self._said = ""
 
     def check(self) -> None:
         """Nothing interrupts a local run but Ctrl-C."""
@@ -89,9 +91,16 @@ class LocalResidency:
                 raise refusal([c.need() for c in components], self.capacity_bytes, activation_bytes,
                               self._memory) from error
 
+    def _say(self, line: str) -> None:
+        """Log a plan, unless it is the last one again: the same stage runs many times."""
+        if line.partition(":")[2] != self._said:
+            log.info("%s", line)
+            self._said = line.partition(":")[2]
+
     def _use(self, components: Sequence[Component], activation_bytes: int, capacity: float) -> None:
-        placements = place([c.need() for c in components], capacity, activation_bytes, self._memory,
-                           [c.streamed or None for c in components])
+        needs = [component.need() for component in components]
+        placements = place(needs, capacity, activation_bytes, self._memory, [c.streamed or None for c in components])
+        self._say(plan_line(needs, placements, self._memory.capacity(capacity), activation_bytes))
         for component in components:
             if component in self._resident:
                 self._resident.remove(component)

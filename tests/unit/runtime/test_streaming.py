@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ltx23_core import Lora, Overlay, Pipeline, materialize
 from ltx23_core.errors import LTX23Error
+from ltx23_core.ops.matmul import packed
 from ltx23_core.runtime.policy import Streamed, Whole
 from ltx23_core.runtime.residency import LocalResidency
 from tests.goldens.harness import CHECKPOINT, GEMMA
@@ -61,6 +62,18 @@ def test_streamed_equals_resident(tiny_overlay: Overlay, dtype: str) -> None:
         component = streamed.component(name)
         assert component.streamed == len(component.block_modules) > 3
         assert component.loaded_bytes < component.size_bytes
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_projections_lie_together_in_a_streamed_block(tiny_overlay: Overlay, dtype: str) -> None:
+    """As in a resident one (`ops.matmul`): other products would round otherwise. fp32 is made of the file's bf16."""
+    pipe, seen = pipeline(tiny_overlay, "stream", dtype), []
+    context, module = pipe.encode("a", "b"), pipe.component("transformer").module
+    for block in module.transformer_blocks:
+        block.attn1.register_forward_pre_hook(lambda layer, _: seen.append(all(
+            packed([layer.get_submodule(name) for name in group]) is not None for group in layer.together)))
+    pipe.sample(context, **RUN)
+    assert len(seen) >= len(module.transformer_blocks) and all(seen)
 
 
 @pytest.mark.parametrize("form", [*FORMS, "gguf"])
