@@ -23,23 +23,24 @@ VERBS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
                                              ("travels", "travelling"))),
     "up": (("rises", "rising", ("", "to the top")), ("moves", "moving", ("up", "upwards", "from bottom to top")),
            ("floats", "floating", ("up", "upwards")), ("climbs", "climbing", ("", "up"))),
-    "down": (("sinks", "sinking", ("", "to the bottom")), ("moves", "moving", ("down", "downwards", "from top to bottom")),
-             ("falls", "falling", ("", "slowly", "down")), ("descends", "descending", ("",))),
+    "down": (("sinks", "sinking", ("", "to the bottom")),
+             ("moves", "moving", ("down", "downwards", "from top to bottom")), ("falls", "falling", ("", "slowly", "down")), ("descends", "descending", ("",))),
     "bounce_right": tuple((a, b, _RIGHT) for a, b in (("bounces", "bouncing"), ("hops", "hopping"))),
     "bounce_left": tuple((a, b, _LEFT) for a, b in (("bounces", "bouncing"), ("hops", "hopping"))),
     "bounce": (("bounces", "bouncing", ("", "up and down", "in place", "on the spot")),
                ("hops", "hopping", ("up and down", "in place", "on the spot"))),
-    "grow": (("grows", "growing", ("", "larger")), ("gets", "getting", ("bigger", "larger")), ("expands", "expanding", ("",)),
-             ("becomes", "becoming", ("bigger", "larger"))),
+    "grow": (("grows", "growing", ("", "larger")), ("gets", "getting", ("bigger", "larger")),
+             ("expands", "expanding", ("",)), ("becomes", "becoming", ("bigger", "larger"))),
     "shrink": (("shrinks", "shrinking", ("",)), ("gets", "getting", ("smaller",)), ("contracts", "contracting", ("",)),
                ("becomes", "becoming", ("smaller",))),
     "spin": (("spins", "spinning", ("", "in place")), ("rotates", "rotating", ("",)), ("turns", "turning", ("around",)),
              ("twirls", "twirling", ("",))),
     "appear": (("appears", "appearing", ("", "suddenly", "out of nowhere")), ("pops", "popping", ("up", "into view")),
                ("shows", "showing", ("up",))),
-    "still": (("stays", "staying", ("still", "in place")), ("stands", "standing", ("still",)), ("rests", "resting", ("",)),
-              ("does not move", "not moving", ("",)))}
-_PLAIN = ("on a {0} background", "over a {0} background", "on {0}", "in front of a {0} backdrop", "against a {0} background")
+    "still": (("stays", "staying", ("still", "in place")), ("stands", "standing", ("still",)),
+              ("rests", "resting", ("",)), ("does not move", "not moving", ("",)))}
+_PLAIN = ("on a {0} background", "over a {0} background", "on {0}", "in front of a {0} backdrop",
+          "against a {0} background")
 _GRADED = ("on a background fading from {0} to {1}", "over a gradient from {0} to {1}",
            "on a background that turns from {0} to {1}")
 _SENTENCES = ("The background is {0}.", "The backdrop is {0}."), ("The background fades from {0} to {1}.",)
@@ -117,8 +118,8 @@ def caption(rng: np.random.Generator, scenes: Scenes, index: int) -> str:
     return write(rng, Request(full.shape, full.colour, full.motion, size, *ground))
 
 
-_FILLERS = set("a an the of is it to from in on over front background backdrop video clip we see there that against and with "
-               "view at every".split())
+_FILLERS = set("a an the of is it to from in on over front background backdrop video clip we see there that against "
+               "and with view at every".split())
 
 
 def vocabulary() -> set[str]:
@@ -178,7 +179,8 @@ def _motion(text: str) -> str | None:
         return f"bounce_{way}" if way else "bounce"
     if way:
         return way
-    rules = (("still", r"not mov|still|rest|stay"), ("spin", r"spin|rotat|\bturn|twirl"), ("appear", r"appear|\bpop|\bshow"),
+    rules = (("still", r"not mov|still|rest|stay"), ("spin", r"spin|rotat|\bturn|twirl"),
+             ("appear", r"appear|\bpop|\bshow"),
              ("grow", r"grow|bigger|larger|expand"), ("shrink", r"shrink|smaller|contract"),
              ("up", r"ris(es|ing)|\bup|climb|bottom to top"), ("down", r"sink|\bdown|fall|descend|top to bottom"))
     return next((motion for motion, pattern in rules if re.search(pattern, text)), None)

@@ -1,9 +1,9 @@
 """Sound of scenes: a tone whose pitch is the shape's height and whose place is its x, and a click at each bounce.
 
-Time is cut into frames of 10 ms, one frame of the mel spectrogram. Tones are whole multiples of 100 Hz and begin every frame with
-the same phase, so the sample values of a frame depend on that frame's note, timbre and levels alone. That is a
-property a vocoder can learn exactly: it gets no phase, and what it makes from an unchanging mel has the period of a
-frame.
+Time is cut into frames of 10 ms, one frame of the mel spectrogram. Tones are whole multiples of 100 Hz and begin
+every frame with the same phase, so the sample values of a frame depend on that frame's note, timbre and levels alone.
+That is what a vocoder can learn exactly: it gets no phase, and what it makes from an unchanging mel has the period of
+a frame.
 """
 from __future__ import annotations
 

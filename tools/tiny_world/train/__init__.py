@@ -1,0 +1,1 @@
+"""Training of the tiny model on the synthetic world: `python -m tools.tiny_world.train <component>`."""
