@@ -76,7 +76,7 @@ def _generator(channels: int, rates: list[int], kernels: list[int], **more: Any)
 
 
 VOCODER: dict[str, Any] = {
-    "vocoder": _generator(96, [5, 4, 4, 2], [11, 8, 8, 4]),
+    "vocoder": _generator(80, [5, 4, 4, 2], [11, 8, 8, 4]),
     "bwe": _generator(32, [6, 5, 4, 2], [12, 11, 8, 4], apply_final_activation=False, input_sampling_rate=16000,
                       output_sampling_rate=48000, hop_length=80, n_fft=256, win_size=256, num_mels=64)}
 

@@ -30,5 +30,6 @@ __all__ = [
     "Transformer", "VideoDecoder", "VideoEncoder", "VideoVAEConfig", "audio_latent_length", "audio_positions",
     "block_stride", "build", "build_gemma", "depth_to_space", "hidden_states", "log_mel", "ltx2_schedule",
     "mel_filterbank", "normalize_and_concat", "official_guidance", "patchify", "restore_buffers", "rope_tables",
-    "sentencepiece_files", "space_to_depth", "stg_block", "unpatchify", "upsample_waveform", "video_grid", "video_positions",
+    "sentencepiece_files", "space_to_depth", "stg_block", "unpatchify", "upsample_waveform", "video_grid",
+    "video_positions",
 ]
