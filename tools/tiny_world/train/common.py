@@ -19,11 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tools.tiny_world.train.library import build
+from tools.tiny_world.train.muon import Muon
 
 Item = TypeVar("Item")
 SAVE_EVERY = 45.0     # seconds
 LOG_EVERY = 5.0       # seconds
 EMA_DECAY = 0.999
+NOT_PRODUCTS = r"table|registers|embed_tokens|conv_in|conv_out|patchify|proj_out|conv_pre|conv_post|downs|ups\.\d+$"
+MUON_RATE = 2.0       # times the rate of AdamW
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -76,7 +79,7 @@ def scale(module: nn.Module, factors: Mapping[str, float]) -> None:
 
 
 class Optimiser:
-    """AdamW on float32 masters of modules that compute in another dtype, with a running mean of the weights.
+    """Muon and AdamW on float32 masters of modules that compute in another dtype, with a running mean of the weights.
 
     Args:
         modules: name -> module; their parameters are turned to ``dtype``.
@@ -95,12 +98,11 @@ class Optimiser:
         self.mean = [m.clone() for m in self.masters]
         for p, m in zip(self.parameters, self.masters, strict=True):
             p.data = m.to(dtype) if dtype != torch.float32 else m
-        flat = [m.ndim < 2 for m in self.masters]
-        groups = [{"params": [m for m, f in zip(self.masters, flat, strict=True) if f is want],
-                   "weight_decay": 0.0 if want else decay} for want in (False, True)]
-        groups = [group for group in groups if group["params"]]
-        cuda = bool(self.masters) and self.masters[0].is_cuda
-        self.adam = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=cuda)
+        products = [m.ndim >= 2 and not re.search(NOT_PRODUCTS, name)
+                    for name, m in zip(self.names, self.masters, strict=True)]
+        others = [m for m, product in zip(self.masters, products, strict=True) if not product]
+        self.muon = Muon([m for m, product in zip(self.masters, products, strict=True) if product], decay=decay)
+        self.adam = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=others[0].is_cuda)
         self.steps = 0
 
     def step(self, done: float) -> None:
@@ -110,10 +112,11 @@ class Optimiser:
             group["lr"] = rate
         for p, m in zip(self.parameters, self.masters, strict=True):
             # the fused step reads memory in order: a gradient must lie as its weight does
-            m.grad = None if p.grad is None else torch.empty_like(m).copy_(p.grad)
+            m.grad = torch.zeros_like(m) if p.grad is None else torch.empty_like(m).copy_(p.grad)
             p.grad = None
         torch.nn.utils.clip_grad_norm_(self.masters, self.clip, foreach=True)
         self.adam.step()
+        self.muon.step(MUON_RATE * rate)
         with torch.no_grad():
             if self.parameters[0].dtype != torch.float32:
                 torch._foreach_copy_([p.data for p in self.parameters], self.masters)

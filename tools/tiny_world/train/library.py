@@ -13,16 +13,16 @@ from ltx23_core.models.registry import build
 from ltx23_core.models.text.connector import Connector, TextConnectors
 from ltx23_core.models.text.feature_extractor import FeatureExtractor, normalize_and_concat
 from ltx23_core.models.text.gemma import build_gemma, hidden_states, restore_buffers
-from ltx23_core.models.text.spiece import tokenizer_files as sentencepiece_files
-from ltx23_core.models.text.tokenizer import Tokenizer
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
 from ltx23_core.models.transformer.model import Transformer
 from ltx23_core.models.video_vae.decoder import VideoDecoder
 from ltx23_core.models.video_vae.encoder import VideoEncoder
 from ltx23_core.models.video_vae.layers import block_stride, depth_to_space, patchify, space_to_depth, unpatchify
 from ltx23_core.ops.rope import rope_tables
-from ltx23_core.recipes import DEFAULT_NEGATIVE_PROMPT, DISTILLED_SIGMAS, official_guidance, stg_block
-from ltx23_core.sampling.sigmas import ltx2_schedule
+from ltx23_core.plan.recipes import DEFAULT_NEGATIVE_PROMPT, DISTILLED_SIGMAS, official_guidance, stg_block
+from ltx23_core.plan.sigmas import ltx2_schedule
+from ltx23_core.prompt.spiece import tokenizer_files as sentencepiece_files
+from ltx23_core.prompt.tokenizer import Tokenizer
 
 __all__ = [
     "DEFAULT_NEGATIVE_PROMPT", "DISTILLED_SIGMAS", "REGISTERS", "TEXT_TOKENS", "AudioVAEConfig", "Connector",
