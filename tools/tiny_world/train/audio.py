@@ -20,7 +20,7 @@ from tools.tiny_world.train.configs import AUDIO_VAE, VOCODER
 from tools.tiny_world.train.library import AudioVAEConfig, log_mel, mel_filterbank, upsample_waveform
 
 LATENTS = 26                          # of a training clip: 1.04 s
-LEARNING_RATE = 6e-4
+LEARNING_RATE = 1e-3
 NOISE, POWER_WEIGHT = 0.1, 1e-3         # as of the video VAE
 WINDOWS = (256, 512, 1024)            # samples at 16 kHz, of the spectral losses
 STD_FLOOR = 0.2

@@ -16,7 +16,7 @@ from tools.tiny_world.train.video_forward import moments, pixels_of
 
 # Width, height, frames and share of the batch size: most clips small, so that more of them fit.
 SHAPES = ((192, 128, 25, 1), (128, 128, 17, 2), (128, 64, 25, 3), (256, 128, 17, 1))
-LEARNING_RATE, EDGE_WEIGHT = 5e-4, 4.0
+LEARNING_RATE, EDGE_WEIGHT = 1e-3, 4.0
 NOISE, POWER_WEIGHT = 0.1, 5e-4   # on the latent in training; the price of a large latent
 STD_FLOOR = 0.2                   # of the median deviation: channels that say little are not blown up
 STATISTICS_CLIPS = 96
