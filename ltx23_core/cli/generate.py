@@ -10,26 +10,26 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..conditioning.image import ImageCondition
 from ..errors import OutOfMemoryError
-from ..geometry import check_size
 from ..lora.settings import Lora
 from ..media import check_output_path, load_image, write_video
 from ..overlay import Overlay, materialize
 from ..pipeline import Pipeline
+from ..plan.decide import Decision
 from ..plan.guidance import Guidance, GuiderParams
 from ..plan.latents import Latents
 from ..plan.recipes import IMAGE_CRF
+from ..plan.settings import Settings
 from ..run.progress import StepInfo
 from ..version import __version__
 
-# Options of `Pipeline.sample` that go there under their own names; what is not given is the recipe's.
-_OWN = ("width", "height", "frames", "fps", "seed")
+# Options that are fields of `Settings`.
+SETTINGS = ("recipe", "width", "height", "frames", "fps", "seed", "steps", "noise_device")
 _SCALES = ("cfg", "stg", "modality", "rescale")
 _GUIDANCE = (*_SCALES, *(f"audio_{name}" for name in _SCALES), "stg_blocks")
 
@@ -50,33 +50,29 @@ def generate(options: Namespace) -> None:
     pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention,
                          lora_mode=options.lora_mode)
     pipe = pipe.with_loras([Lora(lora.path, lora.strength, mode=options.lora_mode) for lora in options.lora])
-    request = _request(options, pipe, conditions)
+    own = {name: getattr(options, name) for name in SETTINGS}
+    settings = Settings(**own, guidance=_guidance(options, pipe), conditions=conditions)
+    plan = pipe.plan(settings)
+    clip = plan.decision.clip
     say = _silence if options.quiet else _say
-    say(f"{source.sources[0].path.name} ({source.variant}), recipe {request['recipe']}, {pipe.residency.device}, "
-        f"{str(pipe.dtype).removeprefix('torch.')}")
+    say(f"{source.sources[0].path.name} ({source.variant}), {pipe.residency.device}, "
+        f"{str(pipe.dtype).removeprefix('torch.')}\n{plan}")
     try:
-        prompt = _enhanced(options, pipe, conditions, request["seed"], say) if options.enhance else options.prompt
+        prompt = options.prompt
+        if options.enhance:
+            prompt = _enhanced(options, pipe, conditions, plan.decision.seed, say)
         say("Encoding the prompt")
         context = pipe.encode(prompt, options.negative_prompt)
         with StepBar(options.quiet) as bar:
-            latents = pipe.sample(context, **request, conditions=conditions, on_step=bar)
-        frames = _write(pipe, latents, options, {"ltx23": _settings(options, source, prompt, request)})
+            latents = plan.run(context, bar)
+        metadata = {"ltx23": _metadata(options, source, prompt, plan.decision, settings)}
+        frames = _write(pipe, latents, options, metadata)
     except torch.cuda.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"{pipe.residency.device} ran out of memory at {request['width']}x{request['height']}, "
-                               f"{request['frames']} frames", "enough free device memory",
+        raise OutOfMemoryError(f"{pipe.residency.device} ran out of memory at {clip.width}x{clip.height}, "
+                               f"{clip.frames} frames", "enough free device memory",
                                "Close other programs that use the device, or choose a smaller size or fewer "
                                "frames.") from error
     say(f"{options.output}: {frames} frames, {frames / latents.fps:.2f} s, made in {time.perf_counter() - start:.1f} s")
-
-
-def _request(options: Namespace, pipe: Pipeline, conditions: Sequence[ImageCondition]) -> dict[str, Any]:
-    """Arguments of `Pipeline.sample`: what was given, else the official defaults; refused if it cannot be."""
-    recipe = pipe.recipe(options.recipe)
-    own = {name: _or(getattr(options, name), getattr(recipe, name)) for name in _OWN}
-    check_size(**{name: own[name] for name in _OWN[:4]}, step=recipe.size_step)
-    for condition in conditions:
-        condition.frame_in(own["frames"])
-    return {"recipe": recipe.name, **own, "steps": options.steps, "guidance": _guidance(options, pipe)}
 
 
 class StepBar:
@@ -127,14 +123,16 @@ def _enhanced(options: Namespace, pipe: Pipeline, conditions: Sequence[ImageCond
     return prompt
 
 
-def _settings(options: Namespace, source: Overlay, prompt: str, request: dict[str, Any]) -> str:
+def _metadata(options: Namespace, source: Overlay, prompt: str, plan: Decision, settings: Settings) -> str:
     """What made the video, as JSON for its metadata. File names only: folders would tell about the computer."""
+    clip, guidance = plan.clip, settings.guidance
     images = [{"file": i.path.name, "frame": i.frame, "strength": i.strength} for i in options.image]
-    guidance = request["guidance"]
     given = {"enhanced_from": options.prompt} if options.enhance else {}
+    made = {"recipe": plan.recipe.name, "width": clip.width, "height": clip.height, "frames": clip.frames,
+            "fps": clip.fps, "seed": plan.seed, "steps": settings.steps}
     return json.dumps({
         "version": __version__, "checkpoint": source.sources[0].path.name, "overlay": source.id,
-        "prompt": prompt, **given, "negative_prompt": options.negative_prompt, **request,
+        "prompt": prompt, **given, "negative_prompt": options.negative_prompt, **made,
         "guidance": guidance and dataclasses.asdict(guidance), "images": images,
         "loras": [{"file": lora.path.name, "strength": lora.strength} for lora in options.lora]}, ensure_ascii=False)
 

@@ -8,15 +8,14 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from ..errors import LTX23Error
-from ..plan.names import ATTENTION, DTYPES
+from ..plan.settings import ATTENTION, DTYPES, OPTIONS
 
-RECIPES = ("auto", "one_stage", "two_stage", "hq", "distilled", "distilled_one_stage", "sglang", "sglang_hq", "custom")
 VARIANTS = ("auto", "dev", "distilled")
 USER_ERROR, INTERRUPTED = 2, 130
 _MODULES = {"fetch": ".fetch", "export": ".export", "identify": ".identify"}  # commands that need no torch
@@ -85,11 +84,21 @@ def crf(text: str) -> int:
     return int(text)
 
 
-def steps(text: str) -> int:
-    """Parse a number of steps, 1 or more."""
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return int(text)
+def setting(name: str) -> Callable[[str], object]:
+    """How a setting of `plan.settings` is read: a number within its bounds."""
+    option = OPTIONS[name]
+
+    def read(text: str) -> object:
+        try:
+            value = option.kind(text)
+        except ValueError:
+            value = text
+        problem = option.problem(name, value)
+        if problem:
+            raise argparse.ArgumentTypeError(f"{problem[0]}, it must be {problem[1]}")
+        return value
+
+    return read
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -177,23 +186,24 @@ def _add_parts(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup |
 
 def _add_video(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("video (defaults: the official ones of the recipe)")
-    group.add_argument("--recipe", choices=RECIPES, default="auto",
-                       help="one_stage: dev weights, 30 guided steps; distilled: 8 steps at half size, x2 upscale, 3 "
-                            "steps; distilled_one_stage: 8 steps at full size (default: auto, by the variant)")
-    group.add_argument("--width", type=int, metavar="PIXELS",
-                       help="multiple of 32, of 64 for recipe distilled (official: 768)")
-    group.add_argument("--height", type=int, metavar="PIXELS", help="as --width (official: 512)")
-    group.add_argument("--frames", type=int, metavar="N", help="8 k + 1: 1, 9, 17, ... (official: 121)")
-    group.add_argument("--fps", type=float, metavar="RATE",
-                       help="frames a second, above 0; 23.976 is written as 24000/1001 (official: 24)")
-    group.add_argument("--seed", type=int, metavar="N", help="same seed and settings, same video (official: 10)")
-    group.add_argument("--steps", type=steps, metavar="N",
-                       help="denoising steps, 1 or more, for one_stage (official: 30); distilled schedules are fixed")
+    for name, metavar in (("recipe", None), ("width", "PIXELS"), ("height", "PIXELS"), ("frames", "N"), ("fps", "RATE"),
+                          ("seed", "N"), ("steps", "N"), ("noise_device", None)):
+        _add_setting(group, name, metavar)
     group.add_argument("--image", type=image_option, action="append", default=[], metavar="FILE[@FRAME[:STRENGTH]]",
                        help="picture that the video shows at a frame (default: 0, the first; -1: the last) with a "
                             "strength of 0 to 1 (default: 1, exactly); may be given several times")
     group.add_argument("--crf", type=crf, metavar="N",
                        help="video compression given to the pictures first, 0 (none) to 51 (official: 33)")
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str, metavar: str | None) -> None:
+    """An option of the command line for a setting, with its text."""
+    option, flag = OPTIONS[name], "--" + name.replace("_", "-")
+    text = option.text.replace("%", "%%")
+    if option.choices:
+        group.add_argument(flag, choices=option.choices, default=option.shown, help=text)
+    else:
+        group.add_argument(flag, type=setting(name), metavar=metavar, help=text)
 
 
 def _add_guidance(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What a run gives, and what a later stage goes on from."""
+"""What a run is given in words, encoded, and what it gives: latents, which a later stage goes on from."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,6 +8,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..media.audio import Audio
+
+
+@dataclass(frozen=True)
+class PromptContext:
+    """What the transformer sees of a prompt: (B, 1024, width) a stream; None where the stream is absent."""
+
+    video: Tensor | None
+    audio: Tensor | None
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A prompt and a negative prompt, encoded."""
+
+    positive: PromptContext
+    negative: PromptContext
+    prompt: str
+    negative_prompt: str
 
 
 @dataclass(frozen=True)

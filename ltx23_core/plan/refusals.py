@@ -9,23 +9,8 @@ from .condition import Clip
 from .latents import Latents
 from .stages import StagePlan
 
-STREAMS = ("both", "video", "audio")
 NOTHING_LEFT = 0.999  # a schedule that begins above this leaves nothing of what it starts from
 UPSCALES = ("x2", "x1.5", "temporal_x2")
-
-
-def check_streams(name: str) -> str:
-    """The name if it is one of `STREAMS`; `RequestError` otherwise."""
-    if name not in STREAMS:
-        raise RequestError(f"streams is {name!r}", f"one of {', '.join(STREAMS)}", "Choose both.")
-    return name
-
-
-def check_audio_stage(name: str) -> str:
-    """The name if it is one; `RequestError` otherwise."""
-    if name not in ("first", "last"):
-        raise RequestError(f"audio_stage is {name!r}", "first or last", "Leave it at the recipe's default.")
-    return name
 
 
 def check_start(start: Latents | None, clip: Clip, stage: StagePlan, batch: int) -> None:

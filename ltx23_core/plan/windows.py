@@ -15,7 +15,7 @@ from .condition import Clip
 from .recipes import FRAMES
 
 if TYPE_CHECKING:
-    from .context import PromptPair
+    from .latents import PromptPair
 
 OVERLAP = 24  # pixel frames: three latent frames, one second; our choice, there is no official one
 
@@ -56,11 +56,28 @@ class Timeline:
     settings: Windows
     windows: tuple[Window, ...]
 
+    @property
+    def frames(self) -> int:
+        """Pixel frames of a window: they are all of one length."""
+        return TIME_SCALE * (self.windows[0].frames - 1) + 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one window is all of it."""
+        return len(self.windows) == 1
+
     def prompt(self, window: Window, default: PromptPair) -> PromptPair:
         """The prompt of a window."""
         prompts = self.settings.prompts
+        if not prompts:
+            return default
         share = window.middle / self.windows[-1].video[1]
-        return prompts[min(int(share * len(prompts)), len(prompts) - 1)] if prompts else default
+        return prompts[min(int(share * len(prompts)), len(prompts) - 1)]
+
+
+def whole(clip: Clip) -> Timeline:
+    """A clip that is sampled in one piece."""
+    return Windows(clip.frames).over(clip)
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,14 @@ class Window:
     def frames(self) -> int:
         """Latent frames."""
         return self.video[1] - self.video[0]
+
+    def span(self, stream: str) -> tuple[int, int]:
+        """[start, end) in the timeline of "video" or "audio"."""
+        return self.video if stream == "video" else self.audio
+
+    def held_of(self, stream: str) -> int:
+        """How many at the start are already made, of "video" or "audio"."""
+        return self.held[0 if stream == "video" else 1]
 
     @property
     def middle(self) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..config import TransformerConfig
 from ..media.audio import Audio
 from ..plan.stages import StagePlan
+from .preview import LatentToRGB
 
 
 class Place(Protocol):
@@ -47,3 +48,6 @@ class Engine(Protocol):
 
     def encode_audio(self, audio: Audio) -> Tensor:
         """Sound -> latent (B, C, T, bins) on the device."""
+
+    def preview_map(self) -> LatentToRGB:
+        """The latent-to-RGB map of this VAE."""

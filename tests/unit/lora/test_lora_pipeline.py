@@ -220,7 +220,7 @@ def test_connectors_change_the_encoded_prompt(pipe: Pipeline, connector: Path, m
     assert not torch.equal(changed.positive.video, base.positive.video)
     assert torch.equal(changed.positive.audio, base.positive.audio)
     assert view.encode("a", "b").positive is changed.positive and pipe.encode("a", "b").positive is base.positive
-    pipe._contexts.clear()
+    pipe._shared.contexts.clear()
     again = pipe.encode("a", "b"), view.encode("a", "b")
     assert torch.equal(again[0].positive.video, base.positive.video)
     assert torch.equal(again[1].positive.video, changed.positive.video)
