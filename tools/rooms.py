@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "weights": ("overlay.bytes", "overlay.packed", "memory"),
     "lora": ("overlay.lora", "overlay", "overlay.bytes", "weights"),
     "quant": ("overlay.bytes", "overlay.packed", "weights", "lora", "ops"),
-    "runtime": ("overlay.bytes", "overlay.packed", "overlay.names", "weights", "lora", "quant", "memory", "ops"),
+    "runtime": ("overlay.bytes", "overlay.packed", "overlay.names", "weights", "lora", "quant", "ops", "memory"),
     "plan": ("memory", "media"),
     "sampling": ("plan", "models"),
     "conditioning": ("plan", "sampling", "media"),

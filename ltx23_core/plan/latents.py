@@ -19,6 +19,14 @@ class PromptContext:
 
 
 @dataclass(frozen=True)
+class PromptText:
+    """A prompt and a negative prompt (None: the default list), not yet encoded."""
+
+    prompt: str
+    negative_prompt: str | None = None
+
+
+@dataclass(frozen=True)
 class PromptPair:
     """A prompt and a negative prompt, encoded."""
 

@@ -15,7 +15,7 @@ from .condition import Clip
 from .recipes import FRAMES
 
 if TYPE_CHECKING:
-    from .latents import PromptPair
+    from .latents import PromptPair, PromptText
 
 OVERLAP = 24  # pixel frames: three latent frames, one second; our choice, there is no official one
 
@@ -29,7 +29,7 @@ class Windows:
         overlap: pixel frames that a window takes over, a multiple of 8.
         strength: 1 holds them as they are; below, the window may change them, and they are cross-faded.
         prompts: share the time evenly, in order; a window takes the one in the middle of what it adds. Empty: the
-            run's prompt throughout.
+            run's prompt throughout. Those that are text are encoded when the run begins.
         resume: folder where finished windows are kept until the run has ended, so that the same call goes on there
             after an interrupt. None: nothing is kept.
     """
@@ -37,7 +37,7 @@ class Windows:
     length: int = FRAMES
     overlap: int = OVERLAP
     strength: float = 1.0
-    prompts: tuple[PromptPair, ...] = ()
+    prompts: tuple[PromptPair | PromptText, ...] = ()
     resume: Path | None = None
 
     def __post_init__(self) -> None:

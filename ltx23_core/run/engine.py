@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from ..media.audio import Audio
+from ..plan.latents import PromptPair
 from ..plan.stages import StagePlan
 from .preview import LatentToRGB
 
@@ -36,6 +37,9 @@ class Engine(Protocol):
     transformer_config: TransformerConfig
     audio_latent_channels: int
     lora_state: tuple[object, ...]
+
+    def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
+        """A prompt and its negative, encoded; None: the default list."""
 
     def use_transformer(self, stage: StagePlan, tokens: tuple[int, int]) -> torch.nn.Module:
         """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens."""

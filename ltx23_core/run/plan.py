@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..plan.decide import Decision
-from ..plan.latents import Latents, PromptPair
+from ..plan.latents import Latents, PromptPair, PromptText
 from .batch import run_batch
 from .engine import Engine
 from .progress import OnStep
@@ -45,12 +45,25 @@ class Plan:
         Raises:
             OverlayError, WeightsError: files that cannot be used; OutOfMemoryError: a device that is too small.
         """
+        decision = self._encoded()
         wanted = preview and on_step is not None and self.decision.clip.video
         return run_batch(
             self.engine,
-            self.decision,
+            decision,
             context,
             on_step=on_step,
             preview_map=self.engine.preview_map() if wanted else None,
             say=say,
         )
+
+    def _encoded(self) -> Decision:
+        """The decision with the prompts of windows encoded: a plan is made before anything is loaded."""
+        timeline = self.decision.timeline
+        texts = timeline.settings.prompts
+        if not any(isinstance(each, PromptText) for each in texts):
+            return self.decision
+        encode = self.engine.encode
+        pairs = tuple(encode(each.prompt, each.negative_prompt) if isinstance(each, PromptText) else each
+                      for each in texts)
+        settings = replace(timeline.settings, prompts=pairs)
+        return replace(self.decision, timeline=replace(timeline, settings=settings))

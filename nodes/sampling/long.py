@@ -36,7 +36,7 @@ class LongVideoNode(io.ComfyNode):
             description="Makes Sampler generate a video of any length: window by window, each going on from the last "
                         "second of the one before, in picture and sound. An interrupted run goes on where it was.",
             inputs=[
-                Model.Input("model", tooltip="The model, from Load; encodes the prompts."),
+                Model.Input("model", tooltip="The model, from Load."),
                 io.String.Input("prompts", multiline=True, dynamic_prompts=True, default="", tooltip=(
                     "Prompts of the parts, in order, divided by a line of three dashes (---). They share the time "
                     "evenly. Empty (default): Sampler's prompt throughout.")),
@@ -69,9 +69,15 @@ class LongVideoNode(io.ComfyNode):
     @classmethod
     def execute(cls, model: Pipeline, prompts: str, window: int, overlap: int, overlap_strength: float, resume: bool,
                 negative_prompt: str = "") -> io.NodeOutput:
-        """Encode the prompts."""
+        """Collect the values; Sampler encodes the prompts once it knows that the run can be."""
+        from ...ltx23_core.plan.latents import PromptText
         from ...ltx23_core.plan.windows import Windows as WindowSettings
 
-        pairs = tuple(model.encode(text, negative_text(negative_prompt)) for text in segments(prompts))
-        return io.NodeOutput(WindowSettings(window, overlap, overlap_strength, pairs,
-                                            folders.resume_folder() if resume else None))
+        negative = negative_text(negative_prompt)
+        return io.NodeOutput(WindowSettings(
+            length=window,
+            overlap=overlap,
+            strength=overlap_strength,
+            prompts=tuple(PromptText(text, negative) for text in segments(prompts)),
+            resume=folders.resume_folder() if resume else None,
+        ))

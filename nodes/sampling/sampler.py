@@ -1,6 +1,7 @@
 """LTX23Sampler: from a prompt to the latents of video and sound."""
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -16,7 +17,9 @@ from .widgets import problem, widget
 if TYPE_CHECKING:
     from ...ltx23_core.pipeline import Pipeline
     from ...ltx23_core.plan.latents import PromptPair
+    from ...ltx23_core.run.plan import Plan
 
+SETTINGS = {each.name for each in dataclasses.fields(Settings)}
 DEFAULT_PROMPT = ("A golden retriever runs along a sunlit beach and splashes through shallow waves, the camera "
                   "tracking beside it. Waves roll in softly, water splashes, the dog barks twice.")
 
@@ -48,7 +51,7 @@ class SamplerNode(io.ComfyNode):
                 widget("recipe"), widget("width"), widget("height"), widget("frames"), widget("fps"),
                 widget("seed", control_after_generate=True),
                 widget("steps"),
-                Context.Input("context", optional=True, tooltip=(
+                Context.Input("context", optional=True, lazy=True, tooltip=(
                     "Encoded texts, from Prompt. Takes the place of both prompt fields here, and is not encoded again "
                     "when the seed changes.")),
                 Conditions.Input("conditions", optional=True, tooltip=(
@@ -94,14 +97,32 @@ class SamplerNode(io.ComfyNode):
         return problem({**locals()}) or True
 
     @classmethod
+    def check_lazy_status(cls, model: Pipeline, context: PromptPair | None | bool = False,
+                          **given: Any) -> list[str]:  # noqa: ANN401 (each input its own type)
+        """Refuse what cannot be before the node that encodes a linked context runs; then ask for it.
+
+        The context is None where it is linked and not there yet, and False where nothing is linked.
+        """
+        if context is not None:
+            return []
+        cls._planned(model, **given)
+        return ["context"]
+
+    @classmethod
     def execute(cls, model: Pipeline, prompt: str, context: PromptPair | None = None, negative_prompt: str = "",
-                start_video: dict[str, Any] | None = None, start_audio: dict[str, Any] | None = None,
-                **settings: Any) -> io.NodeOutput:  # noqa: ANN401 (the fields of `Settings`)
+                **given: Any) -> io.NodeOutput:  # noqa: ANN401
         """Plan, which refuses what cannot be; then encode the prompt if no context is linked, and run."""
-        start = from_latents(start_video, start_audio, settings["frames"], settings["fps"])
-        plan = model.plan(Settings.of(**settings, start=start))
+        plan = cls._planned(model, **given)
         progress.say(str(plan))
         if context is None:
             context = model.encode(prompt, negative_text(negative_prompt))
         latents = plan.run(context, progress.step_progress(), preview=True, say=progress.say)
         return io.NodeOutput(*to_latents(latents), float(latents.fps))
+
+    @staticmethod
+    def _planned(model: Pipeline, start_video: dict[str, Any] | None = None,
+                 start_audio: dict[str, Any] | None = None, **given: Any) -> Plan:  # noqa: ANN401
+        """The plan of the inputs that are settings."""
+        settings = {name: value for name, value in given.items() if name in SETTINGS}
+        start = from_latents(start_video, start_audio, settings["frames"], settings["fps"])
+        return model.plan(Settings.of(**settings, start=start))

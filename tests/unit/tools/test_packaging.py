@@ -23,6 +23,7 @@ NOT_COPIED = (".*", "__pycache__", "goldens", "build", "*.egg-info")
 DISTRIBUTIONS = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
 NOT_DECLARED = {
     "torch": "pip would replace the build that the user has for the device",
+    "triton": "torch brings the one that fits it, where there is one; without it torch itself computes",
     "scipy": "one schedule (beta); without it that schedule is refused with a sentence",
 }
 
