@@ -17,7 +17,7 @@ from ltx23_core.errors import OverlayError, RequestError
 from ltx23_core.lora.layers import LoraLinear
 from ltx23_core.lora.plan import lora_pairs
 from ltx23_core.lora.settings import family, is_cross, writes_audio
-from ltx23_core.run.resume import fingerprint
+from ltx23_core.run.fingerprint import fingerprint
 from ltx23_core.runtime.residency import LocalResidency
 from tests.goldens.harness import overlay
 from tests.support.lora import BLOCK, CPU, RUN, differing, numbers, plain, random, write_kinds
