@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...config import TEXT_TOKENS
 from ...errors import OverlayError, WeightsError
+from ...ops.attention import changing_shapes
 from ._transformers import transformers_class
 
 _FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -134,10 +135,14 @@ def check_ids(gemma: nn.Module, ids: Sequence[int]) -> None:
 
 @contextmanager
 def checked(gemma: nn.Module, check: Callable[[], None] | None) -> Iterator[None]:
-    """While this holds, ``check`` is called before every layer; what it raises ends the pass."""
+    """While this holds, ``check`` is called before every layer; what it raises ends the pass.
+
+    Prompts have any length, and a text grows by a token a pass: attention kernels that prepare for each shape are out.
+    """
     handles = [] if check is None else [layer.register_forward_pre_hook(lambda *_: check()) for layer in gemma.layers]
     try:
-        yield
+        with changing_shapes():
+            yield
     finally:
         for handle in handles:
             handle.remove()
