@@ -58,13 +58,16 @@ class Pipeline:
         attention: a name of `ops.attention.BACKENDS`.
         residency: decides what is on the device; None: `LocalResidency`.
         lora_mode: "auto", "fused" or "runtime" (`lora.Lora`), for the overlay's distilled LoRA.
+        memory: how much of the device the weights may take, without a ``residency``: "auto" (what does not fit comes in
+            block by block), "resident", "stream" (as little as possible), or a budget in GB.
     """
 
     def __init__(self, overlay: Overlay | str | Path, *, device: str | torch.device = "auto", dtype: str = "auto",
-                 attention: str = "auto", residency: Residency | None = None, lora_mode: str = "auto") -> None:
+                 attention: str = "auto", residency: Residency | None = None, lora_mode: str = "auto",
+                 memory: str | float = "auto") -> None:
         self.overlay = overlay if isinstance(overlay, Overlay) else Overlay.load(overlay)
         chosen = device if isinstance(device, torch.device) else choose_device(device)
-        self.residency: Residency = residency or LocalResidency(chosen)
+        self.residency: Residency = residency or LocalResidency(chosen, memory=memory)
         self.dtype = choose_dtype(dtype, self.residency.device)
         self._shared = Shared(self.overlay, self.residency, self.dtype, attention_backend(attention))
         self._lora_mode = check_mode(lora_mode)

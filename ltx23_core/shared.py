@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import TransformerConfig, VideoVAEConfig
 from .lora.plan import lora_pairs
-from .models.registry import build
+from .models.registry import STACKS, build
 from .ops.attention import AttentionFunction
 from .overlay import Overlay
 from .overlay.lora.update import Update
@@ -80,7 +80,7 @@ class Shared:
         entry = self.overlay.require(name)
         make = partial(_build, name, entry.config, self._attention)
         dtype = torch.float32 if name == "vocoder" else self.dtype
-        return Component(name, make, entry.tensors, dtype, verify=self.overlay.verify)
+        return Component(name, make, entry.tensors, dtype, stack=STACKS.get(name), verify=self.overlay.verify)
 
     def _vision_encoder(self) -> Component:
         """The component that sees pictures. Its names are the file's own and its configuration the text encoder's."""

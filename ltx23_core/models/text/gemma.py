@@ -116,7 +116,8 @@ def restore_buffers(gemma: nn.Module, device: torch.device) -> None:
 
 def refuse_unknown_buffers(module: nn.Module) -> None:
     """Raise `WeightsError` where buffers that are in no checkpoint were not restored: they would hold nothing."""
-    left = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    loaded = module.state_dict().keys()  # quantised weights are buffers too, away while they are streamed
+    left = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in loaded]
     if left:
         import transformers
         raise WeightsError(f"transformers {transformers.__version__} has buffers {left} in Gemma 3",
@@ -168,7 +169,7 @@ def hidden_states(gemma: nn.Module, ids: Sequence[int], check: Callable[[], None
     Raises:
         OverlayError: an id that the model has no embedding for.
     """
-    device = gemma.embed_tokens.weight.device
+    device = gemma.norm.weight.device
     check_ids(gemma, ids)
     restore_buffers(gemma, device)
     with checked(gemma, check):
