@@ -69,7 +69,7 @@ class Option:
             words = "a whole number" if self.kind is int else "a number"
             return f"{name} is {value!r}", words, f"Use {self.shown}."
         if math.isnan(value) or not self._within(value, widget):
-            return f"{name} is {value}", f"{self.low:.20g} to {self.high:.20g}", f"Use {self.shown}."
+            return f"{name} is {value}", f"{_number(self.low)} to {_number(self.high)}", f"Use {self.shown}."
         return None
 
     def _within(self, value: float, widget: bool) -> bool:
@@ -77,6 +77,11 @@ class Option:
         if self.free and not widget:
             return True
         return value <= self.high and (value >= self.low or (self.kind is int and self.step is not None))
+
+
+def _number(value: float) -> str:
+    """A bound in words: whole numbers with all their digits."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _recipe_text() -> str:

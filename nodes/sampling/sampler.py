@@ -89,11 +89,15 @@ class SamplerNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, recipe: str | None = None, width: int | None = None, height: int | None = None,
-                        frames: int | None = None, fps: float | None = None, seed: int | None = None,
-                        steps: int | None = None, stages: str | None = None, streams: str | None = None,
-                        audio_stage: str | None = None, batch: int | None = None,
+                        frames: int | None = None, fps: float | None = None, stages: str | None = None,
+                        streams: str | None = None, audio_stage: str | None = None,
                         noise_device: str | None = None) -> bool | str:
-        """Refuse what cannot be, all of it at once; the host checks no input that is named here, so all is checked."""
+        """Refuse what cannot be, all of it at once.
+
+        Named are the inputs that the host cannot judge: sizes go by the recipe, 0.3.75 looks at no choice, and NaN
+        passes its bounds. It checks nothing of these itself and writes the sentence under each of them; seed, steps
+        and batch are left to it.
+        """
         return problem({**locals()}) or True
 
     @classmethod
