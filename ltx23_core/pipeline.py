@@ -1,7 +1,6 @@
 """The pipeline: the stages of generation as methods. What nodes, the command line and Python users call."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,47 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import (
-    ENHANCED_TOKENS,
-    AudioVAEConfig,
-    TransformerConfig,
-    UpsamplerConfig,
-    VideoVAEConfig,
-    VocoderConfig,
-)
-from .decode.sound import decode_sound, encode_sound
-from .decode.tiles import (
-    Tiling,
-    auto_tiling,
-    encode_tile_size,
-    tiled_decode,
-    tiled_decode_bytes,
-    tiled_encode,
-)
-from .errors import RequestError
-from .geometry import VideoGrid, video_grid
+from . import coding, words
+from .coding import AUTO_TILING
+from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig
+from .decode.tiles import Tiling
 from .lora.opened import TEXT, OpenLora, StagedLora, stage_uses
 from .lora.plan import LoraUse
 from .lora.settings import Lora, check_mode
-from .media.audio import Audio, as_float, as_stereo, is_finite
-from .memory.estimates import (
-    encode_bytes,
-    generation_bytes,
-    sampling_bytes,
-    sound_decode_bytes,
-    sound_encode_bytes,
-    upsample_bytes,
-)
-from .models.audio.mel import audio_latent_frames
-from .models.video_vae.encoder import crop_frames
+from .media.audio import Audio
+from .memory.estimates import sampling_bytes
 from .ops.attention import attention_backend
-from .ops.resample import resample, resampled_length
 from .overlay import Overlay
 from .overlay.lora.dialects import LoraFile
 from .plan.decide import decide
 from .plan.latents import Latents, PromptContext, PromptPair
 from .plan.recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
-from .plan.refusals import check_upscale
 from .plan.settings import Settings
 from .plan.stages import StagePlan
 from .run.plan import Plan
@@ -59,11 +32,6 @@ from .runtime.component import Component
 from .runtime.device import choose_device, choose_dtype
 from .runtime.residency import LocalResidency, Residency
 from .shared import Shared
-
-log = logging.getLogger("ltx23")
-
-AUTO_TILING = "auto"
-NAN_LATENT = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
 
 
 class Pipeline:
@@ -174,20 +142,6 @@ class Pipeline:
         """What each of them changes, and what of its file was left out and why."""
         return tuple(each.report() for each in self._loras)
 
-    def _set_transformer_loras(self, stage: StagePlan, activation_bytes: int) -> None:
-        """Those of this view, then the distilled one (the official order), at their strengths in this stage."""
-        component = self.component("transformer")
-        numbers = range(1, max(len(stage.loras), 1) + 1)
-        staged = [StagedLora(each.updates("transformer"), tuple(map(each.lora.strength_in, numbers)), each.lora.mode)
-                  for each in self._loras]
-        if self.overlay.variant == "dev" and any(stage.loras):
-            staged.append(StagedLora({1.0: self._shared.distilled}, stage.loras, self._lora_mode))
-
-        def fits(uses: Sequence[LoraUse]) -> bool:
-            return component.bytes_with(uses) + activation_bytes <= self.residency.capacity_bytes
-
-        component.set_loras(stage_uses(staged, stage.number, fits))
-
     # -- prompt ----------------------------------------------------------------------------------------------------
     def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
         """Encode a prompt and a negative prompt; equal texts are encoded once for equal LoRAs of the text connectors.
@@ -202,23 +156,9 @@ class Pipeline:
         positive, negative = self._shared.encoded(keys, self._encode)
         return PromptPair(positive, negative, prompt, negative_prompt)
 
-    @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> list[PromptContext]:
-        """Gemma for all texts first, then projection and connectors: each half is on the device once."""
-        from .models.text.gemma import hidden_states
-        from .prompt.encode import contexts
-        from .prompt.tokenizer import Tokenizer
-        from .prompt.tokenizer_files import tokenizer_folder
-        self.overlay.require("text_encoder")
-        tokenizer = Tokenizer(tokenizer_folder(self.overlay))
-        ids = [tokenizer.encode(text) for text in texts]
-        [gemma] = self._use("text_encoder", activation_bytes=1 << 29)
-        states = [hidden_states(gemma, tokens, self.residency.check) for tokens in ids]
-        projection, connectors = self._use("text_projection", "connectors", activation_bytes=1 << 29)
-        encoded = (contexts(projection, connectors, state, self.residency.check) for state in states)
-        return [PromptContext(video.cpu(), audio.cpu()) for video, audio in encoded]
+        return words.encode(self._shared, self._use, texts)
 
-    @torch.no_grad()
     def enhance(self, prompt: str, image: Tensor | None = None, *, seed: int = SEED, instructions: str | None = None,
                 max_new_tokens: int = ENHANCED_TOKENS, on_token: Callable[[], None] | None = None) -> str:
         """Let the text encoder write a fuller prompt (spec/03 §6). The same seed and inputs give the same text.
@@ -237,32 +177,15 @@ class Pipeline:
         Raises:
             RequestError, MediaError: an input that cannot be; OverlayError: no text encoder, or one that cannot see.
         """
-        from .prompt.enhance import answer, ask, check_new_tokens
-        from .prompt.tokenizer import Tokenizer
-        from .prompt.tokenizer_files import tokenizer_folder
-        check_new_tokens(max_new_tokens)
-        config = self.overlay.require("text_encoder").config
-        components = [self.component("text_encoder")]
-        if image is not None:
-            components.append(self.component("text_encoder_vision"))
-        tokenizer = Tokenizer(tokenizer_folder(self.overlay))
-        question = ask(tokenizer, config, prompt, image, instructions)
-        need = generation_bytes(config, len(question.ids), max_new_tokens, self.dtype.itemsize, image is not None)
-        self.residency.use(*components, activation_bytes=need)
-        modules = [component.module for component in components]
-        text = answer(
-            modules[0],
-            modules[1] if image is not None else None,
-            tokenizer,
-            question,
+        return words.enhance(
+            self._shared,
+            prompt,
+            image,
             seed=seed,
+            instructions=instructions,
             max_new_tokens=max_new_tokens,
-            check=self.residency.check,
             on_token=on_token,
         )
-        if not text:
-            log.warning("The text encoder wrote nothing that can be used; the prompt stays as it is.")
-        return text or prompt
 
     # -- sampling --------------------------------------------------------------------------------------------------
     def recipe(self, name: str = "auto") -> Recipe:
@@ -288,13 +211,25 @@ class Pipeline:
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------
     def use_transformer(self, stage: StagePlan, tokens: tuple[int, int]) -> torch.nn.Module:
         """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens."""
+        video, audio = tokens
+        need = sampling_bytes(self.transformer_config, video, audio, passes=stage.passes, batch=1,
+                              bytes_per_value=self.dtype.itemsize)
         component = self.component("transformer")
-        need = sampling_bytes(self.transformer_config, *tokens, stage.passes, 1, self.dtype.itemsize)
-        self._set_transformer_loras(stage, need)
+        component.set_loras(self._transformer_loras(stage, component, need))
         self.residency.use(component, activation_bytes=need)
         return component.module
 
-    @torch.no_grad()
+    def _transformer_loras(self, stage: StagePlan, component: Component, need: int) -> list[LoraUse]:
+        """Those of this view, then the distilled one (the official order), at their strengths in this stage."""
+        staged = [each.staged(max(len(stage.loras), 1)) for each in self._loras]
+        if self.overlay.variant == "dev" and any(stage.loras):
+            staged.append(StagedLora({1.0: self._shared.distilled}, stage.loras, self._lora_mode))
+
+        def fits(uses: Sequence[LoraUse]) -> bool:
+            return component.bytes_with(uses) + need <= self.residency.capacity_bytes
+
+        return stage_uses(staged, stage.number, fits)
+
     def encode_video(self, pixels: Tensor) -> Tensor:
         """Encode frames: a single one whole; a clip with the official tiles where a side is longer than 768 pixels or
         there are more than 80.
@@ -306,29 +241,12 @@ class Pipeline:
         Returns:
             Normalised latent (1, C, k + 1, H / 32, W / 32) on the device, in the pipeline's dtype.
         """
-        pixels = crop_frames(pixels)
-        grid = video_grid(pixels.shape[4], pixels.shape[3], pixels.shape[2])
-        shape = (grid.frames, grid.height, grid.width)
-        tiling = None if grid.frames == 1 else auto_tiling(shape)
-        frames, height, width = encode_tile_size(shape, tiling)
-        [encoder] = self._use("video_encoder", activation_bytes=encode_bytes(width, height, frames,
-                                                                             self.dtype.itemsize))
-        return tiled_encode(lambda tile: encoder(tile.to(self.residency.device, self.dtype)), pixels, tiling,
-                            self.residency.check)
+        return coding.encode_video(self._shared, pixels)
 
-    @torch.no_grad()
     def encode_audio(self, audio: Audio) -> Tensor:
         """Encode sound of any rate and layout, in pieces: latent (B, C, T, bins) on the device, T = 25 a second."""
-        config = AudioVAEConfig.from_dict(self.overlay.require("audio_encoder").config)
-        length = resampled_length(audio.waveform.shape[-1], audio.sample_rate, config.sampling_rate)
-        latents = audio_latent_frames(length, config)
-        need = sound_encode_bytes(config, latents, self.dtype.itemsize)
-        [encoder] = self._use("audio_encoder", activation_bytes=need)
-        sound = as_stereo(as_float(audio.waveform)).to(self.residency.device)
-        sound = resample(sound, audio.sample_rate, config.sampling_rate)
-        return encode_sound(encoder, sound, config, self.dtype, self.residency.check)
+        return coding.encode_audio(self._shared, audio)
 
-    @torch.no_grad()
     def upscale(self, latent: Tensor, kind: str = "x2") -> Tensor:
         """Enlarge a video latent by a latent upscaler (spec/06), sample by sample: its norms span a whole clip.
 
@@ -339,14 +257,7 @@ class Pipeline:
         Raises:
             RequestError: not a video latent, or another kind; OverlayError: the overlay lacks the upscaler.
         """
-        from .models.latent_upsampler import upsample
-        check_upscale(kind, latent, self.transformer_config.video.in_channels)
-        name = f"upsampler_{kind}"
-        config = UpsamplerConfig.from_dict(self.overlay.require(name).config)
-        need = upsample_bytes(config.mid_channels, VideoGrid(*latent.shape[2:]), self.dtype.itemsize)
-        [module] = self._use(name, activation_bytes=need)
-        return torch.cat([upsample(module, one.to(self.residency.device, self.dtype), *self._shared.statistics)
-                          for one in latent.split(1)])
+        return coding.upscale(self._shared, latent, kind)
 
     def preview_map(self) -> LatentToRGB:
         """The latent-to-RGB map of this VAE: kept beside the overlay, fitted to its decoder where there is none."""
@@ -363,37 +274,11 @@ class Pipeline:
         Yields:
             (f, H, W, 3) float32 in [0, 1] on the CPU, in order, as soon as they cannot change.
         """
-        config = VideoVAEConfig.from_dict(self.overlay.require("video_decoder").config)
-        if latent.ndim != 5 or latent.shape[1] != config.latent_channels:
-            raise RequestError(f"the video latent has shape {tuple(latent.shape)}",
-                               f"(batch, {config.latent_channels}, frames, height, width)",
-                               "Connect the video latent of the LTX-2.3 sampler.")
-        if not is_finite(latent):
-            raise RequestError("the video latent holds NaN or infinity", "finite values", NAN_LATENT)
-        tiles = auto_tiling(latent.shape) if tiling == AUTO_TILING else tiling
-        need = tiled_decode_bytes(config, latent.shape, tiles, self.dtype)
-        [decoder] = self._use("video_decoder", activation_bytes=need)
-        with torch.no_grad():
-            for chunk in tiled_decode(decoder, latent.to(self.residency.device, self.dtype), tiles,
-                                      self.residency.check):
-                yield ((chunk[0] + 1) * 0.5).clamp(0, 1).permute(1, 2, 3, 0).float().cpu()
+        return coding.decode_video(self._shared, latent, tiling)
 
-    @torch.no_grad()
     def decode_audio(self, latent: Tensor) -> Audio:
         """Decode an audio latent (B, C, T, bins) to 48 kHz stereo, (B, 2, samples) float32 on the CPU."""
-        config = AudioVAEConfig.from_dict(self.overlay.require("audio_decoder").config)
-        if latent.ndim != 4 or latent.shape[1] != config.latent_channels or latent.shape[3] != config.latent_bins:
-            raise RequestError(f"the audio latent has shape {tuple(latent.shape)}",
-                               f"(batch, {config.latent_channels}, time, {config.latent_bins})",
-                               "Connect the audio latent of the LTX-2.3 sampler.")
-        if not is_finite(latent):
-            raise RequestError("the audio latent holds NaN or infinity", "finite values", NAN_LATENT)
-        voices = VocoderConfig.from_dict(self.overlay.require("vocoder").config)
-        need = sound_decode_bytes(config, voices, latent.shape[2], self.dtype.itemsize) * len(latent)
-        decoder, vocoder = self._use("audio_decoder", "vocoder", activation_bytes=need)
-        waveform = decode_sound(decoder, vocoder, latent.to(self.residency.device, self.dtype), (config, voices),
-                                self.residency.check)
-        return Audio(waveform, voices.output_rate)
+        return coding.decode_audio(self._shared, latent)
 
     def decode_to_file(self, latents: Latents, path: str | Path, tiling: Tiling | str | None = AUTO_TILING) -> Path:
         """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path.

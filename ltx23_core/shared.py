@@ -74,6 +74,12 @@ class Shared:
             self.components[name] = self._made(name)
         return self.components[name]
 
+    def use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:
+        """Components without LoRAs on their device, with room beside them."""
+        components = [self.component(name) for name in names]
+        self.residency.use(*components, activation_bytes=activation_bytes)
+        return [component.module for component in components]
+
     def _made(self, name: str) -> Component:
         if name == "text_encoder_vision":
             return self._vision_encoder()
@@ -128,10 +134,9 @@ class Shared:
         return self._preview_map
 
     def _fitted_map(self) -> LatentToRGB:
-        decoder = self.component("video_decoder")
-        self.residency.use(decoder, activation_bytes=PREVIEW_BYTES)
+        [decoder] = self.use("video_decoder", activation_bytes=PREVIEW_BYTES)
         channels = VideoVAEConfig.from_dict(self.overlay.require("video_decoder").config).latent_channels
-        return LatentToRGB.fit(decoder.module, channels, self.residency.device, self.dtype)
+        return LatentToRGB.fit(decoder, channels, self.residency.device, self.dtype)
 
     def _digest(self, name: str) -> str:
         """Hash of where a component's bytes are and of the files' state: changes when its weights may have."""

@@ -16,7 +16,8 @@ LARGEST_FOLDER = 13
 # The facts: every room may use them.
 FACTS = ("errors", "geometry", "config", "atomic", "version")
 # Files that stand alone in ltx23_core, and the room that each is.
-SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "__main__": "cli"}
+SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "words": "pipeline",
+          "__main__": "cli"}
 
 # Room -> rooms that it may import, lowest first. A folder below a room belongs to the nearest room above it.
 ROOMS: dict[str, tuple[str, ...]] = {
