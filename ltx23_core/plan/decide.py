@@ -17,7 +17,7 @@ from .refusals import check_start
 from .settings import Settings
 from .stages import StagePlan, plan_stages
 from .together import check_conditions
-from .windows import Timeline, whole
+from .windows import Timeline, Windows
 
 ENCODERS = {"video": "video_encoder", "audio": "audio_encoder"}  # component that a condition on a stream needs
 
@@ -84,26 +84,27 @@ class Decision:
         return "\n".join([self._what(), *(self._stage(stage) for stage in self.stages)])
 
     def _what(self) -> str:
-        clip = self.clip
-        parts = [f"{self.recipe.name}: "]
+        clip, windows = self.clip, self.timeline.windows
+        parts = [f"{clip.frames} frames at {float(clip.fps):g} fps ({clip.seconds:.2f} s)", f"seed {self.seed}"]
         if clip.video:
-            parts.append(f"{clip.width}x{clip.height}, ")
-        parts.append(f"{clip.frames} frames at {float(clip.fps):g} fps ({clip.seconds:.2f} s), seed {self.seed}")
+            parts.insert(0, f"{clip.width}x{clip.height}")
         if self.batch > 1:
-            parts.append(f" to {self.seed + self.batch - 1}")
-        if not (clip.video and clip.audio):
-            parts.append(", no sound" if clip.video else ", sound alone")
-        windows = self.timeline.windows
+            parts[-1] += f" to {self.seed + self.batch - 1}"
+        if not clip.audio:
+            parts.append("no sound")
+        if not clip.video:
+            parts.append("sound alone")
         if len(windows) > 1:
-            parts.append(f", {len(windows)} windows of {windows[0].frames} latent frames")
-        parts.append(f"; {self.activation_bytes / 1e9:.2f} GB beside the weights")
-        return "".join(parts)
+            parts.append(f"{len(windows)} windows of {windows[0].frames} latent frames")
+        return f"{self.recipe.name}: {', '.join(parts)}; {self.activation_bytes / 1e9:.2f} GB beside the weights"
 
     def _stage(self, stage: StagePlan) -> str:
-        size = f"{self.clip.width // stage.shrink}x{self.clip.height // stage.shrink}, " if self.clip.video else ""
-        passes = "1 pass" if stage.passes == 1 else f"{stage.passes} passes"
-        return (f"stage {stage.number}: {size}{len(stage.sigmas) - 1} steps of {stage.solver.name}, {passes} a step, "
-                f"sigma {stage.sigmas[0]:g} to {stage.sigmas[-1]:g}")
+        parts = [f"{len(stage.sigmas) - 1} steps of {stage.solver.name}"]
+        if self.clip.video:
+            parts.insert(0, f"{self.clip.width // stage.shrink}x{self.clip.height // stage.shrink}")
+        parts.append("1 pass a step" if stage.passes == 1 else f"{stage.passes} passes a step")
+        parts.append(f"sigma {stage.sigmas[0]:g} to {stage.sigmas[-1]:g}")
+        return f"stage {stage.number}: {', '.join(parts)}"
 
 
 def decide(settings: Settings, model: ModelFacts) -> Decision:
@@ -117,7 +118,8 @@ def decide(settings: Settings, model: ModelFacts) -> Decision:
     recipe = choose_recipe(settings.recipe, model.variant, model.components)
     clip = clip_of(settings, recipe)
     conditions = check_conditions(settings.conditions, clip)
-    timeline = settings.windows.over(clip) if settings.windows else whole(clip)
+    windows = settings.windows or Windows(clip.frames)
+    timeline = windows.over(clip)
     stages = plan_stages(recipe, settings, clip, model.config.layers, timeline.frames)
     check_start(settings.start, clip, stages[0], settings.batch)
     return Decision(
@@ -170,12 +172,15 @@ def _needs(stages: Sequence[StagePlan], conditions: Sequence[Planned]) -> tuple[
 
 def _bytes(stage: StagePlan, clip: Clip, timeline: Timeline, model: ModelFacts) -> int:
     """Activations of a call over one window."""
-    frames = timeline.frames
-    grid = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, frames)
-    video = grid.tokens if clip.video else 0
-    audio = audio_latent_length(frames, clip.fps) if clip.audio else 0
-    return sampling_bytes(model.config, video, audio, passes=stage.passes, batch=1,
-                          bytes_per_value=model.bytes_per_value)
+    grid = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, timeline.frames)
+    return sampling_bytes(
+        model.config,
+        video_tokens=grid.tokens * clip.video,
+        audio_tokens=audio_latent_length(timeline.frames, clip.fps) * clip.audio,
+        passes=stage.passes,
+        batch=1,
+        bytes_per_value=model.bytes_per_value,
+    )
 
 
 def _or(value: object, default: object) -> object:

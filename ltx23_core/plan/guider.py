@@ -115,6 +115,12 @@ class GuiderParams:
         """Whether the pass without cross-modal attention is needed."""
         return not math.isclose(self.modality, 1.0)
 
+    @property
+    def further_passes(self) -> frozenset[str]:
+        """Names of the passes that are needed beside the conditional one."""
+        needed = {"uncond": self.uses_cfg, "perturbed": self.uses_stg, "modality": self.uses_modality}
+        return frozenset(name for name, used in needed.items() if used)
+
     def skips(self, step: int) -> bool:
         """Whether a step reuses the last result."""
         return step % (self.skip_step + 1) != 0

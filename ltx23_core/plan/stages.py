@@ -36,8 +36,9 @@ class StagePlan:
     @property
     def passes(self) -> int:
         """Largest number of forward passes that a denoiser call has."""
-        guided = 1 if self.guidance is None else self.guidance.passes
-        return max(guided, 2) if self.solver.uses_uncond else guided
+        guidance = self.guidance or Guidance()
+        least = 2 if self.solver.uses_uncond else 1
+        return max(guidance.passes, least)
 
 
 def plan_stages(recipe: Recipe, settings: Settings, clip: Clip, layers: int, frames: int) -> tuple[StagePlan, ...]:
@@ -54,9 +55,8 @@ def plan_stages(recipe: Recipe, settings: Settings, clip: Clip, layers: int, fra
     Raises:
         RequestError: settings that do not go together, or that the model cannot serve.
     """
-    official = recipe.guidance(layers) if recipe.guided else None
-    guidance = official if settings.guidance is None else settings.guidance.resolved(official)
-    check_blocks(guidance, layers)
+    guidance = _guidance(recipe, settings, layers)
+    loras = tuple(each.lora for each in recipe.stages)
     planned = []
     for number, stage in _chosen(recipe, settings.stages, clip):
         acts = stage.guided or (number == 1 and not recipe.guided)
@@ -66,9 +66,19 @@ def plan_stages(recipe: Recipe, settings: Settings, clip: Clip, layers: int, fra
             sigmas=_schedule(recipe, stage, clip, frames, Settings() if planned else settings),
             solver=settings.solver or Solver(stage.solver),
             guidance=guidance if acts or guidance is None else guidance.nag_alone(),
-            loras=tuple(each.lora for each in (recipe.stages if clip.video else recipe.stages[:1])),
+            loras=loras if clip.video else loras[:1],
         ))
     return tuple(planned)
+
+
+def _guidance(recipe: Recipe, settings: Settings, layers: int) -> Guidance | None:
+    """What acts in guided stages: the user's, with the recipe's own in the place of placeholders; or the recipe's."""
+    official = recipe.guidance(layers) if recipe.guided else None
+    if settings.guidance is None:
+        return official
+    resolved = settings.guidance.resolved(official)
+    check_blocks(resolved, layers)
+    return resolved
 
 
 def _chosen(recipe: Recipe, stages: str, clip: Clip) -> list[tuple[int, Stage]]:
@@ -79,7 +89,9 @@ def _chosen(recipe: Recipe, stages: str, clip: Clip) -> list[tuple[int, Stage]]:
                            "a recipe of two stages, or stages: all", "Choose all, or a recipe of two stages.")
     if stages == "first" or not clip.video:
         return numbered[:1]
-    return numbered[1:] if stages == "second" else numbered
+    if stages == "second":
+        return numbered[1:]
+    return numbered
 
 
 def _schedule(recipe: Recipe, stage: Stage, clip: Clip, frames: int, settings: Settings) -> tuple[float, ...]:
@@ -88,7 +100,9 @@ def _schedule(recipe: Recipe, stage: Stage, clip: Clip, frames: int, settings: S
     if settings.sigmas is not None:
         return tuple(as_sigmas(settings.sigmas))
     if stage.sigmas is None:
-        count = recipe.steps if steps is None else steps
+        count = steps
+        if count is None:
+            count = recipe.steps
         if recipe.latent_schedule and clip.video:
             tokens = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, frames).tokens
             return tuple(ltx2_schedule(count, tokens))
@@ -101,10 +115,8 @@ def _schedule(recipe: Recipe, stage: Stage, clip: Clip, frames: int, settings: S
     return tuple(as_sigmas(stage.sigmas))
 
 
-def check_blocks(guidance: Guidance | None, layers: int) -> None:
+def check_blocks(guidance: Guidance, layers: int) -> None:
     """Refuse an STG block that a transformer of so many blocks has not."""
-    if guidance is None:
-        return
     for params in guidance.params:
         wrong = [block for block in params.stg_blocks if not 0 <= block < layers]
         if wrong and params.uses_stg:

@@ -75,11 +75,6 @@ class Timeline:
         return prompts[min(int(share * len(prompts)), len(prompts) - 1)]
 
 
-def whole(clip: Clip) -> Timeline:
-    """A clip that is sampled in one piece."""
-    return Windows(clip.frames).over(clip)
-
-
 @dataclass(frozen=True)
 class Window:
     """A span of the timeline that is sampled in one piece. Spans are [start, end).
@@ -155,19 +150,24 @@ def plan_windows(frames: int, fps: float, window: int, overlap: int) -> list[Win
     problem = window_problem(window, overlap if total > length else None)
     if problem:
         raise RequestError(*problem)
-    shared = overlap // TIME_SCALE
     starts = [0]
     while starts[-1] + length < total:
-        starts.append(min(starts[-1] + length - shared, total - length))
+        following = starts[-1] + length - overlap // TIME_SCALE
+        starts.append(min(following, total - length))
     sound = audio_latent_length(frames, fps)
-
-    def audio_at(latent: int) -> int:
-        return sound if latent >= total else round(first_frame(latent) / fps * AUDIO_LATENTS_PER_SECOND)
-
     windows: list[Window] = []
     for start in starts:
         end = min(start + length, total)
-        video, audio = (start, end), (audio_at(start), audio_at(end))
-        held = (windows[-1].video[1] - start, windows[-1].audio[1] - audio[0]) if windows else (0, 0)
-        windows.append(Window(video, audio, held, (first_frame(start) - 1) / fps if start else 0.0))
+        audio = (_audio_at(start, fps), sound if end == total else _audio_at(end, fps))
+        if not windows:
+            windows.append(Window((start, end), audio, held=(0, 0), origin=0.0))
+            continue
+        before = windows[-1]
+        held = (before.video[1] - start, before.audio[1] - audio[0])
+        windows.append(Window((start, end), audio, held, origin=(first_frame(start) - 1) / fps))
     return windows
+
+
+def _audio_at(latent: int, fps: float) -> int:
+    """The audio latent that begins with a latent frame."""
+    return round(first_frame(latent) / fps * AUDIO_LATENTS_PER_SECOND)
