@@ -48,7 +48,8 @@ class GuiderBins:
         bounds = [bound for bound, _ in self.bins]
         if not bounds or len(set(bounds)) != len(bounds) or not all(0 < bound <= 1 for bound in bounds):
             raise RequestError(f"the bounds of the guidance over sigma are {bounds}",
-                               "at least one, all different, above 0 and up to 1", "Use 1.0 for the only bin.")
+                               "at least one, all different, above 0 and up to "
+                               "1", "Use 1.0 for the only bin.")
         object.__setattr__(self, "bins", tuple(sorted(self.bins, key=lambda entry: -entry[0])))
 
     def index(self, sigma: float) -> int:

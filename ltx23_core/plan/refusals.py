@@ -28,19 +28,21 @@ def check_start(start: Latents | None, clip: Clip, stage: StagePlan, batch: int)
     if stage.sigmas[0] > NOTHING_LEFT:
         raise RequestError("latents to start from are given and the schedule begins at sigma 1, which leaves "
                            "nothing of them", "sigmas that begin below 1",
-                           "Give sigmas that begin lower (0.9 to 0.4), choose stages: second, or disconnect the "
-                           "latents.")
+                           "Give sigmas that begin lower (0.9 to 0.4), choose stages: second, or disconnect "
+                           "the latents.")
     grid = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, clip.frames)
     wanted = (grid.frames, grid.height, grid.width)
     if start.video is not None and clip.video and tuple(start.video.shape[2:]) != wanted:
         raise RequestError(f"the video latent to start from has the size {tuple(start.video.shape[2:])}",
                            f"{wanted} (latent frames, height, width) for {clip.frames} frames of "
                            f"{grid.width * 32}x{grid.height * 32}",
-                           "Set width, height and frames of the result, and put Latent Upscale between the stages.")
+                           "Set width, height and frames of the result, and put Latent Upscale between the "
+                           "stages.")
     length = audio_latent_length(clip.frames, clip.fps)
     if start.audio is not None and clip.audio and start.audio.shape[2] != length:
         raise RequestError(f"the audio latent to start from has {start.audio.shape[2]} steps",
-                           f"{length} for {clip.frames} frames at {clip.fps:g} fps", "Use the same frames and fps.")
+                           f"{length} for {clip.frames} frames at {clip.fps:g} fps", "Use the same frames "
+                                                                                     "and fps.")
     if start.batch not in (1, batch):
         raise RequestError(f"{start.batch} latents to start from are given for {batch} samples", f"1 or {batch}",
                            f"Set batch to {start.batch}.")

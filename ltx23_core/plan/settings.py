@@ -86,8 +86,8 @@ def _number(value: float) -> str:
 
 def _recipe_text() -> str:
     """What each recipe is and where its defaults come from."""
-    first = ("Choosing one fills in its sizes, seed and steps. auto (default): one_stage for a dev model; for a "
-             "distilled one distilled, or distilled_one_stage without an upsampler.")
+    first = ("Choosing one fills in its sizes, seed and steps. auto (default): one_stage for a dev model; "
+             "for a distilled one distilled, or distilled_one_stage without an upsampler.")
     return "\n".join([first, *(f"{recipe.name}: {recipe.source}; {recipe.width}x{recipe.height}, seed {recipe.seed}."
                                for recipe in RECIPES.values())])
 
@@ -106,20 +106,21 @@ class Settings:
 
     recipe: str = _said("auto", _recipe_text(), str, choices=RECIPE_NAMES, shown="auto")
     width: int | None = _said(None, (
-        "Width of the result in pixels: a multiple of 32, of 64 for recipes of two stages. Time grows faster than the "
-        "area. Official default 768 for one stage; the model knows sizes up to 2048."),
+        "Width of the result in pixels: a multiple of 32, of 64 for recipes of two stages. Time grows faster "
+        "than the area. Official default 768 for one stage; the model knows sizes up to 2048."),
         int, low=32, high=8192, step=32, shown=WIDTH)
     height: int | None = _said(None, (
-        "Height of the result in pixels: a multiple of 32, of 64 for recipes of two stages. Official default 512 for "
-        "one stage."), int, low=32, high=8192, step=32, shown=HEIGHT)
+        "Height of the result in pixels: a multiple of 32, of 64 for recipes of two stages. Official default "
+        "512 for one stage."), int, low=32, high=8192, step=32, shown=HEIGHT)
     frames: int | None = _said(None, (
-        "Number of frames: 8 k + 1 (1, 9, 17, … 121). Divided by fps gives the seconds; the model knows up to 20 s. "
-        "Official default 121, about 5 s."), int, low=1, high=10_001, step=8, shown=FRAMES)
+        "Number of frames: 8 k + 1 (1, 9, 17, … 121). Divided by fps gives the seconds; the model knows up "
+        "to 20 s. Official default 121, about 5 s."), int, low=1, high=10_001, step=8, shown=FRAMES)
     fps: float | None = _said(None, (
-        "Frames per second. Sets speed of movement and length of the sound, so give CreateVideo the same (the fps "
-        "output). Official default 24."), float, low=1.0, high=120.0, step=1.0, shown=FPS, free=True)
+        "Frames per second. Sets speed of movement and length of the sound, so give CreateVideo the same "
+        "(the fps output). Official default 24."), float, low=1.0, high=120.0, step=1.0, shown=FPS, free=True)
     seed: int | None = _said(None, (
-        "Start of the noise, 0 to 2^64 - 1. The same seed and settings give the same video. Official default 10."),
+        "Start of the noise, 0 to 2^64 - 1. The same seed and settings give the same video. Official default "
+        "10."),
         int, low=0, high=2**64 - 1, shown=SEED, free=True)
     steps: int | None = _said(None, (
         "Steps of the first stage that runs. 0 (default): the recipe's official number, 30 for one_stage and "
@@ -131,21 +132,22 @@ class Settings:
     solver: Solver | None = None
     start: Latents | None = None
     stages: str = _said("all", (
-        "Which stages of a recipe of two run here. all (default): both, upscaled in between. first, and in another "
-        "Sampler behind Latent Upscale second, give the same result with the same settings and seed; width and height "
-        "are those of the result in both."), str, choices=STAGES, shown="all", rare=True)
+        "Which stages of a recipe of two run here. all (default): both, upscaled in between. first, and in "
+        "another Sampler behind Latent Upscale second, give the same result with the same settings and seed; "
+        "width and height are those of the result in both."), str, choices=STAGES, shown="all", rare=True)
     streams: str = _said("both", (
-        "What is made. both (default): video with sound. video: no sound, faster. audio: sound alone; frames and fps "
-        "set its length, one stage runs."), str, choices=STREAMS, shown="both")
+        "What is made. both (default): video with sound. video: no sound, faster. audio: sound alone; frames "
+        "and fps set its length, one stage runs."), str, choices=STREAMS, shown="both")
     audio_stage: str | None = _said(None, (
-        "Whose sound is the result of two stages. auto (default): as official, the first stage's for two_stage and hq, "
-        "the last one's for distilled."), str, choices=AUDIO_STAGES, shown="auto", unset="auto", rare=True)
+        "Whose sound is the result of two stages. auto (default): as official, the first stage's for "
+        "two_stage and hq, the last one's for "
+        "distilled."), str, choices=AUDIO_STAGES, shown="auto", unset="auto", rare=True)
     batch: int = _said(1, (
-        "Number of results, with the seeds seed, seed + 1, … Each is exactly its single run; time grows with the "
-        "number, memory does not. Default 1."), int, low=1, high=64, shown=1, rare=True)
+        "Number of results, with the seeds seed, seed + 1, … Each is exactly its single run; time grows with "
+        "the number, memory does not. Default 1."), int, low=1, high=64, shown=1, rare=True)
     noise_device: str = _said("auto", (
-        "Where noise is drawn. auto (default): on the device that computes, as official. cpu: the same noise for a "
-        "seed on every machine."), str, choices=NOISE_DEVICES, shown="auto", rare=True)
+        "Where noise is drawn. auto (default): on the device that computes, as official. cpu: the same noise "
+        "for a seed on every machine."), str, choices=NOISE_DEVICES, shown="auto", rare=True)
     windows: Windows | None = None
 
     def check(self, size_step: int = 32) -> None:

@@ -36,7 +36,8 @@ def as_sigmas(values: Sequence[float] | torch.Tensor) -> list[float]:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise RequestError(f"steps is {steps}", "at least 1", "Use 30, the official number for the dev weights.")
+        raise RequestError(f"steps is {steps}", "at least "
+                                                "1", "Use 30, the official number for the dev weights.")
 
 
 def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS, *, terminal: float = TERMINAL, stretch: bool = True,
@@ -55,7 +56,8 @@ def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS, *, terminal: float =
     """
     _check_steps(steps)
     if not 0 < terminal < 1:
-        raise RequestError(f"terminal is {terminal}", "a number between 0 and 1", "Use 0.1, the official value.")
+        raise RequestError(f"terminal is {terminal}", "a number between 0 and "
+                                                      "1", "Use 0.1, the official value.")
     slope = (max_shift - base_shift) / (MAX_TOKENS - BASE_TOKENS)
     shift = math.exp(min(base_shift + slope * (tokens - BASE_TOKENS), MAX_LOG_SHIFT))
     times = torch.linspace(1.0, 0.0, steps + 1)
@@ -100,7 +102,8 @@ def beta_schedule(steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[flo
         import numpy as np
         from scipy.stats import beta as distribution
     except ImportError as error:
-        raise RequestError("the schedule beta needs scipy, which is not installed", "scipy, as ComfyUI brings it",
+        raise RequestError("the schedule beta needs scipy, which is not "
+                           "installed", "scipy, as ComfyUI brings it",
                            "pip install scipy, or choose ltx2.") from error
     quantiles = distribution.ppf(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta)
     times = (np.rint(quantiles * (BETA_GRID - 1)) + 1) / BETA_GRID

@@ -35,11 +35,13 @@ class Solver:
         if self.name not in SOLVERS:
             raise RequestError(f"solver is {self.name!r}", f"one of {', '.join(SOLVERS)}", "Choose euler.")
         if self.eta is not None and not 0 <= self.eta <= 1:
-            raise RequestError(f"solver eta is {self.eta}", "a number from 0 to 1", "Leave it at the default.")
+            raise RequestError(f"solver eta is {self.eta}", "a number from 0 to "
+                                                            "1", "Leave it at the default.")
         for name in ("gamma", "s_noise"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise RequestError(f"solver {name} is {value}", "a number of 0 or more", "Leave it at the default.")
+                raise RequestError(f"solver {name} is {value}", "a number of 0 or "
+                                                                "more", "Leave it at the default.")
 
     @property
     def used_eta(self) -> float:

@@ -20,7 +20,8 @@ def check_conditions(conditions: Sequence[Planned], clip: Clip) -> tuple[Planned
         for stream in getattr(condition, "roles", {}):
             if not getattr(clip, stream):
                 raise RequestError(f"{condition.name} needs the {_MADE[stream]} in a run that makes none",
-                                   "a run of both streams", f"Set streams to both, or take {condition.name} away.")
+                                   "a run of both "
+                                   "streams", f"Set streams to both, or take {condition.name} away.")
         condition.check(clip)
     _check_streams(conditions)
     _check_extensions(conditions, clip)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ...ltx23_core.run.plan import Plan
 
 SETTINGS = {each.name for each in dataclasses.fields(Settings)}
-DEFAULT_PROMPT = ("A golden retriever runs along a sunlit beach and splashes through shallow waves, the camera "
-                  "tracking beside it. Waves roll in softly, water splashes, the dog barks twice.")
+DEFAULT_PROMPT = ("A golden retriever runs along a sunlit beach and splashes through shallow waves, the "
+                  "camera tracking beside it. Waves roll in softly, water splashes, the dog barks twice.")
 
 
 def recipe_values() -> dict[str, dict[str, float]]:
@@ -41,42 +41,45 @@ class SamplerNode(io.ComfyNode):
         """See each input's tooltip."""
         return schema(
             node_id="LTX23Sampler", display_name="Sampler", aliases=["sample", "ksampler", "text to video", "t2v"],
-            description="Generates video and sound together. Shows a preview at every step; cancel takes effect "
-                        "within one transformer block.",
+            description="Generates video and sound together. Shows a preview at every step; cancel takes "
+                        "effect within one transformer block.",
             inputs=[
                 Model.Input("model", tooltip="The model, from Load."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, default=DEFAULT_PROMPT, tooltip=(
-                    "What is seen and heard, in one flowing paragraph. Ignored where context is linked. At most 1024 "
-                    "tokens, about 700 words.")),
+                    "What is seen and heard, in one flowing paragraph. Ignored where context is linked. At "
+                    "most 1024 tokens, about 700 words.")),
                 widget("recipe"), widget("width"), widget("height"), widget("frames"), widget("fps"),
                 widget("seed", control_after_generate=True),
                 widget("steps"),
                 Context.Input("context", optional=True, lazy=True, tooltip=(
-                    "Encoded texts, from Prompt. Takes the place of both prompt fields here, and is not encoded again "
-                    "when the seed changes.")),
+                    "Encoded texts, from Prompt. Takes the place of both prompt fields here, and is not "
+                    "encoded again when the seed changes.")),
                 Conditions.Input("conditions", optional=True, tooltip=(
                     "What the result must show or sound like: images, clips, sound, regions to keep.")),
                 Guidance.Input("guidance", optional=True, tooltip=(
                     "Strengths from Guidance. Without it: the recipe's official values.")),
                 io.Sigmas.Input("sigmas", optional=True, tooltip=(
-                    "Noise levels of the (first) stage, falling from 1 to 0. They take the place of the recipe's "
-                    "schedule and of steps.")),
+                    "Noise levels of the (first) stage, falling from 1 to 0. They take the place of the "
+                    "recipe's schedule and of steps.")),
                 advanced(io.String.Input("negative_prompt", optional=True, multiline=True, default="",
                                          placeholder="empty: the default list; none: no negative prompt",
                                          tooltip=NEGATIVE_TOOLTIP + " Ignored where context is linked.")),
                 Solver.Input("solver", optional=True, tooltip=(
-                    "How the steps are taken, from Solver. Without it: the recipe's own, Euler, or res_2s for hq.")),
+                    "How the steps are taken, from Solver. Without it: the recipe's own, Euler, or res_2s "
+                    "for hq.")),
                 io.Latent.Input("start_video", optional=True, tooltip=(
-                    "Video latent to begin from: for the second stage that of Latent Upscale; or for a schedule that "
-                    "begins below 1.")),
-                io.Latent.Input("start_audio", optional=True, tooltip="Audio latent that goes with start_video."),
+                    "Video latent to begin from: for the second stage that of Latent Upscale; or for a "
+                    "schedule that begins below 1.")),
+                io.Latent.Input("start_audio", optional=True, tooltip="Audio latent that goes with "
+                                                                      "start_video."),
                 widget("stages", optional=True),
                 widget("streams", optional=True),
                 widget("audio_stage", optional=True),
                 widget("batch", optional=True),
                 widget("noise_device", optional=True),
                 Windows.Input("windows", optional=True, tooltip=(
-                    "Samples a long video window by window, from Long Video; frames is then the length of the whole.")),
+                    "Samples a long video window by window, from Long Video; frames is then the length of "
+                    "the whole.")),
             ],
             outputs=[
                 io.Latent.Output(display_name="video", tooltip=(
