@@ -36,7 +36,7 @@ def encode_video(shared: Shared, pixels: Tensor) -> Tensor:
     pixels = crop_frames(pixels)
     grid = video_grid(pixels.shape[4], pixels.shape[3], pixels.shape[2])
     shape = (grid.frames, grid.height, grid.width)
-    tiling = None if grid.frames == 1 else auto_tiling(shape)
+    tiling = auto_tiling(shape) if grid.frames > 1 else None
     frames, height, width = encode_tile_size(shape, tiling)
     [encoder] = shared.use("video_encoder", activation_bytes=encode_bytes(width, height, frames,
                                                                          shared.dtype.itemsize))

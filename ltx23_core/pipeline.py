@@ -87,10 +87,13 @@ class Pipeline:
         return self._shared.component(name)
 
     def _use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:
-        components = [self.component(name) for name in names]
+        components = list(map(self.component, names))
         for component in components:
-            component.set_loras([use for each in self._loras for use in each.text_uses(component.name)]
-                                if component.name in TEXT else ())
+            uses: list[LoraUse] = []
+            if component.name in TEXT:
+                for each in self._loras:
+                    uses += each.text_uses(component.name)
+            component.set_loras(uses)
         self.residency.use(*components, activation_bytes=activation_bytes)
         return [component.module for component in components]
 
@@ -150,8 +153,9 @@ class Pipeline:
             prompt: what is seen and heard; up to 1024 tokens, longer ones are cut with a warning.
             negative_prompt: what guidance moves away from; None: `recipes.DEFAULT_NEGATIVE_PROMPT`.
         """
-        negative_prompt = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
-        loras = tuple(key for each in self._loras if (key := each.text_key) is not None)
+        if negative_prompt is None:
+            negative_prompt = DEFAULT_NEGATIVE_PROMPT
+        loras = [each.text_key for each in self._loras if each.text_key is not None]
         keys = ((prompt, *loras), (negative_prompt, *loras))
         positive, negative = self._shared.encoded(keys, self._encode)
         return PromptPair(positive, negative, prompt, negative_prompt)

@@ -76,7 +76,7 @@ class Shared:
 
     def use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:
         """Components without LoRAs on their device, with room beside them."""
-        components = [self.component(name) for name in names]
+        components = list(map(self.component, names))
         self.residency.use(*components, activation_bytes=activation_bytes)
         return [component.module for component in components]
 
@@ -102,10 +102,11 @@ class Shared:
         """The contexts of some keys, whose first entry is the text; equal keys are encoded once."""
         missing = [key for key in dict.fromkeys(keys) if key not in self.contexts]
         if missing:
-            self.contexts.update(zip(missing, encode([key[0] for key in missing]), strict=True))
-        found = [self.contexts[key] for key in keys]
+            texts = [key[0] for key in missing]
+            self.contexts.update(zip(missing, encode(texts), strict=True))
         for key in keys:
             self.contexts.move_to_end(key)
+        found = list(map(self.contexts.get, keys))
         while len(self.contexts) > CONTEXTS_KEPT:
             self.contexts.popitem(last=False)
         return found
@@ -118,10 +119,10 @@ class Shared:
     @cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and std of the video latents, (C,), read alone: the upscaler needs no encoder or decoder."""
-        names = [f"per_channel_statistics.{kind}-of-means" for kind in ("mean", "std")]
+        mean, std = "per_channel_statistics.mean-of-means", "per_channel_statistics.std-of-means"
         refs = self.overlay.require("video_decoder").tensors
-        read = dict(read_tensors({name: refs[name] for name in names}, self.residency.device, self.dtype))
-        return read[names[0]], read[names[1]]
+        read = dict(read_tensors({mean: refs[mean], std: refs[std]}, self.residency.device, self.dtype))
+        return read[mean], read[std]
 
     def preview_map(self) -> LatentToRGB:
         """The latent-to-RGB map of this VAE: kept beside the overlay, fitted to its decoder where there is none."""
@@ -141,5 +142,7 @@ class Shared:
     def _digest(self, name: str) -> str:
         """Hash of where a component's bytes are and of the files' state: changes when its weights may have."""
         refs = self.overlay.require(name).tensors
-        lines = [f"{key} {ref.dtype} {ref.shape} {ref.start} {ref.source}" for key, ref in sorted(refs.items())]
+        lines = []
+        for key, ref in sorted(refs.items()):
+            lines.append(f"{key} {ref.dtype} {ref.shape} {ref.start} {ref.source}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

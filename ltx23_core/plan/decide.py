@@ -74,14 +74,14 @@ class Decision:
     @property
     def steps(self) -> int:
         """Steps of one sample, over all stages and windows."""
-        return sum(len(stage.sigmas) - 1 for stage in self.stages) * len(self.timeline.windows)
+        return sum(stage.steps for stage in self.stages) * len(self.timeline.windows)
 
     def grid(self, stage: StagePlan) -> VideoGrid:
         """Latent grid of the whole clip at a stage's size."""
         return video_grid(self.clip.width // stage.shrink, self.clip.height // stage.shrink, self.clip.frames)
 
     def __str__(self) -> str:
-        return "\n".join([self._what(), *(self._stage(stage) for stage in self.stages)])
+        return "\n".join([self._what(), *map(self._stage, self.stages)])
 
     def _what(self) -> str:
         clip, windows = self.clip, self.timeline.windows
@@ -99,10 +99,10 @@ class Decision:
         return f"{self.recipe.name}: {', '.join(parts)}; {self.activation_bytes / 1e9:.2f} GB beside the weights"
 
     def _stage(self, stage: StagePlan) -> str:
-        parts = [f"{len(stage.sigmas) - 1} steps of {stage.solver.name}"]
+        parts = [f"{stage.steps} steps of {stage.solver.name}"]
         if self.clip.video:
             parts.insert(0, f"{self.clip.width // stage.shrink}x{self.clip.height // stage.shrink}")
-        parts.append("1 pass a step" if stage.passes == 1 else f"{stage.passes} passes a step")
+        parts.append(f"{stage.passes} passes a step" if stage.passes > 1 else "1 pass a step")
         parts.append(f"sigma {stage.sigmas[0]:g} to {stage.sigmas[-1]:g}")
         return f"stage {stage.number}: {', '.join(parts)}"
 
@@ -157,7 +157,9 @@ def clip_of(settings: Settings, recipe: Recipe) -> Clip:
 
 def _audio_stage(settings: Settings, recipe: Recipe) -> str:
     """Whose sound is the result, "first" or "last"."""
-    return recipe.audio_stage if settings.audio_stage in (None, "auto") else settings.audio_stage
+    if settings.audio_stage in (None, "auto"):
+        return recipe.audio_stage
+    return settings.audio_stage
 
 
 def _needs(stages: Sequence[StagePlan], conditions: Sequence[Planned]) -> tuple[str, ...]:
@@ -166,7 +168,7 @@ def _needs(stages: Sequence[StagePlan], conditions: Sequence[Planned]) -> tuple[
     if len({stage.shrink for stage in stages}) > 1:
         names.append("upsampler_x2")
     for condition in conditions:
-        names.extend(ENCODERS[stream] for stream in getattr(condition, "roles", {}))
+        names.extend(map(ENCODERS.get, getattr(condition, "roles", {})))
     return tuple(dict.fromkeys(names))
 
 

@@ -120,8 +120,14 @@ class GuiderParams:
     @property
     def further_passes(self) -> frozenset[str]:
         """Names of the passes that are needed beside the conditional one."""
-        needed = {"uncond": self.uses_cfg, "perturbed": self.uses_stg, "modality": self.uses_modality}
-        return frozenset(name for name, used in needed.items() if used)
+        needed = set()
+        if self.uses_cfg:
+            needed.add("uncond")
+        if self.uses_stg:
+            needed.add("perturbed")
+        if self.uses_modality:
+            needed.add("modality")
+        return frozenset(needed)
 
     def skips(self, step: int) -> bool:
         """Whether a step reuses the last result."""

@@ -93,7 +93,7 @@ class Recipe:
     @property
     def upscales(self) -> bool:
         """Whether the latent upscaler is needed."""
-        return len({stage.shrink for stage in self.stages}) > 1
+        return self.stages[0].shrink != self.stages[-1].shrink
 
     def guidance(self, layers: int) -> Guidance:
         """The recipe's guidance for a model of this many blocks: STG acts at the same depth."""
@@ -146,7 +146,8 @@ def choose_recipe(name: str, variant: str, components: Sequence[str]) -> Recipe:
         raise RequestError(f"recipe is {name!r}", f"one of {', '.join(RECIPE_NAMES)}", "Choose auto.")
     upscaler = "upsampler_x2" in components
     if name == "auto":
-        name = "one_stage" if variant == "dev" else "distilled" if upscaler else "distilled_one_stage"
+        distilled = "distilled" if upscaler else "distilled_one_stage"
+        name = "one_stage" if variant == "dev" else distilled
     recipe = RECIPES[name]
     if any(stage.lora for stage in recipe.stages) and variant == "dev" and "distilled_lora" not in components:
         raise RequestError(

@@ -57,6 +57,6 @@ def check_upscale(kind: str, latent: Tensor, channels: int) -> None:
                            f"(batch, {channels}, frames, height, width)",
                            "Connect the video latent of the LTX-2.3 sampler.")
     if kind == "x1.5" and (latent.shape[3] % 2 or latent.shape[4] % 2):
-        height, width = (32 * side for side in latent.shape[3:])
+        height, width = 32 * latent.shape[3], 32 * latent.shape[4]
         raise RequestError(f"a latent of {width}x{height} pixels is to be upscaled by 1.5",
                            "width and height that are multiples of 64", "Use another size, or x2.")

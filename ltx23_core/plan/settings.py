@@ -31,6 +31,9 @@ DTYPES = ("auto", "bf16", "fp32")                            # `runtime.device.D
 SIZES = ("width", "height", "frames", "fps")
 
 
+_KINDS = {int: (Integral, "a whole number"), float: (Real, "a number")}
+
+
 @dataclass(frozen=True)
 class Option:
     """How one setting is shown and what it may be.
@@ -61,12 +64,11 @@ class Option:
     def problem(self, name: str, value: object, widget: bool = False) -> Problem | None:
         """What is wrong with a value, or None; of a ``widget`` also where the bounds are a widget's alone."""
         if self.choices:
-            known = isinstance(value, str) and value in self.choices
-            return None if known else (f"{name} is {value!r}", f"one of {', '.join(self.choices)}",
-                                       f"Choose {self.shown}.")
-        wanted = Integral if self.kind is int else Real
+            if isinstance(value, str) and value in self.choices:
+                return None
+            return f"{name} is {value!r}", f"one of {', '.join(self.choices)}", f"Choose {self.shown}."
+        wanted, words = _KINDS[self.kind]
         if isinstance(value, bool) or not isinstance(value, wanted):
-            words = "a whole number" if self.kind is int else "a number"
             return f"{name} is {value!r}", words, f"Use {self.shown}."
         if math.isnan(value) or not self._within(value, widget):
             return f"{name} is {value}", f"{_number(self.low)} to {_number(self.high)}", f"Use {self.shown}."
@@ -88,8 +90,11 @@ def _recipe_text() -> str:
     """What each recipe is and where its defaults come from."""
     first = ("Choosing one fills in its sizes, seed and steps. auto (default): one_stage for a dev model; "
              "for a distilled one distilled, or distilled_one_stage without an upsampler.")
-    return "\n".join([first, *(f"{recipe.name}: {recipe.source}; {recipe.width}x{recipe.height}, seed {recipe.seed}."
-                               for recipe in RECIPES.values())])
+    lines = [first]
+    for recipe in RECIPES.values():
+        size = f"{recipe.width}x{recipe.height}"
+        lines.append(f"{recipe.name}: {recipe.source}; {size}, seed {recipe.seed}.")
+    return "\n".join(lines)
 
 
 def _said(default: object, text: str, kind: type, **facts: Any) -> Any:  # noqa: ANN401 (a dataclass field)
@@ -156,16 +161,17 @@ class Settings:
         Args:
             size_step: what width and height must be multiples of, as the recipe says.
         """
-        error = refusal({name: getattr(self, name) for name in OPTIONS}, size_step)
+        error = refusal(vars(self), size_step)
         if error is not None:
             raise error
 
     @classmethod
     def of(cls, **given: Any) -> Settings:  # noqa: ANN401 (each setting its own type)
         """Settings from widgets, whose `Option.unset` becomes None."""
-        plain = {name: None if name in OPTIONS and value == OPTIONS[name].unset else value
-                 for name, value in given.items()}
-        return cls(**plain)
+        for name, option in OPTIONS.items():
+            if name in given and given[name] == option.unset:
+                given[name] = None
+        return cls(**given)
 
 
 OPTIONS: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(Settings) if each.metadata}
@@ -173,8 +179,9 @@ OPTIONS: dict[str, Option] = {each.name: each.metadata["option"] for each in fie
 
 def size_step(recipe: str | None, streams: str | None = "both") -> int:
     """What width and height must be multiples of; what auto will be is known only to a model."""
-    known = recipe in RECIPES and streams != "audio"
-    return RECIPES[recipe].size_step if known else 32
+    if recipe in RECIPES and streams != "audio":
+        return RECIPES[recipe].size_step
+    return 32
 
 
 def refusal(values: Mapping[str, object], step: int = 32, widgets: bool = False) -> LTX23Error | None:
@@ -185,14 +192,23 @@ def refusal(values: Mapping[str, object], step: int = 32, widgets: bool = False)
         step: what width and height must be multiples of.
         widgets: the values come from widgets, whose bounds are theirs alone for some (`Option.free`).
     """
-    given = {name: value for name, value in values.items() if _is_set(name, value)}
-    problems = {name: OPTIONS[name].problem(name, value, widgets) for name, value in given.items()}
-    sound = {name: given[name] for name in SIZES if name in given and problems[name] is None}
-    sizes = size_problem(**{name: sound.get(name) for name in SIZES}, step=step)
-    told = joined([*problems.values(), sizes])
+    problems = []
+    sound = dict.fromkeys(SIZES)  # those that `geometry` may judge: numbers within their bounds
+    for name, value in values.items():
+        if not _is_set(name, value):
+            continue
+        problem = OPTIONS[name].problem(name, value, widgets)
+        if problem is not None:
+            problems.append(problem)
+        elif name in SIZES:
+            sound[name] = value
+    sizes = size_problem(**sound, step=step)
+    told = joined([*problems, sizes])
     if told is None:
         return None
-    return GeometryError(*told) if told == sizes else RequestError(*told)
+    if told == sizes:
+        return GeometryError(*told)
+    return RequestError(*told)
 
 
 def _is_set(name: str, value: object) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import gt
 
 import torch
 
@@ -26,7 +27,7 @@ def as_sigmas(values: Sequence[float] | torch.Tensor) -> list[float]:
         RequestError: fewer than two values, not strictly falling, or outside [0, 1].
     """
     sigmas = torch.as_tensor(values, dtype=torch.float32).tolist()
-    falling = all(a > b for a, b in zip(sigmas, sigmas[1:], strict=False))
+    falling = all(map(gt, sigmas, sigmas[1:]))
     if len(sigmas) < 2 or not falling or not 0 <= sigmas[-1] < sigmas[0] <= 1:
         raise RequestError(f"the sigmas are {[round(s, 4) for s in sigmas[:12]]}",
                            "at least two strictly falling values in [0, 1], the last usually 0",
@@ -83,9 +84,13 @@ def linear_quadratic_schedule(steps: int, threshold: float = QUADRATIC_THRESHOLD
     quadratic = excess / (linear * (steps - linear) ** 2)
     middle = slope - 2 * excess / (steps - linear) ** 2
     offset = quadratic * linear**2
-    noise = [slope * i for i in range(linear)]
-    noise += [quadratic * i**2 + middle * i + offset for i in range(linear, steps)]
-    return torch.tensor([1 - value for value in noise] + [0.0]).tolist()
+    sigmas = []
+    for i in range(steps):
+        noise = slope * i
+        if i >= linear:
+            noise = quadratic * i**2 + middle * i + offset
+        sigmas.append(1 - noise)
+    return torch.tensor([*sigmas, 0.0]).tolist()
 
 
 def beta_schedule(steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
@@ -127,7 +132,9 @@ def schedule(name: str, steps: int = 30, **options: float) -> list[float]:
     made = _MADE[name]
     if not callable(made):
         return as_sigmas(made)
-    return made(steps, **options) if name == "ltx2" else made(steps)
+    if name == "ltx2":
+        return made(steps, **options)
+    return made(steps)
 
 
 _MADE: dict[str, Callable[..., list[float]] | tuple[float, ...]] = dict(zip(SCHEDULES, (

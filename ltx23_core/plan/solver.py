@@ -46,7 +46,9 @@ class Solver:
     @property
     def used_eta(self) -> float:
         """eta, or the official one of this solver."""
-        return (SOLVERS[self.name] or 0.0) if self.eta is None else self.eta
+        if self.eta is None:
+            return SOLVERS[self.name] or 0.0
+        return self.eta
 
     @property
     def uses_uncond(self) -> bool:
@@ -56,4 +58,6 @@ class Solver:
     def noise_draws(self, sigmas: Sequence[float]) -> int:
         """How often a stage takes noise of the user's seed after its start: what a resumed run draws again."""
         ancestral = self.name in ("euler_ancestral", "euler_ancestral_cfg_pp")
-        return sum(sigma > 0 for sigma in sigmas[1:]) if ancestral else 0
+        if not ancestral:
+            return 0
+        return sum(sigma > 0 for sigma in sigmas[1:])

@@ -34,11 +34,15 @@ class StagePlan:
     loras: tuple[float, ...]
 
     @property
+    def steps(self) -> int:
+        """Steps from the first sigma to the last."""
+        return len(self.sigmas) - 1
+
+    @property
     def passes(self) -> int:
         """Largest number of forward passes that a denoiser call has."""
         guidance = self.guidance or Guidance()
-        least = 2 if self.solver.uses_uncond else 1
-        return max(guidance.passes, least)
+        return max(guidance.passes, 1 + self.solver.uses_uncond)
 
 
 def plan_stages(recipe: Recipe, settings: Settings, clip: Clip, layers: int, frames: int) -> tuple[StagePlan, ...]:
@@ -57,23 +61,31 @@ def plan_stages(recipe: Recipe, settings: Settings, clip: Clip, layers: int, fra
     """
     guidance = _guidance(recipe, settings, layers)
     loras = tuple(each.lora for each in recipe.stages)
+    if not clip.video:
+        loras = loras[:1]
     planned = []
+    first = settings
     for number, stage in _chosen(recipe, settings.stages, clip):
-        acts = stage.guided or (number == 1 and not recipe.guided)
+        acts = guidance
+        if guidance is not None and not stage.guided and (number > 1 or recipe.guided):
+            acts = guidance.nag_alone()
         planned.append(StagePlan(
             number=number,
             shrink=stage.shrink,
-            sigmas=_schedule(recipe, stage, clip, frames, Settings() if planned else settings),
+            sigmas=_schedule(recipe, stage, clip, frames, first),
             solver=settings.solver or Solver(stage.solver),
-            guidance=guidance if acts or guidance is None else guidance.nag_alone(),
-            loras=loras if clip.video else loras[:1],
+            guidance=acts,
+            loras=loras,
         ))
+        first = Settings()  # steps and sigmas are those of the first stage that runs
     return tuple(planned)
 
 
 def _guidance(recipe: Recipe, settings: Settings, layers: int) -> Guidance | None:
     """What acts in guided stages: the user's, with the recipe's own in the place of placeholders; or the recipe's."""
-    official = recipe.guidance(layers) if recipe.guided else None
+    official = None
+    if recipe.guided:
+        official = recipe.guidance(layers)
     if settings.guidance is None:
         return official
     resolved = settings.guidance.resolved(official)

@@ -98,11 +98,12 @@ class Window:
 
     def span(self, stream: str) -> tuple[int, int]:
         """[start, end) in the timeline of "video" or "audio"."""
-        return self.video if stream == "video" else self.audio
+        return {"video": self.video, "audio": self.audio}[stream]
 
     def held_of(self, stream: str) -> int:
         """How many at the start are already made, of "video" or "audio"."""
-        return self.held[0 if stream == "video" else 1]
+        video, audio = self.held
+        return {"video": video, "audio": audio}[stream]
 
     @property
     def middle(self) -> float:
@@ -158,7 +159,9 @@ def plan_windows(frames: int, fps: float, window: int, overlap: int) -> list[Win
     windows: list[Window] = []
     for start in starts:
         end = min(start + length, total)
-        audio = (_audio_at(start, fps), sound if end == total else _audio_at(end, fps))
+        audio = (_audio_at(start, fps), _audio_at(end, fps))
+        if end == total:
+            audio = (audio[0], sound)
         if not windows:
             windows.append(Window((start, end), audio, held=(0, 0), origin=0.0))
             continue

@@ -1,7 +1,7 @@
 """Several seeds in one run."""
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -35,7 +35,7 @@ def run_batch(engine: Engine, plan: Decision, context: PromptPair, *, on_step: O
         job = Job(
             context=context,
             seed=plan.seed + index,
-            start=None if plan.start is None else plan.start.sample(index),
+            start=plan.start and plan.start.sample(index),
             before=index * plan.steps,
             progress=progress,
             on_step=on_step,
@@ -47,9 +47,15 @@ def run_batch(engine: Engine, plan: Decision, context: PromptPair, *, on_step: O
         progress.finish()
     if plan.batch == 1:
         return results[0]
-    video = None if results[0].video is None else torch.cat([result.video for result in results])
-    audio = None if results[0].audio is None else torch.cat([result.audio for result in results])
-    return replace(results[0], video=video, audio=audio)
+    return replace(results[0], video=_together(results, "video"), audio=_together(results, "audio"))
+
+
+def _together(results: Sequence[Latents], stream: str) -> Tensor | None:
+    """One stream of all samples, (B, …)."""
+    parts = [getattr(result, stream) for result in results]
+    if parts[0] is None:
+        return None
+    return torch.cat(parts)
 
 
 def _sample(engine: Engine, plan: Decision, job: Job) -> Latents:
@@ -78,4 +84,6 @@ def _kept(engine: Engine, plan: Decision, context: PromptPair, say: Say | None) 
 
 def _start_of(plan: Decision, index: int) -> int:
     """Which sample of the latents to start from is this one's."""
-    return 0 if plan.start is None or plan.start.batch == 1 else index
+    if plan.start is None or plan.start.batch == 1:
+        return 0
+    return index

@@ -31,8 +31,12 @@ def empty(states: StatePair, grid: VideoGrid, timeline: Timeline) -> Made:
 def window_index(window: Window, grid: VideoGrid, states: StatePair) -> Streams:
     """Which tokens of the timeline each stream of a window has, int64 (N,)."""
     video, audio = states
-    return (None if video is None else window.video_tokens(grid, video.positions),
-            None if audio is None else window.audio_tokens())
+    index = [None, None]
+    if video is not None:
+        index[0] = window.video_tokens(grid, video.positions)
+    if audio is not None:
+        index[1] = window.audio_tokens()
+    return index[0], index[1]
 
 
 def window_generator(like: torch.Generator, seed: int, number: int) -> torch.Generator:

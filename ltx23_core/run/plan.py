@@ -46,13 +46,15 @@ class Plan:
             OverlayError, WeightsError: files that cannot be used; OutOfMemoryError: a device that is too small.
         """
         decision = self._encoded()
-        wanted = preview and on_step is not None and self.decision.clip.video
+        preview_map = None
+        if preview and on_step is not None and self.decision.clip.video:
+            preview_map = self.engine.preview_map()
         return run_batch(
             self.engine,
             decision,
             context,
             on_step=on_step,
-            preview_map=self.engine.preview_map() if wanted else None,
+            preview_map=preview_map,
             say=say,
         )
 
@@ -60,10 +62,10 @@ class Plan:
         """The decision with the prompts of windows encoded: a plan is made before anything is loaded."""
         timeline = self.decision.timeline
         texts = timeline.settings.prompts
-        if not any(isinstance(each, PromptText) for each in texts):
-            return self.decision
-        encode = self.engine.encode
-        pairs = tuple(encode(each.prompt, each.negative_prompt) if isinstance(each, PromptText) else each
-                      for each in texts)
-        settings = replace(timeline.settings, prompts=pairs)
+        pairs = []
+        for each in texts:
+            if isinstance(each, PromptText):
+                each = self.engine.encode(each.prompt, each.negative_prompt)
+            pairs.append(each)
+        settings = replace(timeline.settings, prompts=tuple(pairs))
         return replace(self.decision, timeline=replace(timeline, settings=settings))

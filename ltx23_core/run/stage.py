@@ -10,6 +10,7 @@ from torch import Tensor
 from ..geometry import VideoGrid, audio_latent_length, audio_positions, video_positions
 from ..plan.condition import StageSetting
 from ..plan.decide import Decision
+from ..plan.guidance import Guidance
 from ..plan.latents import Latents, PromptContext, PromptPair
 from ..plan.stages import StagePlan
 from ..plan.together import source_waveform
@@ -74,30 +75,34 @@ class Runner:
     def __init__(self, engine: Engine, plan: Decision, job: Job) -> None:
         self._engine, self._plan, self._job = engine, plan, job
         self._device, self._check = engine.residency.device, engine.residency.check
-        noise_device = self._device if plan.noise_device == "auto" else torch.device(plan.noise_device)
+        noise_device = {"auto": self._device}.get(plan.noise_device, plan.noise_device)
         self._generator = torch.Generator(noise_device).manual_seed(job.seed & SEED_MASK)
         self._drawn: list[tuple[int, ...]] = []
-        self._previews = None if job.preview_map is None else PreviewQueue(job.preview_map)
+        self._previews = job.preview_map and PreviewQueue(job.preview_map)
         self._done = 0
 
     def run(self) -> Latents:
         """Sample; the latents of the last stage, on the CPU."""
         plan, start = self._plan, self._job.start
-        latents: Streams = (None, None) if start is None else (start.video, start.audio)
-        if start is not None and start.seed == self._job.seed:  # the same stream of noise goes on
-            for shape in start.drawn:
-                self._draw(shape)
-        first_audio = latents[1] if plan.stages[0].number > 1 else None
+        video = audio = first_audio = None
+        if start is not None:
+            video, audio = start.video, start.audio
+            if start.seed == self._job.seed:  # the same stream of noise goes on
+                for shape in start.drawn:
+                    self._draw(shape)
+        if plan.stages[0].number > 1:
+            first_audio = audio
         shrink = plan.stages[0].shrink
         for stage in plan.stages:
-            if stage.shrink != shrink and latents[0] is not None:
-                latents = (self._upscale(latents[0]), latents[1])
-            latents = self._stage(stage, latents)
+            if stage.shrink != shrink and video is not None:
+                video = self._upscale(video)
+            video, audio = self._stage(stage, (video, audio))
             shrink = stage.shrink
-            first_audio = latents[1] if first_audio is None else first_audio
+            if first_audio is None:
+                first_audio = audio
         if plan.keep_first_audio:
-            latents = (latents[0], first_audio)
-        video, audio = map_streams(Tensor.cpu, latents)
+            audio = first_audio
+        video, audio = map_streams(Tensor.cpu, (video, audio))
         return Latents(
             video=video,
             audio=audio,
@@ -136,14 +141,16 @@ class Runner:
         made = empty(states, grid, plan.timeline)
         done = self._job.progress.load(stage.number, made)
         for number, window in enumerate(plan.timeline.windows):
-            index = None if plan.timeline.is_whole else window_index(window, grid, states)
+            own, drawn = self._part(window, grid, states, noise)
             if number < done:
-                self._done += len(stage.sigmas) - 1
+                self._done += stage.steps
                 if number == 0:
-                    self._draw_again(stage, states, index)
+                    self._draw_again(stage, drawn)
                 continue
-            own, drawn = self._part(window, states, noise, made, index)
-            generator = self._generator if number == 0 else window_generator(self._generator, self._job.seed, number)
+            generator = self._generator
+            if number > 0:
+                own = self._holding(window, own, made)
+                generator = window_generator(self._generator, self._job.seed, number)
             part_grid = VideoGrid(window.frames, grid.height, grid.width)
             clean = self._denoise(stage, part_grid, own, drawn, window, generator)
             self._keep(made, clean, window)
@@ -181,25 +188,25 @@ class Runner:
             return torch.zeros(shape, device=self._device, dtype=self._engine.dtype)
         return convert(latent).to(self._device, self._engine.dtype)
 
-    def _draw_again(self, stage: StagePlan, states: StatePair, index: Streams | None) -> None:
+    def _draw_again(self, stage: StagePlan, drawn: Streams) -> None:
         """The solver's noise of a first window that is already done: the run's generator goes on after it."""
-        taken = map_streams(lambda state: state.clean, states) if index is None else index
-        shapes = [(*state.clean.shape[:1], part.shape[int(index is None)], state.clean.shape[2])
-                  for state, part in zip(states, taken, strict=True) if state is not None]
         for _ in range(stage.solver.noise_draws(stage.sigmas)):
-            for shape in shapes:
-                self._draw(shape)
+            map_streams(lambda part: self._draw(tuple(part.shape)), drawn)
 
-    def _part(self, window: Window, states: StatePair, noise: Streams, made: Made,
-              index: Streams | None) -> tuple[StatePair, Streams]:
-        """States and noise of a window, whose beginning is what the window before made."""
-        if index is None:
+    def _part(self, window: Window, grid: VideoGrid, states: StatePair, noise: Streams) -> tuple[StatePair, Streams]:
+        """States and noise of a window's tokens; the whole is taken as it is."""
+        if self._plan.timeline.is_whole:
             return states, noise
+        index = window_index(window, grid, states)
         own = map_streams(lambda state, i: state.take(i, window.origin), states, index)
-        strength = self._plan.timeline.settings.strength
-        own = tuple(hold(state, made.get(name), window, name, strength)
-                    for name, state in zip(("video", "audio"), own, strict=True))
         return own, map_streams(lambda part, i: part[:, i.to(part.device)], noise, index)
+
+    def _holding(self, window: Window, states: StatePair, made: Made) -> StatePair:
+        """States whose beginning is what the window before made."""
+        strength = self._plan.timeline.settings.strength
+        video, audio = states
+        return (hold(video, made.get("video"), window, "video", strength),
+                hold(audio, made.get("audio"), window, "audio", strength))
 
     @staticmethod
     def _keep(made: Made, clean: Streams, window: Window) -> None:
@@ -214,21 +221,25 @@ class Runner:
 
     def _latents(self, made: Made, grid: VideoGrid) -> Streams:
         """The timeline of both streams as latents."""
-        video, audio = made.get("video"), made.get("audio")
-        channels = self._engine.audio_latent_channels
-        return (None if video is None else tokens_to_video(video.flatten(1, 2), grid),
-                None if audio is None else tokens_to_audio(audio.flatten(1, 2), channels))
+        video = audio = None
+        if "video" in made:
+            video = tokens_to_video(made["video"].flatten(1, 2), grid)
+        if "audio" in made:
+            audio = tokens_to_audio(made["audio"].flatten(1, 2), self._engine.audio_latent_channels)
+        return video, audio
 
     def _denoise(self, stage: StagePlan, grid: VideoGrid, states: StatePair, noise: Streams, window: Window,
                  generator: torch.Generator) -> Streams:
         """Clean tokens of a window from its states and their noise."""
         pair = self._plan.timeline.prompt(window, self._job.context)
         transformer = self._engine.use_transformer(stage, tokens=_counts(states))
-        needs_negative = stage.guidance is not None or stage.solver.uses_uncond
+        negative = None
+        if stage.guidance is not None or stage.solver.uses_uncond:
+            negative = self._placed(pair.negative)
         denoiser = Denoiser(
             transformer,
             self._placed(pair.positive),
-            self._placed(pair.negative) if needs_negative else None,
+            negative,
             _unfrozen(stage, states),
             *states,
             check=self._check,
@@ -244,13 +255,13 @@ class Runner:
             draw=lambda shape: self._draw(shape, generator),
             on_step=self._step_hook(stage, grid),
         )
-        self._done += len(stage.sigmas) - 1
+        self._done += stage.steps
         return map_streams(lambda state, part: state.exact(part), states, x)
 
     def _placed(self, context: PromptContext) -> PromptContext:
         """A prompt on the device; the streams' widths differ, so each goes by itself."""
-        video, audio = (part.to(self._device, self._engine.dtype) for part in (context.video, context.audio))
-        return PromptContext(video, audio)
+        dtype = self._engine.dtype
+        return PromptContext(context.video.to(self._device, dtype), context.audio.to(self._device, dtype))
 
     def _step_hook(self, stage: StagePlan, grid: VideoGrid) -> Callable[[int, Streams], None] | None:
         on_step, done = self._job.on_step, self._job.before + self._done
@@ -276,13 +287,17 @@ class Runner:
 
 def _counts(states: StatePair) -> tuple[int, int]:
     """Tokens of (video, audio), 0 for an absent stream."""
-    video, audio = (0 if state is None else state.clean.shape[1] for state in states)
-    return video, audio
+    counts = [0, 0]
+    for which, state in enumerate(states):
+        if state is not None:
+            counts[which] = state.clean.shape[1]
+    return counts[0], counts[1]
 
 
-def _unfrozen(stage: StagePlan, states: StatePair) -> object:
+def _unfrozen(stage: StagePlan, states: StatePair) -> Guidance | None:
     """The stage's guidance; a frozen stream is context only and has none (spec/07 §8)."""
-    if stage.guidance is None:
-        return None
-    frozen = [name for name, state in zip(("video", "audio"), states, strict=True) if state and state.frozen]
-    return replace(stage.guidance, **dict.fromkeys(frozen))
+    guidance = stage.guidance
+    for name, state in zip(("video", "audio"), states, strict=True):
+        if guidance is not None and state is not None and state.frozen:
+            guidance = replace(guidance, **{name: None})
+    return guidance

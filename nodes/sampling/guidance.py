@@ -34,8 +34,8 @@ SCALES = [("cfg", CFG, 30.0), ("stg", STG, 10.0), ("modality", MODALITY, 10.0), 
 
 def blocks(text: str) -> tuple[int, ...]:
     """Read a list of block numbers such as "28" or "27, 28"; `RequestError` for anything else."""
-    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
-    if not all(word.isascii() and word.isdigit() for word in words):
+    words = text.replace(",", " ").split()
+    if not re.fullmatch("[0-9 ]*", " ".join(words)):
         raise RequestError(f"STG blocks are {text!r}", "whole numbers from 0, separated by commas", "Use 28.")
     return tuple(map(int, words))
 
@@ -71,7 +71,8 @@ class GuidanceNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, video_stg_blocks: str | None = None, audio_stg_blocks: str | None = None) -> bool | str:
+    def validate_inputs(cls, video_stg_blocks: str | None = None,
+                        audio_stg_blocks: str | None = None) -> bool | str:
         """Refuse block lists that are not numbers."""
         try:
             blocks(video_stg_blocks or "")

@@ -21,7 +21,8 @@ OVERLAP, MAX_WINDOW = 24, 481
 
 def segments(text: str) -> list[str]:
     """The prompts of a text, divided by lines of three or more dashes; empty ones are left out."""
-    return [part.strip() for part in re.split(r"(?m)^[ \t]*-{3,}[ \t]*$", text) if part.strip()]
+    parts = re.split(r"(?m)^[ \t]*-{3,}[ \t]*$", text)
+    return list(filter(None, map(str.strip, parts)))
 
 
 class LongVideoNode(io.ComfyNode):

@@ -26,8 +26,11 @@ DEFAULT_PROMPT = ("A golden retriever runs along a sunlit beach and splashes thr
 
 def recipe_values() -> dict[str, dict[str, float]]:
     """For the page: what choosing a recipe fills in."""
-    return {recipe.name: {"width": recipe.width, "height": recipe.height, "frames": recipe.frames, "fps": recipe.fps,
-                          "seed": recipe.seed, "steps": 0} for recipe in RECIPES.values()}
+    names = ("width", "height", "frames", "fps", "seed")
+    found = {}
+    for recipe in RECIPES.values():
+        found[recipe.name] = {name: getattr(recipe, name) for name in names} | {"steps": 0}
+    return found
 
 
 server.add_route("/ltx23/recipes", recipe_values)
@@ -40,7 +43,8 @@ class SamplerNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Sampler", display_name="Sampler", aliases=["sample", "ksampler", "text to video", "t2v"],
+            node_id="LTX23Sampler", display_name="Sampler",
+            aliases=["sample", "ksampler", "text to video", "t2v"],
             description="Generates video and sound together. Shows a preview at every step; cancel takes "
                         "effect within one transformer block.",
             inputs=[
@@ -116,8 +120,8 @@ class SamplerNode(io.ComfyNode):
         return ["context"]
 
     @classmethod
-    def execute(cls, model: Pipeline, prompt: str, context: PromptPair | None = None, negative_prompt: str = "",
-                **given: Any) -> io.NodeOutput:  # noqa: ANN401
+    def execute(cls, model: Pipeline, prompt: str, context: PromptPair | None = None,
+                negative_prompt: str = "", **given: Any) -> io.NodeOutput:  # noqa: ANN401
         """Plan, which refuses what cannot be; then encode the prompt if no context is linked, and run."""
         plan = cls._planned(model, **given)
         progress.say(str(plan))

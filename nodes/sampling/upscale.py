@@ -52,5 +52,7 @@ class LatentUpscaleNode(io.ComfyNode):
         """Upscale; what is known about the latent stays known."""
         larger = memory.intermediate(model.upscale(video["samples"], kind))
         fps = float(video.get("fps", 24.0))
-        facts = {} if kind != "temporal_x2" else {"fps": 2 * fps, "frames": 8 * (larger.shape[2] - 1) + 1}
+        facts = {}
+        if kind == "temporal_x2":
+            facts = {"fps": 2 * fps, "frames": 8 * (larger.shape[2] - 1) + 1}
         return io.NodeOutput({**video, "samples": larger, **facts}, float(facts.get("fps", fps)))

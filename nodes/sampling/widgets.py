@@ -1,4 +1,4 @@
-"""Inputs of a node made of the library's settings, so that text, range and default stand in one place."""
+"""Inputs of a node made of the library's settings: text, range and default stand in one place."""
 from __future__ import annotations
 
 from typing import Any
@@ -21,7 +21,9 @@ def widget(name: str, optional: bool = False, **more: Any) -> io.Input:  # noqa:
     if option.choices:
         made = io.Combo.Input(name, options=list(option.choices), **facts)
     elif option.kind is int:
-        low = option.low if option.unset is None else option.unset
+        low = option.low
+        if option.unset is not None:
+            low = option.unset
         made = io.Int.Input(name, min=int(low), max=int(option.high), step=int(option.step or 1), **facts)
     else:
         made = io.Float.Input(name, min=option.low, max=option.high, step=option.step, **facts)
