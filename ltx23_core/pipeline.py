@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from .conditioning.base import Condition
-from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
+from .config import (
+    ENHANCED_TOKENS,
+    AudioVAEConfig,
+    TransformerConfig,
+    UpsamplerConfig,
+    VideoVAEConfig,
+    VocoderConfig,
+)
+from .decode.sound import decode_sound, encode_sound
 from .decode.tiles import (
     Tiling,
     auto_tiling,
@@ -27,11 +35,20 @@ from .geometry import VideoGrid, check_size, video_grid
 from .lora.opened import TEXT, OpenLora, StagedLora, stage_uses
 from .lora.plan import LoraUse, lora_pairs
 from .lora.settings import Lora, check_mode
-from .media.audio import Audio
-from .memory.estimates import encode_bytes, generation_bytes, sampling_bytes, upsample_bytes
+from .media.audio import Audio, as_float, as_stereo, is_finite
+from .memory.estimates import (
+    encode_bytes,
+    generation_bytes,
+    sampling_bytes,
+    sound_decode_bytes,
+    sound_encode_bytes,
+    upsample_bytes,
+)
+from .models.audio.mel import audio_latent_frames
 from .models.registry import STACKS, build
 from .models.video_vae.encoder import crop_frames
 from .ops.attention import AttentionFunction, attention_backend
+from .ops.resample import resample, resampled_length
 from .overlay import Overlay
 from .overlay.lora.dialects import LoraFile
 from .overlay.lora.update import Update
@@ -58,6 +75,7 @@ log = logging.getLogger("ltx23")
 
 CONTEXTS_KEPT = 16  # 12.6 MB a prompt in bfloat16
 AUTO_TILING = "auto"
+NAN_LATENT = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
 
 
 def _build(name: str, config: dict[str, object], attention: AttentionFunction) -> torch.nn.Module:
@@ -390,12 +408,15 @@ class Pipeline:
 
     @torch.no_grad()
     def encode_audio(self, audio: Audio) -> Tensor:
-        """Encode sound of any rate, mono or stereo: latent (B, C, T, bins) on the device, T = 25 a second."""
-        from .models.audio.mel import waveform_to_mel
+        """Encode sound of any rate and layout, in pieces: latent (B, C, T, bins) on the device, T = 25 a second."""
         config = AudioVAEConfig.from_dict(self.overlay.require("audio_encoder").config)
-        [encoder] = self._use("audio_encoder", activation_bytes=1 << 29)
-        mel = waveform_to_mel(audio.waveform.to(self.residency.device), audio.sample_rate, config)
-        return encoder(mel.to(self.dtype))
+        length = resampled_length(audio.waveform.shape[-1], audio.sample_rate, config.sampling_rate)
+        latents = audio_latent_frames(length, config)
+        need = sound_encode_bytes(config, latents, self.dtype.itemsize)
+        [encoder] = self._use("audio_encoder", activation_bytes=need)
+        sound = as_stereo(as_float(audio.waveform)).to(self.residency.device)
+        sound = resample(sound, audio.sample_rate, config.sampling_rate)
+        return encode_sound(encoder, sound, config, self.dtype, self.residency.check)
 
     @torch.no_grad()
     def upscale(self, latent: Tensor, kind: str = "x2") -> Tensor:
@@ -446,6 +467,8 @@ class Pipeline:
             raise RequestError(f"the video latent has shape {tuple(latent.shape)}",
                                f"(batch, {config.latent_channels}, frames, height, width)",
                                "Connect the video latent of the LTX-2.3 sampler.")
+        if not is_finite(latent):
+            raise RequestError("the video latent holds NaN or infinity", "finite values", NAN_LATENT)
         tiles = auto_tiling(latent.shape) if tiling == AUTO_TILING else tiling
         need = tiled_decode_bytes(config, latent.shape, tiles, self.dtype)
         [decoder] = self._use("video_decoder", activation_bytes=need)
@@ -462,11 +485,14 @@ class Pipeline:
             raise RequestError(f"the audio latent has shape {tuple(latent.shape)}",
                                f"(batch, {config.latent_channels}, time, {config.latent_bins})",
                                "Connect the audio latent of the LTX-2.3 sampler.")
-        decoder, vocoder = self._use("audio_decoder", "vocoder", activation_bytes=1 << 29)
-        mel = decoder(latent.to(self.residency.device, self.dtype))
-        self.residency.check()
-        rate = self.overlay.require("vocoder").config["bwe"]["output_sampling_rate"]
-        return Audio(vocoder(mel).float().cpu(), rate)
+        if not is_finite(latent):
+            raise RequestError("the audio latent holds NaN or infinity", "finite values", NAN_LATENT)
+        voices = VocoderConfig.from_dict(self.overlay.require("vocoder").config)
+        need = sound_decode_bytes(config, voices, latent.shape[2], self.dtype.itemsize) * len(latent)
+        decoder, vocoder = self._use("audio_decoder", "vocoder", activation_bytes=need)
+        waveform = decode_sound(decoder, vocoder, latent.to(self.residency.device, self.dtype), (config, voices),
+                                self.residency.check)
+        return Audio(waveform, voices.output_rate)
 
     def decode_to_file(self, latents: Latents, path: str | Path, tiling: Tiling | str | None = AUTO_TILING) -> Path:
         """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path.

@@ -39,6 +39,11 @@ def tokens_to_audio(tokens: Tensor, channels: int) -> Tensor:
     return tokens.unflatten(2, (channels, -1)).transpose(1, 2).contiguous()
 
 
+def fit_latent_length(latent: Tensor, frames: int) -> Tensor:
+    """Cut, or pad with zeros behind, the time axis of an audio latent (B, C, T, bins) to exactly ``frames``."""
+    return functional.pad(latent[:, :, :frames], (0, 0, 0, max(0, frames - latent.shape[2])))
+
+
 def map_streams(function: Callable[..., Tensor], *streams: Streams) -> Streams:
     """Apply a function of tensors to each stream that is there."""
     video, audio = (None if parts[0] is None else function(*parts) for parts in zip(*streams, strict=True))

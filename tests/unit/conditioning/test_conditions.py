@@ -305,7 +305,7 @@ WHOLE = SourceClip(frames(25), sound(1.1))
     (lambda: SourceClip(torch.zeros(3, 4, 4)), r"frames have shape \(3, 4, 4\)"),
     (lambda: SourceClip(frames(2), fps=0), "0 frames a second"),
     (lambda: SourceClip(audio=Audio(torch.zeros(2, 2, 9), 8000)), r"sound has shape \(2, 2, 9\)"),
-    (lambda: SourceClip(audio=Audio(torch.zeros(1, 6, 9), 8000)), r"waveform has shape \(1, 6, 9\)"),
+    (lambda: SourceClip(audio=Audio(torch.zeros(1, 0, 9), 8000)), r"waveform has shape \(1, 0, 9\)"),
     (lambda: ImageCondition(PICTURE, placement="behind"), "placement is 'behind'"),
     (lambda: keyframes(torch.rand(2, 8, 8, 3), [0], [1.0]), "2 keyframe images and 1 frame"),
     (lambda: keyframes(torch.rand(2, 8, 8, 3), [0, 8], [1.0, 1.0, 0.5]), "3 keyframe strengths"),
