@@ -1,8 +1,11 @@
 """The nodes of the pack. Each node is a schema and a short `execute` that calls `ltx23_core`."""
 from __future__ import annotations
 
+import sys
+
 from comfy_api.latest import ComfyExtension, io
 
+from .conditions import clips, inputs
 from .conditions.clips import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
 from .conditions.edit import ExtendNode, InpaintNode, RetakeNode
 from .conditions.image import ImageConditionNode, KeyframeNode
@@ -19,6 +22,10 @@ from .sampling.options import APGNode, NAGNode
 from .sampling.sampler import SamplerNode
 from .sampling.solver import SigmasNode, SolverNode
 from .sampling.upscale import LatentUpscaleNode
+
+# Names that two modules had before; scripts of users import them.
+sys.modules.setdefault(f"{__name__}.sources", clips)
+sys.modules.setdefault(f"{__name__}.condition_inputs", inputs)
 
 
 class LTX23Extension(ComfyExtension):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error
+from ..checks import before_the_run, guarded, problem_of
 from ..model.files import FILES, NONE
 from ..sockets import advanced, schema
 from .inputs import chained, clip_inputs, output, rate_input, source_clip, to_audio
@@ -57,15 +57,14 @@ class ReferenceVideoNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        """Refuse a file that is not there or is no LoRA."""
-        try:
-            _scales(lora or NONE)
-        except LTX23Error as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, lora: str | None = None, strength: float | None = None,
+                        attention_strength: float | None = None, source_fps: float | None = None) -> bool | str:
+        """Refuse a file that is not there or is no LoRA, and numbers out of range."""
+        given = {"lora": lora, "strength": strength, "attention_strength": attention_strength, "source_fps": source_fps}
+        return problem_of(cls, given, lambda: _scales(lora or NONE)) or True
 
     @classmethod
+    @guarded
     def execute(cls, strength: float, attention_strength: float, lora: str, video: Any = None,  # noqa: ANN401
                 images: torch.Tensor | None = None, mask: torch.Tensor | None = None, downscale: int = 0,
                 temporal: int = 0, source_fps: float = 0.0, conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
@@ -110,7 +109,10 @@ class SourceAudioNode(io.ComfyNode):
             outputs=[output()],
         )
 
+    validate_inputs = before_the_run("audio", "start", "noise", "conditions")
+
     @classmethod
+    @guarded
     def execute(cls, audio: dict[str, Any], start: float, noise: float,
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the sound."""
@@ -134,7 +136,10 @@ class SourceVideoNode(io.ComfyNode):
             outputs=[output()],
         )
 
+    validate_inputs = before_the_run("video", "images", "source_fps", "conditions")
+
     @classmethod
+    @guarded
     def execute(cls, video: Any = None, images: torch.Tensor | None = None, source_fps: float = 0.0,  # noqa: ANN401
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the clip."""
