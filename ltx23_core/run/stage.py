@@ -125,7 +125,7 @@ class StageRunner:
                                                        self._request.cache)
         for condition in self._request.conditions:
             states = condition.apply(states, setting)
-        return states
+        return map_streams(StreamState.with_few_levels, states)
 
     def _grid(self, stage: StagePlan) -> VideoGrid:
         clip = self._request.clip

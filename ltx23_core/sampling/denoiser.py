@@ -57,7 +57,8 @@ class Denoiser:
         self._last: list[Prediction | None] = [None, None]
         dtype = transformer.proj_out.bias.dtype
         positions = (None if s is None else s.positions for s in self._states)
-        self._tables = transformer.tables(*positions, dtype, None if video is None else video.attention)
+        seen = None if video is None else video.attention
+        self._tables = transformer.tables(*positions, dtype, None if seen is None else seen.dense(dtype))
 
     def __call__(self, x: Streams, sigma: float, step: int) -> Streams:
         """Guided x0 (before conditioned tokens are held) at one sigma.
