@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..ltx23_core.errors import LTX23Error, RequestError
+from .host.values import Problem, number_problem, shown, text_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Problem = tuple[str, str, str]  # found, expected, fix
 OWN_LISTS = frozenset({"checkpoint", "text_encoder", "upsampler", "distilled_lora", "lora", "text_projection",
                        "video_vae", "audio_vae"})  # of files: `model.files` says what is wrong with a name
 MAY_BE_NOTHING = frozenset({"LATENT", "AUDIO", "VIDEO"})  # a run or a clip without that stream: the node has words
-SHOWN = 60  # characters of a wrong value
 LONGEST_NAME = 4096  # characters of a file's name with its folders
 
 
@@ -117,40 +114,6 @@ def _list_problem(item: io.Combo.Input, value: Any) -> Problem | None:  # noqa: 
     return f"{item.id} is {shown(value)}", f"one of {', '.join(options)}", f"Choose {item.default or options[0]}."
 
 
-def number_problem(name: str, value: Any, low: float | None, high: float | None,  # noqa: ANN401
-                   whole: bool) -> Problem | None:
-    """What is wrong with a number that must be finite and from low to high (None: no bound), or None."""
-    kind = "a whole number" if whole else "a number"
-    span = f"{kind} from {low} to {high}" if low is not None and high is not None else f"a finite {kind[2:]}"
-    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not right or (whole and value != int(value)):
-        near = "Use the default."
-        if right:
-            near = f"Use {round(value)}."
-        return f"{name} is {shown(value)}", span, near
-    if low is not None and value < low:
-        return f"{name} is {value}", span, f"Set {name} to at least {low}."
-    if high is not None and value > high:
-        return f"{name} is {value}", span, f"Set {name} to {high} at most."
-    return None
-
-
-def text_problem(name: str, value: Any, longest: int | None = None) -> Problem | None:  # noqa: ANN401
-    """What is wrong with a text, or None: half characters and null bytes can be neither read nor written."""
-    if not isinstance(value, str):
-        return f"{name} is {shown(value)}", "a text", f"Write {name} as text."
-    if "\0" in value:
-        return f"{name} has a null character at place {value.index(chr(0))}", "a text of characters", "Take it out."
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return (f"{name} has half a character (a lone surrogate) at place {error.start}", "whole characters",
-                "Take it out or write the whole character.")
-    if longest is not None and len(value) > longest:
-        return f"{name} has {len(value)} characters", f"at most {longest}", "Use a shorter one."
-    return None
-
-
 def problems_of_socket(name: str, kind: str, value: Any) -> Iterator[Problem]:  # noqa: ANN401
     """What is wrong with the content of a socket of ComfyUI's (IMAGE, MASK, SIGMAS, LATENT, AUDIO)."""
     found = SOCKETS[kind](name, value)
@@ -226,10 +189,3 @@ SOCKETS: dict[str, Callable[[str, Any], Problem | None]] = {
     "IMAGE": _image_problem, "MASK": _mask_problem, "SIGMAS": _sigmas_problem, "LATENT": _latent_problem,
     "AUDIO": _audio_problem}
 
-
-def shown(value: Any) -> str:  # noqa: ANN401
-    """A wrong value as a user may read it, cut to a line."""
-    if value is None:
-        return "nothing (null)"
-    text = repr(value) if isinstance(value, (str, bytes, bool, int, float, dict, list, tuple)) else type(value).__name__
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -58,9 +58,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Imports that break the list or close a circle: (module, module that it imports). This list only shrinks.
 DEBTS = frozenset({
     ("ltx23_core.conditioning.reference", "ltx23_core.overlay.bytes.header"),
-    ("ltx23_core.conditioning.retake", "ltx23_core.models.audio.mel"),
-    ("ltx23_core.conditioning.source", "ltx23_core.models.audio.mel"),
-    ("ltx23_core.conditioning.source_streams", "ltx23_core.models.audio.mel"),
     ("ltx23_core.overlay.manifest", "ltx23_core.overlay.shelf.downloads"),
     ("ltx23_core.overlay.manifest", "ltx23_core.overlay.shelf.report"),
     ("ltx23_core.overlay.shelf.identify", "ltx23_core.overlay.shelf.identify_folder"),

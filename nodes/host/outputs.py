@@ -11,8 +11,8 @@ from comfy.cli_args import args as host_arguments
 from comfy_api.latest import InputImpl, io, ui
 
 from ...ltx23_core.errors import MediaError
-from ..checks import text_problem
-from ..output.names import expand, name_problem
+from .names import expand, name_problem
+from .values import text_problem
 
 
 def output_problem(prefix: str) -> str | None:

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ...ltx23_core.errors import OverlayError
-from ..checks import LONGEST_NAME, text_problem
+from ..checks import LONGEST_NAME
 from ..host import folders, memory, server
+from ..host.values import text_problem
 
 if TYPE_CHECKING:
     from ...ltx23_core.overlay.shelf.choose import Choice
