@@ -6,7 +6,7 @@ import sys
 from comfy_api.latest import ComfyExtension, io
 
 from .conditions import clips, inputs
-from .conditions.clips import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
+from .conditions.clips import ReferenceVideoNode, ReferenceVoiceNode, SourceAudioNode, SourceVideoNode
 from .conditions.edit import ExtendNode, InpaintNode, RetakeNode
 from .conditions.image import ImageConditionNode, KeyframeNode
 from .model.fetch import FetchNode
@@ -36,7 +36,7 @@ class LTX23Extension(ComfyExtension):
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
                 DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, GuidanceRangeNode,
                 NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode, KeyframeNode, ReferenceVideoNode,
-                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode, LoraNode]
+                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode, LoraNode, ReferenceVoiceNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

@@ -76,7 +76,7 @@ class LongRunner(StageRunner):
     def _index(window: Window, grid: VideoGrid, states: StatePair) -> Streams:
         """Which tokens of the timeline each stream of a window has, int64 (N,)."""
         return (None if states[0] is None else window.video_tokens(grid, states[0].positions),
-                None if states[1] is None else window.audio_tokens())
+                None if states[1] is None else window.audio_tokens(states[1].positions))
 
     def _draw_again(self, stage: StagePlan, index: Streams, states: StatePair) -> None:
         """The solver's noise of a first window that is already done: the run's generator goes on after it."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning.base import Condition
+from ..conditioning.voice import ReferenceVoice
 from ..geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
 from ..plan.condition import Clip, StageSetting
 from ..plan.context import PromptContext, PromptPair
@@ -139,8 +140,11 @@ class StageRunner:
 
     def _latents(self, tokens: Streams, grid: VideoGrid) -> Streams:
         """Tokens of both streams as latents, without appended ones."""
-        return (None if tokens[0] is None else tokens_to_video(tokens[0], grid),
-                None if tokens[1] is None else tokens_to_audio(tokens[1], self._engine.audio_latent_channels))
+        video = None if tokens[0] is None else tokens_to_video(tokens[0], grid)
+        if tokens[1] is None:
+            return video, None
+        length = audio_latent_length(self._request.clip.frames, self._request.clip.fps)
+        return video, tokens_to_audio(tokens[1][:, :length], self._engine.audio_latent_channels)
 
     def _denoise(self, stage: StagePlan, grid: VideoGrid, states: StatePair, noise: Streams, pair: PromptPair,
                  generator: torch.Generator) -> Streams:
@@ -155,8 +159,9 @@ class StageRunner:
         negative = placed(pair.negative) if stage.guidance or stage.solver.uses_uncond else None
         guidance = stage.guidance and replace(stage.guidance, **{  # a frozen stream is context only (spec/07 §8)
             name: None for name, state in zip(("video", "audio"), states, strict=True) if state and state.frozen})
+        voice = next((c.identity for c in self._request.conditions if isinstance(c, ReferenceVoice)), 0.0)
         denoiser = Denoiser(transformer, placed(pair.positive), negative, guidance, *states,
-                            check=self._engine.residency.check)
+                            check=self._engine.residency.check, identity=voice)
         start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
         x = solve(stage.solver, denoiser, states, start, stage.sigmas, generator,
                   lambda shape: self._draw(shape, generator), self._step_hook(stage, grid))

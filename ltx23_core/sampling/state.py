@@ -120,7 +120,8 @@ class StreamState:
         """
         index = index.to(self.clean.device)
         positions = self.positions[:, :, index].clone()
-        positions[:, 0] -= seconds
+        before = positions[:, 0, :, 1:] < 0  # a reference voice stays where it is: before the clip
+        positions[:, 0] -= torch.where(before, 0.0, seconds)
         attention = None if self.attention is None else self.attention.take(index)
         start_mask = None if self.start_mask is None else self.start_mask[:, index]
         return replace(self, initial=self.initial[:, index], clean=self.clean[:, index], mask=self.mask[:, index],
@@ -136,6 +137,11 @@ class StreamState:
         mask = self.mask if self.start_mask is None else self.start_mask
         mixed = torch.lerp(self.initial.float(), noise.float(), scale)
         return torch.lerp(self.clean.float(), mixed, mask).to(self.initial.dtype)
+
+    @property
+    def clip_tokens(self) -> int:
+        """Tokens without a reference voice, which stands last, at times below 0. Waits for the device."""
+        return int((self.positions[0, 0, :, 1] >= 0).sum())
 
     def blend(self, x: Tensor) -> Tensor:
         """Hold conditioned tokens: x mask + clean (1 - mask) in float32, in x's dtype."""
