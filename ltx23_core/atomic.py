@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 DAY = 86_400.0  # seconds; who writes touches his file far more often
@@ -37,6 +38,25 @@ def publish_new(part: Path, path: Path) -> None:
         os.replace(part, path)
         return
     part.unlink()
+
+
+def publish_free(part: Path, path: Path, next_path: Callable[[], Path] | None) -> Path:
+    """Publish under a name, or, with ``next_path``, under the first that is free; returns the name.
+
+    Args:
+        part: the finished temporary.
+        path: the wanted name; without ``next_path`` a file of that name is replaced.
+        next_path: gives the next name to try.
+    """
+    if next_path is None:
+        os.replace(part, path)
+        return path
+    while True:
+        try:
+            publish_new(part, path)
+            return path
+        except FileExistsError:
+            path = next_path()
 
 
 def sweep(folder: Path, pattern: str, age: float = DAY) -> list[Path]:

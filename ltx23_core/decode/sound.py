@@ -2,7 +2,7 @@
 
 The audio VAE is causal and the vocoder sees a bounded stretch to both sides: what is kept of a piece lies so far
 inside that it has all it depends on, and equals the same stretch of the whole: bit for bit where torch takes the same
-kernels for both lengths, else to rounding (measured in float32: 2e-6 of full scale). A sound of one piece is whole.
+kernels for both lengths, else to rounding (in float32 2e-6 of full scale). Sounds of one piece are made whole.
 """
 from __future__ import annotations
 

@@ -62,15 +62,20 @@ def as_stereo(waveform: Tensor) -> Tensor:
     Raises:
         MediaError: another number of dimensions or channels.
     """
-    if waveform.ndim != 3 or not 1 <= waveform.shape[1] <= MAX_CHANNELS:
-        raise MediaError(f"the waveform has shape {tuple(waveform.shape)}", "(batch, channels, samples)",
-                         "Give one waveform with its channels second.")
+    _check_layout(waveform)
     channels = waveform.shape[1]
     if channels <= 2:
         return waveform.expand(-1, 2, -1)
     mixed = torch.tensor(_gains(channels)).T.to(waveform) @ waveform
     peak = mixed.abs().amax().clamp(min=1.0) if mixed.numel() else 1.0
     return mixed / peak
+
+
+def _check_layout(waveform: Tensor) -> None:
+    if waveform.ndim != 3 or not 1 <= waveform.shape[1] <= MAX_CHANNELS:
+        raise MediaError(f"the waveform has shape {tuple(waveform.shape)}",
+                         f"(batch, channels, samples), 1 to {MAX_CHANNELS} channels",
+                         "Give one waveform with its channels second.")
 
 
 def _gains(channels: int) -> list[tuple[float, float]]:
@@ -94,7 +99,7 @@ def as_float(waveform: Tensor) -> Tensor:
 
 def check_sound(audio: Audio, what: str = "the source sound") -> None:
     """Raise `MediaError` for what is not one waveform of finite samples."""
-    as_stereo(audio.waveform[..., :1])
+    _check_layout(audio.waveform)
     if audio.waveform.shape[0] != 1 or not audio.waveform.shape[2] or not 0 < audio.sample_rate < math.inf:
         raise MediaError(f"{what} has shape {tuple(audio.waveform.shape)} at {audio.sample_rate} Hz",
                          "(1, channels, samples), at least one sample, at a rate above 0", "Give one waveform.")

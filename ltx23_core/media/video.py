@@ -13,7 +13,7 @@ import av
 import numpy as np
 import torch
 
-from ..atomic import publish_new, sweep, temporary_beside
+from ..atomic import publish_free, sweep, temporary_beside
 from ..errors import MediaError
 from ..ops.resample import resample
 from .audio import Audio, as_float, as_stereo, is_finite
@@ -67,7 +67,7 @@ class VideoWriter:
                  next_path: Callable[[], Path] | None = None) -> None:
         """Check the request; nothing is opened before the first frames."""
         self.path, self.rate, self.frames = check_output_path(path), frame_rate(fps), 0
-        self._samples, self._sample_rate = (None, 0) if audio is None else _writable(audio)
+        self._samples, self._sample_rate = (None, 0) if audio is None else writable_sound(audio)
         self._next_path = next_path
         self._metadata, self._options = dict(metadata or {}), {"crf": str(crf), "preset": preset}
         self._position = 0  # samples already encoded
@@ -96,7 +96,7 @@ class VideoWriter:
         self._check_frames(frames)
         if self._container is None:
             self._open(*frames.shape[1:3])
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             for frame in to_uint8(frames).cpu().numpy():
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 # swscale assumes the BT.601 matrix unless told otherwise, whatever the stream's tags say.
@@ -110,7 +110,7 @@ class VideoWriter:
         """Create the temporary file and its streams."""
         flags = "faststart+use_metadata_tags" if self._metadata else "faststart"
         sweep(self.path.parent, PARTS)
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": flags})
         self._container.metadata.update(self._metadata)
         options = self._options | ({} if width % MBTREE_STEP == 0 else {"x264-params": "mbtree=0"})
@@ -141,7 +141,7 @@ class VideoWriter:
         """Flush both encoders, bring the file to the disk, give it its name."""
         if self._container is None:
             raise MediaError("there are no frames", "at least one frame", "Decode the video before writing it.")
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             self._write_audio(until=None)
             self._container.mux(self._video.encode(None))
             if self._samples is not None:
@@ -150,20 +150,7 @@ class VideoWriter:
             self._container = None
             with open(self._part, "rb+") as file:
                 os.fsync(file.fileno())
-            self._publish()
-
-    def _publish(self) -> None:
-        """The name at last: that of the request, or the first that is free."""
-        if self._next_path is None:
-            os.replace(self._part, self.path)
-            return
-        while True:
-            try:
-                publish_new(self._part, self.path)
-            except FileExistsError:
-                self.path = self._next_path()
-            else:
-                return
+            self.path = publish_free(self._part, self.path, self._next_path)
 
     def _check_frames(self, frames: torch.Tensor) -> None:
         """Refuse what cannot be written, in words."""
@@ -184,7 +171,7 @@ class VideoWriter:
 
 def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float, audio: Audio | None = None,
                 *, metadata: Mapping[str, str] | None = None) -> int:
-    """Write an mp4 from chunks (f, H, W, 3) float32 in [0, 1] as they come; returns the number of frames.
+    """Write an mp4 from chunks (f, H, W, 3), float32 in [0, 1] or uint8, as they come; returns the number of frames.
 
     Nothing is left behind if the iterator raises. Raises `MediaError`. Quality: see `VideoWriter`.
     """
@@ -195,7 +182,7 @@ def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fp
 
 
 @contextlib.contextmanager
-def _readable_errors(path: Path) -> Iterator[None]:
+def readable_errors(path: Path) -> Iterator[None]:
     """Turn what FFmpeg or the file system says (disk full, no permission) into a `MediaError`."""
     try:
         yield
@@ -204,7 +191,7 @@ def _readable_errors(path: Path) -> Iterator[None]:
                          "Free some space, close programs that hold the file, or choose another folder.") from error
 
 
-def _writable(audio: Audio) -> tuple[np.ndarray, int]:
+def writable_sound(audio: Audio) -> tuple[np.ndarray, int]:
     """A sound as the encoder takes it: ((2, samples) float32, rate); refuses batches and NaN."""
     waveform = audio.waveform[None] if audio.waveform.ndim == 2 else audio.waveform
     if waveform.ndim != 3 or waveform.shape[0] != 1:

@@ -125,9 +125,12 @@ class Window:
         inside = (further[:, 1] > begin) & (further[:, 0] < end)
         return torch.cat((own, grid.tokens + inside.nonzero()[:, 0]))
 
-    def audio_tokens(self) -> Tensor:
-        """Indices of the window's audio tokens."""
-        return torch.arange(*self.audio)
+    def audio_tokens(self, positions: Tensor | None = None) -> Tensor:
+        """Indices of the window's audio tokens; with positions (B, 1, N, 2) also those of a reference voice."""
+        own = torch.arange(*self.audio)
+        if positions is None:
+            return own
+        return torch.cat((own, (positions[0, 0, :, 1] < 0).nonzero()[:, 0].to(own.device)))
 
 
 def first_frame(latent: int) -> int:

@@ -35,7 +35,7 @@ def window_index(window: Window, grid: VideoGrid, states: StatePair) -> Streams:
     if video is not None:
         index[0] = window.video_tokens(grid, video.positions)
     if audio is not None:
-        index[1] = window.audio_tokens()
+        index[1] = window.audio_tokens(audio.positions)
     return index[0], index[1]
 
 

@@ -1,12 +1,14 @@
 """One sample carried through the stages of a plan: states, conditions, noise, windows, upscaling between stages."""
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..conditioning.base import Condition
+from ..conditioning.voice import ReferenceVoice
 from ..geometry import VideoGrid, audio_latent_length, audio_positions, video_positions
 from ..plan.condition import StageSetting
 from ..plan.decide import Decision
@@ -180,7 +182,7 @@ class Runner:
         states = (video, audio)
         for condition in self._plan.conditions:
             states = condition.apply(states, setting)
-        return states
+        return map_streams(StreamState.with_few_levels, states)
 
     def _tokens(self, latent: Tensor | None, convert: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
         """A latent of the stage before as tokens, or zeros (1, N, C)."""
@@ -243,6 +245,7 @@ class Runner:
             _unfrozen(stage, states),
             *states,
             check=self._check,
+            identity=_identity(self._plan.conditions),
         )
         start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
         x = solve(
@@ -292,6 +295,14 @@ def _counts(states: StatePair) -> tuple[int, int]:
         if state is not None:
             counts[which] = state.clean.shape[1]
     return counts[0], counts[1]
+
+
+def _identity(conditions: Sequence[Condition]) -> float:
+    """Identity guidance of a reference voice; 0: none."""
+    for condition in conditions:
+        if isinstance(condition, ReferenceVoice):
+            return condition.identity
+    return 0.0
 
 
 def _unfrozen(stage: StagePlan, states: StatePair) -> Guidance | None:

@@ -5,10 +5,11 @@ import re
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error, RequestError
+from ...ltx23_core.errors import RequestError
 from ...ltx23_core.plan.guidance import RECIPE, GuiderParams
 from ...ltx23_core.plan.guidance import Guidance as GuidanceValues
 from ...ltx23_core.plan.recipes import OFFICIAL_LAYERS, official_guidance
+from ..checks import guarded, problem_of
 from ..sockets import Guidance, advanced, schema
 
 CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it "
@@ -28,15 +29,17 @@ SKIP_STEP = ("Computes the {what} only every (value + 1)-th step and reuses its 
 CFG_STAR = ("CFG-Zero*: scales the negative prediction of the {what} to fit the positive one before CFG "
             "takes their difference; can calm high CFG. Not together with APG. Off (official default).")
 
-MAX_SKIP = 9
+MAX_SKIP, MAX_DIGITS = 9, 6
 SCALES = [("cfg", CFG, 30.0), ("stg", STG, 10.0), ("modality", MODALITY, 10.0), ("rescale", RESCALE, 1.0)]
 
 
 def blocks(text: str) -> tuple[int, ...]:
     """Read a list of block numbers such as "28" or "27, 28"; `RequestError` for anything else."""
-    words = text.replace(",", " ").split()
-    if not re.fullmatch("[0-9 ]*", " ".join(words)):
+    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
+    if not all(word.isascii() and word.isdigit() for word in words):
         raise RequestError(f"STG blocks are {text!r}", "whole numbers from 0, separated by commas", "Use 28.")
+    if any(len(word) > MAX_DIGITS for word in words):
+        raise RequestError(f"STG blocks are {text[:40]!r}", "numbers of transformer blocks", "Use 28.")
     return tuple(map(int, words))
 
 
@@ -71,17 +74,22 @@ class GuidanceNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, video_stg_blocks: str | None = None,
-                        audio_stg_blocks: str | None = None) -> bool | str:
-        """Refuse block lists that are not numbers."""
-        try:
+    def validate_inputs(cls, video_cfg: float | None = None, video_stg: float | None = None,
+                        video_modality: float | None = None, video_rescale: float | None = None,
+                        audio_cfg: float | None = None, audio_stg: float | None = None,
+                        audio_modality: float | None = None, audio_rescale: float | None = None,
+                        video_stg_blocks: str | None = None, audio_stg_blocks: str | None = None) -> bool | str:
+        """Refuse numbers out of range and block lists that are not numbers."""
+        given = {name: value for name, value in locals().items() if name != "cls"}
+
+        def more() -> None:
             blocks(video_stg_blocks or "")
             blocks(audio_stg_blocks or "")
-        except LTX23Error as error:
-            return str(error)
-        return True
+
+        return problem_of(cls, given, more) or True
 
     @classmethod
+    @guarded
     def execute(cls, video_cfg: float, video_stg: float, video_modality: float, video_rescale: float,
                 audio_cfg: float, audio_stg: float, audio_modality: float, audio_rescale: float,
                 video_stg_blocks: str, audio_stg_blocks: str, video_skip_step: int = 0, audio_skip_step: int = 0,
@@ -125,13 +133,13 @@ class GuidanceRangeNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, from_sigma: float | None = None, to_sigma: float | None = None) -> bool | str:
         """Refuse a range without content; a linked input is None here."""
-        try:
+        def more() -> None:
             RECIPE.within(0.0 if from_sigma is None else from_sigma, 1.0 if to_sigma is None else to_sigma)
-        except LTX23Error as error:
-            return str(error)
-        return True
+
+        return problem_of(cls, {"from_sigma": from_sigma, "to_sigma": to_sigma}, more) or True
 
     @classmethod
+    @guarded
     def execute(cls, from_sigma: float, to_sigma: float, guidance: GuidanceValues = RECIPE,
                 otherwise: GuidanceValues | None = None) -> io.NodeOutput:
         """Put the range around the values."""

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ...ltx23_core.errors import RequestError
 from ...ltx23_core.geometry import window_problem
 from ...ltx23_core.plan.recipes import FRAMES
+from ..checks import guarded, problem_of
 from ..host import folders
 from ..prompt.prompt import NEGATIVE_TOOLTIP, negative_text
 from ..sockets import Model, Windows, advanced, schema
@@ -23,6 +24,13 @@ def segments(text: str) -> list[str]:
     """The prompts of a text, divided by lines of three or more dashes; empty ones are left out."""
     parts = re.split(r"(?m)^[ \t]*-{3,}[ \t]*$", text)
     return list(filter(None, map(str.strip, parts)))
+
+
+def _check_lengths(window: int | None, overlap: int | None) -> None:
+    """None is linked, and checked when the node runs."""
+    problem = window_problem(window, overlap)
+    if problem:
+        raise RequestError(*problem)
 
 
 class LongVideoNode(io.ComfyNode):
@@ -63,12 +71,15 @@ class LongVideoNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, window: int | None = None, overlap: int | None = None) -> bool | str:
-        """Refuse lengths that cannot be."""
-        problem = window_problem(window, overlap)
-        return str(RequestError(*problem)) if problem else True
+    def validate_inputs(cls, window: int | None = None, overlap: int | None = None, prompts: str | None = None,
+                        overlap_strength: float | None = None, negative_prompt: str | None = None) -> bool | str:
+        """Refuse lengths that cannot be, and numbers out of range."""
+        given = {"window": window, "overlap": overlap, "prompts": prompts, "overlap_strength": overlap_strength,
+                 "negative_prompt": negative_prompt}
+        return problem_of(cls, given, lambda: _check_lengths(window, overlap)) or True
 
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, prompts: str, window: int, overlap: int, overlap_strength: float, resume: bool,
                 negative_prompt: str = "") -> io.NodeOutput:
         """Collect the values; Sampler encodes the prompts once it knows that the run can be."""

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ...ltx23_core.plan.guidance import RECIPE, Apg, Nag
 from ...ltx23_core.plan.guidance import Guidance as GuidanceValues
+from ..checks import before_the_run, guarded
 from ..sockets import Guidance, advanced, schema
 
 STREAMS = ["both", "video", "audio"]
@@ -47,7 +48,10 @@ class NAGNode(io.ComfyNode):
             outputs=[Guidance.Output(display_name="guidance", tooltip=OUTPUT)],
         )
 
+    validate_inputs = before_the_run("scale", "tau", "alpha", "streams", "guidance")
+
     @classmethod
+    @guarded
     def execute(cls, scale: float, tau: float, alpha: float, streams: str,
                 guidance: GuidanceValues = RECIPE) -> io.NodeOutput:
         """Add the option."""
@@ -83,7 +87,10 @@ class APGNode(io.ComfyNode):
             outputs=[Guidance.Output(display_name="guidance", tooltip=OUTPUT)],
         )
 
+    validate_inputs = before_the_run("eta", "norm_threshold", "momentum", "streams", "guidance")
+
     @classmethod
+    @guarded
     def execute(cls, eta: float, norm_threshold: float, momentum: float, streams: str,
                 guidance: GuidanceValues = RECIPE) -> io.NodeOutput:
         """Add the option."""

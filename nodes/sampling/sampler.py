@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...ltx23_core.plan.recipes import RECIPES
 from ...ltx23_core.plan.settings import Settings
+from ..checks import guarded
 from ..host import progress, server
 from ..latents import from_latents, to_latents
 from ..prompt.prompt import NEGATIVE_TOOLTIP, negative_text
@@ -120,6 +121,7 @@ class SamplerNode(io.ComfyNode):
         return ["context"]
 
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, prompt: str, context: PromptPair | None = None,
                 negative_prompt: str = "", **given: Any) -> io.NodeOutput:  # noqa: ANN401
         """Plan, which refuses what cannot be; then encode the prompt if no context is linked, and run."""

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ...ltx23_core.plan.solver import SCHEDULES, SOLVERS
 from ...ltx23_core.plan.solver import Solver as SolverValues
+from ..checks import before_the_run, guarded
 from ..sockets import Solver, advanced, schema
 
 MAX_STEPS, MAX_TOKENS = 1000, 1_000_000
@@ -37,7 +38,10 @@ class SolverNode(io.ComfyNode):
             outputs=[Solver.Output(display_name="solver", tooltip="The solver, for Sampler.")],
         )
 
+    validate_inputs = before_the_run("name", "eta", "s_noise", "gamma")
+
     @classmethod
+    @guarded
     def execute(cls, name: str, eta: float, s_noise: float, gamma: float) -> io.NodeOutput:
         """Collect the values."""
         return io.NodeOutput(SolverValues(name, gamma, None if eta < 0 else eta, s_noise))
@@ -78,7 +82,10 @@ class SigmasNode(io.ComfyNode):
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels, for Sampler.")],
         )
 
+    validate_inputs = before_the_run("schedule", "terminal", "stretch", "max_shift", "base_shift")
+
     @classmethod
+    @guarded
     def execute(cls, schedule: str, steps: int, tokens: int, terminal: float, stretch: bool, max_shift: float,
                 base_shift: float) -> io.NodeOutput:
         """Calculate the schedule."""

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import RequestError
+from ..checks import before_the_run, guarded
 from ..host import memory
+from ..latents import samples_of
 from ..sockets import Model, schema
 
 if TYPE_CHECKING:
@@ -40,17 +41,13 @@ class LatentUpscaleNode(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, kind: str | None = None) -> bool | str:
-        """Refuse an upscaler that does not exist."""
-        if kind is None or kind in KINDS:
-            return True
-        return str(RequestError(f"upscale kind is {kind!r}", f"one of {', '.join(KINDS)}", "Choose x2."))
+    validate_inputs = before_the_run("model", "video", "kind")
 
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, video: dict[str, Any], kind: str) -> io.NodeOutput:
         """Upscale; what is known about the latent stays known."""
-        larger = memory.intermediate(model.upscale(video["samples"], kind))
+        larger = memory.intermediate(model.upscale(samples_of(video, "video"), kind))
         fps = float(video.get("fps", 24.0))
         facts = {}
         if kind == "temporal_x2":
