@@ -32,11 +32,15 @@ def guarded(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         RequestError: all that is wrong, at once.
     """
     signature = inspect.signature(execute)
+    rest = [each.name for each in signature.parameters.values() if each.kind is inspect.Parameter.VAR_KEYWORD]
 
     @functools.wraps(execute)
     def checked(cls: type[io.ComfyNode], *values: Any, **named: Any) -> io.NodeOutput:  # noqa: ANN401
         bound = signature.bind_partial(cls, *values, **named)
-        refuse(problems(cls, dict(bound.arguments)))
+        given = dict(bound.arguments)
+        for name in rest:
+            given |= given.pop(name, {})
+        refuse(problems(cls, given))
         for name in left_out(cls, bound.arguments):
             del bound.arguments[name]
         return execute(*bound.args, **bound.kwargs)

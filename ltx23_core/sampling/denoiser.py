@@ -12,9 +12,9 @@ from ..errors import RequestError
 from ..models.transformer.inputs import STREAMS, Pass, Perturbation, StreamInput
 from ..models.transformer.model import Transformer
 from ..models.transformer.nag import NagContext
-from ..plan.context import PromptContext
 from ..plan.guidance import Guidance
 from ..plan.guider import GuiderParams
+from ..plan.latents import PromptContext
 from .combine import RunningDifference, combine
 from .state import Streams, StreamState
 

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 from comfy_api.latest import io
 
 from ...ltx23_core.lora.settings import MODES
-from ...ltx23_core.plan.names import ATTENTION
+from ...ltx23_core.plan.settings import ATTENTION
 from ..checks import before_the_run, guarded
 from ..host import memory as host_memory
 from ..sockets import Model, Overlay, advanced, schema

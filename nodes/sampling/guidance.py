@@ -12,20 +12,22 @@ from ...ltx23_core.plan.recipes import OFFICIAL_LAYERS, official_guidance
 from ..checks import guarded, problem_of
 from ..sockets import Guidance, advanced, schema
 
-CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it off "
-       "and, where video and audio are both 1, saves a pass a step; official default {default}.")
-STG = ("Spatio-temporal guidance: pushes the {what} away from a pass without self-attention, for steadier structure. "
-       "0 switches it off and, where video and audio are both 0, saves a pass a step; official default {default}.")
-MODALITY = ("How strongly the {what} follows the other modality, for sound in time with the picture. 1 switches it "
-            "off and, where both are 1, saves a pass a step; official default {default}.")
-RESCALE = ("Pulls the contrast of the guided {what} back towards the unguided one: 0 (off) to 1. Raise it if the "
-           "result looks or sounds overdriven; official default {default}.")
-STG_BLOCKS = ("Transformer blocks whose {what} self-attention the STG pass leaves out: numbers from 0, separated by "
-              "commas. Official default 28 (of 48). Empty is allowed where the STG scale is 0.")
-SKIP_STEP = ("Computes the {what} only every (value + 1)-th step and reuses its last result in between: faster and "
-             "rougher. Where video and audio both skip a step, it costs nothing. 0 (official default): every step.")
-CFG_STAR = ("CFG-Zero*: scales the negative prediction of the {what} to fit the positive one before CFG takes their "
-            "difference; can calm high CFG. Not together with APG. Off (official default).")
+CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it "
+       "off and, where video and audio are both 1, saves a pass a step; official default {default}.")
+STG = ("Spatio-temporal guidance: pushes the {what} away from a pass without self-attention, for steadier "
+       "structure. 0 switches it off and, where video and audio are both 0, saves a pass a step; official "
+       "default {default}.")
+MODALITY = ("How strongly the {what} follows the other modality, for sound in time with the picture. 1 "
+            "switches it off and, where both are 1, saves a pass a step; official default {default}.")
+RESCALE = ("Pulls the contrast of the guided {what} back towards the unguided one: 0 (off) to 1. Raise it if "
+           "the result looks or sounds overdriven; official default {default}.")
+STG_BLOCKS = ("Transformer blocks whose {what} self-attention the STG pass leaves out: numbers from 0, "
+              "separated by commas. Official default 28 (of 48). Empty is allowed where the STG scale is 0.")
+SKIP_STEP = ("Computes the {what} only every (value + 1)-th step and reuses its last result in between: "
+             "faster and rougher. Where video and audio both skip a step, it costs nothing. 0 (official "
+             "default): every step.")
+CFG_STAR = ("CFG-Zero*: scales the negative prediction of the {what} to fit the positive one before CFG "
+            "takes their difference; can calm high CFG. Not together with APG. Off (official default).")
 
 MAX_SKIP, MAX_DIGITS = 9, 6
 SCALES = [("cfg", CFG, 30.0), ("stg", STG, 10.0), ("modality", MODALITY, 10.0), ("rescale", RESCALE, 1.0)]
@@ -65,8 +67,8 @@ class GuidanceNode(io.ComfyNode):
                                              tooltip=CFG_STAR.format(what=what))) for what in streams]
         return schema(
             node_id="LTX23Guidance", display_name="Guidance", aliases=["cfg", "stg", "rescale", "modality"],
-            description="Strengths of guidance for video and audio. Without this node the recipe's official values "
-                        "are used; distilled recipes run without guidance.",
+            description="Strengths of guidance for video and audio. Without this node the recipe's official "
+                        "values are used; distilled recipes run without guidance.",
             inputs=inputs,
             outputs=[Guidance.Output(display_name="guidance", tooltip="The strengths, for Sampler.")],
         )
@@ -109,19 +111,21 @@ class GuidanceRangeNode(io.ComfyNode):
         return schema(
             node_id="LTX23GuidanceRange", display_name="Guidance Range",
             aliases=["guidance interval", "cfg interval", "cfg schedule"],
-            description="Lets guidance act only while the noise level (sigma) is between two values. Chain several "
-                        "through otherwise for other values in other parts.",
+            description="Lets guidance act only while the noise level (sigma) is between two values. Chain "
+                        "several through otherwise for other values in other parts.",
             inputs=[
                 io.Float.Input("from_sigma", default=0.0, min=0.0, max=1.0, step=0.001, tooltip=(
-                    "Lowest sigma at which the guidance acts, 0 to 1, itself included. Default 0: to the end.")),
+                    "Lowest sigma at which the guidance acts, 0 to 1, itself included. Default 0: to the "
+                    "end.")),
                 io.Float.Input("to_sigma", default=1.0, min=0.001, max=1.0, step=0.001, tooltip=(
-                    "Highest sigma at which the guidance acts, 0 to 1, itself included; sampling begins at 1. Default "
-                    "1: from the beginning.")),
+                    "Highest sigma at which the guidance acts, 0 to 1, itself included; sampling begins at "
+                    "1. Default 1: from the beginning.")),
                 Guidance.Input("guidance", optional=True, tooltip=(
-                    "The values that act in this range, from Guidance, NAG or APG. Not linked: the recipe's.")),
+                    "The values that act in this range, from Guidance, NAG or APG. Not linked: the "
+                    "recipe's.")),
                 Guidance.Input("otherwise", optional=True, tooltip=(
-                    "The values outside this range, for example another Guidance Range. Not linked: no guidance "
-                    "there, so those steps take one pass.")),
+                    "The values outside this range, for example another Guidance Range. Not linked: no "
+                    "guidance there, so those steps take one pass.")),
             ],
             outputs=[Guidance.Output(display_name="guidance", tooltip="Guidance over sigma, for Sampler.")],
         )
