@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .config import AudioVAEConfig, UpsamplerConfig, VideoVAEConfig, VocoderConfig
+from .decode.frames import NAN_FIX, to_frames
 from .decode.sound import decode_sound, encode_sound
 from .decode.tiles import (
     Tiling,
@@ -27,7 +28,6 @@ from .plan.refusals import check_upscale
 from .shared import Shared
 
 AUTO_TILING = "auto"
-NAN_LATENT = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
 
 
 @torch.no_grad()
@@ -70,7 +70,8 @@ def upscale(shared: Shared, latent: Tensor, kind: str = "x2") -> Tensor:
                       for one in latent.split(1)])
 
 
-def decode_video(shared: Shared, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING) -> Iterator[Tensor]:
+def decode_video(shared: Shared, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING,
+                 eight_bit: bool = False) -> Iterator[Tensor]:
     """See `Pipeline.decode_video`."""
     config = VideoVAEConfig.from_dict(shared.overlay.require("video_decoder").config)
     if latent.ndim != 5 or latent.shape[1] != config.latent_channels:
@@ -78,14 +79,14 @@ def decode_video(shared: Shared, latent: Tensor, tiling: Tiling | str | None = A
                            f"(batch, {config.latent_channels}, frames, height, width)",
                            "Connect the video latent of the LTX-2.3 sampler.")
     if not is_finite(latent):
-        raise RequestError("the video latent holds NaN or infinity", "finite values", NAN_LATENT)
+        raise RequestError("the video latent holds NaN or infinity", "finite values", NAN_FIX)
     tiles = auto_tiling(latent.shape) if tiling == AUTO_TILING else tiling
     need = tiled_decode_bytes(config, latent.shape, tiles, shared.dtype)
     [decoder] = shared.use("video_decoder", activation_bytes=need)
     with torch.no_grad():
         for chunk in tiled_decode(decoder, latent.to(shared.residency.device, shared.dtype), tiles,
                                   shared.residency.check):
-            yield ((chunk[0] + 1) * 0.5).clamp(0, 1).permute(1, 2, 3, 0).float().cpu()
+            yield to_frames(chunk[0], eight_bit)
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def decode_audio(shared: Shared, latent: Tensor) -> Audio:
                            f"(batch, {config.latent_channels}, time, {config.latent_bins})",
                            "Connect the audio latent of the LTX-2.3 sampler.")
     if not is_finite(latent):
-        raise RequestError("the audio latent holds NaN or infinity", "finite values", NAN_LATENT)
+        raise RequestError("the audio latent holds NaN or infinity", "finite values", NAN_FIX)
     voices = VocoderConfig.from_dict(shared.overlay.require("vocoder").config)
     need = sound_decode_bytes(config, voices, latent.shape[2], shared.dtype.itemsize) * len(latent)
     decoder, vocoder = shared.use("audio_decoder", "vocoder", activation_bytes=need)

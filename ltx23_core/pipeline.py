@@ -17,7 +17,7 @@ from .lora.plan import LoraUse
 from .lora.settings import Lora, check_mode
 from .media.audio import Audio
 from .memory.estimates import sampling_bytes
-from .ops.attention import attention_backend
+from .ops.attention import attention_backend, check_backend
 from .overlay import Overlay
 from .overlay.lora.dialects import LoraFile
 from .plan.decide import decide
@@ -55,6 +55,7 @@ class Pipeline:
         chosen = device if isinstance(device, torch.device) else choose_device(device)
         self.residency: Residency = residency or LocalResidency(chosen, memory=memory)
         self.dtype = choose_dtype(dtype, self.residency.device)
+        check_backend(attention, self.residency.device, self.dtype)
         self._shared = Shared(self.overlay, self.residency, self.dtype, attention_backend(attention))
         self._lora_mode = check_mode(lora_mode)
         self._loras: tuple[OpenLora, ...] = ()
@@ -268,17 +269,19 @@ class Pipeline:
         return self._shared.preview_map()
 
     # -- decoding --------------------------------------------------------------------------------------------------
-    def decode_video(self, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING) -> Iterator[Tensor]:
+    def decode_video(self, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING,
+                     eight_bit: bool = False) -> Iterator[Tensor]:
         """Decode a video latent, streaming.
 
         Args:
             latent: (1, C, F', H', W').
             tiling: "auto" (the official tiles), a `Tiling`, or None for one piece.
+            eight_bit: round on the device, as a file will: a quarter of the bytes.
 
         Yields:
-            (f, H, W, 3) float32 in [0, 1] on the CPU, in order, as soon as they cannot change.
+            (f, H, W, 3) on the CPU, float32 in [0, 1] or uint8, in order, as soon as they cannot change.
         """
-        return coding.decode_video(self._shared, latent, tiling)
+        return coding.decode_video(self._shared, latent, tiling, eight_bit)
 
     def decode_audio(self, latent: Tensor) -> Audio:
         """Decode an audio latent (B, C, T, bins) to 48 kHz stereo, (B, 2, samples) float32 on the CPU."""
@@ -294,5 +297,5 @@ class Pipeline:
         audio = latents.waveform
         if audio is None and latents.audio is not None:
             audio = self.decode_audio(latents.audio)
-        write_video(path, self.decode_video(latents.video, tiling), latents.fps, audio)
+        write_video(path, self.decode_video(latents.video, tiling, eight_bit=True), latents.fps, audio)
         return Path(path)

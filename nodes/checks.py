@@ -36,13 +36,22 @@ def guarded(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
     @functools.wraps(execute)
     def checked(cls: type[io.ComfyNode], *values: Any, **named: Any) -> io.NodeOutput:  # noqa: ANN401
-        given = dict(signature.bind_partial(cls, *values, **named).arguments)
+        bound = signature.bind_partial(cls, *values, **named)
+        given = dict(bound.arguments)
         for name in rest:
             given |= given.pop(name, {})
         refuse(problems(cls, given))
-        return execute(cls, *values, **named)
+        for name in left_out(cls, bound.arguments):
+            del bound.arguments[name]
+        return execute(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def left_out(cls: type[io.ComfyNode], given: Mapping[str, Any]) -> list[str]:
+    """Optional inputs that are null: as if they were not there, so that their defaults act."""
+    schema = cls.SCHEMA or cls.define_schema()
+    return [item.id for item in schema.inputs if item.optional and item.id in given and given[item.id] is None]
 
 
 def before_the_run(*names: str) -> classmethod:

@@ -143,7 +143,7 @@ class DecodeToFileNode(io.ComfyNode):
             sound = None if audio is None else sound_of(model, audio, index)
             with VideoWriter(files.next(), fps or video.get("fps", DEFAULT_FPS), sound,
                              metadata=outputs.metadata(cls.hidden), next_path=files.next) as writer:
-                for chunk in counted(model.decode_video(one)):
+                for chunk in counted(model.decode_video(one, eight_bit=True)):
                     writer.write(chunk)
             saved.append(writer.path)
         return outputs.saved_videos(saved)
