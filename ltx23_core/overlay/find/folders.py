@@ -47,9 +47,11 @@ def unusable(files: Files) -> OverlayError:
 
 def _describe(files: Files, tokenizers: Sequence[Path]) -> Found | None:
     found = describe(files)
-    if found is not None and "text_encoder" in found.components:
-        return find_text_encoder(files.path, tokenizers)
-    return found
+    if found is None or "text_encoder" not in found.components:
+        return found
+    encoder = find_text_encoder(files.path, tokenizers)
+    return replace(encoder, layout=found.layout, version=found.version, leftover=found.leftover, notes=found.notes,
+                   components=found.components | encoder.components, config=found.config | encoder.config)
 
 
 def weight_sets(folder: Path) -> list[Files]:
@@ -104,11 +106,18 @@ def _find_in_folder(root: Path, elsewhere: Sequence[Path]) -> list[Found]:
     if not found and not here:
         raise OverlayError(f"{root} has no weight files", "a folder with the model's weights",
                            "Give the folder of a diffusers pipeline, or the model's file.")
+    found = _without_copies(found)
     _check_single(root, found)
     if found and other:
         left = ", ".join(f"{files.path.name} ({files.kind})" for files in other)
         found[0] = replace(found[0], notes=(*found[0].notes, f"not used of {root.name}: {left}"))
     return found
+
+
+def _without_copies(found: list[Found]) -> list[Found]:
+    """Text encoders without the projection that was saved with them, where another file of the folder brings it."""
+    brought = {name for part in found if "text_encoder" not in part.components for name in part.components}
+    return [part.without(brought) if "text_encoder" in part.components else part for part in found]
 
 
 def _check_single(root: Path, found: list[Found]) -> None:

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,10 @@ class Found:
         """The file or folder."""
         return self.files.path
 
+    def without(self, names: Collection[str]) -> Found:
+        """The same less these components."""
+        return replace(self, components={name: part for name, part in self.components.items() if name not in names})
+
 
 def read_files(path: Path) -> Files:
     """Read the header of a file; one of several shards stands for all of them.
@@ -148,12 +152,20 @@ def describe(files: Files) -> Found | None:
     sources = [header.source for header in files.headers]
     if not config and "text_encoder" not in found.components:
         beside = files.folder / CONFIG_FILE
-        folder = _FOLDER.get(found.layout, "transformer" if _TRANSFORMERS.match(found.layout) else None)
+        folder = _folder_of(found.layout)
         if folder is not None and beside.is_file():
             config = official_config(folder, read_json(beside))
             sources.append(SourceFile.of(beside))
     return Found(files, found.layout, found.components, config, tuple(sources), files.metadata.get("model_version"),
                  found.leftover, notes=_notes(files, found.components))
+
+
+def _folder_of(layout: str) -> str | None:
+    """The folder of a diffusers pipeline whose config.json describes such a file; None: none does."""
+    names = layout.split(" + ")
+    if any(_TRANSFORMERS.match(name) for name in names):
+        return "transformer"
+    return next((_FOLDER[name] for name in names if name in _FOLDER), None)
 
 
 def _notes(files: Files, components: dict[str, Tensors]) -> tuple[str, ...]:

@@ -11,9 +11,8 @@ from ..bytes.header import read_json
 from ..bytes.source import TOKENIZER_FILES, SourceFile
 from ..names.architecture import differences, expected_tensors
 from ..names.builtin import builtin_gemma
-from ..names.layout import TOKENIZER, Tensors, match, split_gemma
+from ..names.layout import Tensors, match
 from ..packed.formats import fitted
-from ..packed.layers import gather
 from .found import CONFIG_FILE, Files, Found, read_files, read_shards, shard_names
 from .gguf_gemma import gguf_gemma_config, is_gguf_gemma
 
@@ -24,6 +23,7 @@ _GET_GEMMA = (f"Use {GEMMA_12B}: the folder of huggingface.co/google/gemma-3-12b
 # (layers, width) -> name
 _GEMMAS = {(18, 640): "Gemma 3 270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
            (62, 5376): "Gemma 3 27B"}
+TEXT_PARTS = ("text_encoder", "text_encoder_vision", "tokenizer")  # what always comes from the same place
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -38,9 +38,8 @@ def find_text_encoder(path: Path, tokenizers: Sequence[Path] = ()) -> Found:
         OverlayError: another model, shards or tensors missing, or no tokenizer.
     """
     files, config = _files(path)
-    tensors = gather(files)
-    tokenizer = {TOKENIZER: tensors.pop(TOKENIZER)} if TOKENIZER in tensors else {}
-    text, vision = split_gemma(tensors.items())
+    parts = _parts(files)
+    tokenizer, text = parts.get("tokenizer"), parts["text_encoder"]
     sources = [header.source for header in files.headers]
     name = "Gemma 3 folder"
     if config is None:
@@ -56,9 +55,16 @@ def find_text_encoder(path: Path, tokenizers: Sequence[Path] = ()) -> Found:
     folder = None if tokenizer else _tokenizer_folder(files, tokenizers)
     if folder is not None:
         sources += [SourceFile.of(file) for name in TOKENIZER_FILES if (file := folder / name).is_file()]
-    components = {"text_encoder": text, "text_encoder_vision": vision, "tokenizer": tokenizer}
-    return Found(files, name, {n: t for n, t in components.items() if t}, {"text_encoder": config}, tuple(sources),
+    return Found(files, name, parts | {"text_encoder": text}, {"text_encoder": config}, tuple(sources),
                  tokenizer=folder)
+
+
+def _parts(files: Files) -> dict[str, Tensors]:
+    """The components of a text encoder's files; the projection too where it was saved with it."""
+    found = match(files)
+    if found is None or "text_encoder" not in found.components:
+        raise OverlayError(f"{files.path} is {files.kind}", GEMMA_12B, _GET_GEMMA)
+    return found.components
 
 
 def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:

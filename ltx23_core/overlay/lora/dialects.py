@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError, examples
 from ..bytes.header import Header, read_header
 from ..bytes.source import SourceFile, TensorRef
@@ -43,12 +44,12 @@ class LoraFile:
     @property
     def reference_downscale_factor(self) -> int:
         """By what an IC-LoRA's reference video is smaller than the video (spec/09 §5); 1 for other LoRAs."""
-        return _factor(self.metadata, "reference_downscale_factor", "reference_spatial_scale_factor")
+        return _factor(self.metadata, REFERENCE_SPATIAL)
 
     @property
     def reference_temporal_scale_factor(self) -> int:
         """The same in time."""
-        return _factor(self.metadata, "reference_temporal_scale_factor")
+        return _factor(self.metadata, REFERENCE_TEMPORAL)
 
     def report(self) -> str:
         """A few lines for people: what it changes, and each reason why keys change nothing."""
@@ -149,9 +150,6 @@ def _by_reason(unused: Mapping[str, str]) -> dict[str, list[str]]:
     return reasons
 
 
-def _factor(metadata: Mapping[str, str], *names: str) -> int:
-    for name in names:
-        text = metadata.get(name, "").strip().removesuffix(".0")
-        if text.isdecimal() and len(text) < 4 and int(text):
-            return int(text)
-    return 1
+def _factor(metadata: Mapping[str, str], keys: tuple[str, ...]) -> int:
+    stated = reference_factor(metadata, keys)
+    return 1 if stated is None or stated[1] is None else stated[1]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
@@ -145,7 +146,7 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     dialect = next((each for each, pattern in kinds.LORA_DIALECTS if re.search(pattern, names.lines, re.M)), None)
     ranks = sorted({ref.shape[0] for key, ref in header.tensors.items() if _RANK.search(key) and ref.shape})
     rank = f", rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
-    if "reference_downscale_factor" in header.metadata or "reference_spatial_scale_factor" in header.metadata:
+    if any(reference_factor(header.metadata, keys) for keys in (REFERENCE_SPATIAL, REFERENCE_TEMPORAL)):
         name = name.replace(" LoRA", " IC-LoRA")
     usable = fits and dialect != "OFT"
     note = "" if usable else "this dialect cannot be applied" if fits else "not for LTX-2.3"
