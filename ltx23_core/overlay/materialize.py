@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import OverlayError
+from .bytes.endings import SAFETENSORS
 from .bytes.header import read_json
 from .bytes.source import SourceFile, refusing_unreadable
 from .find.companions import check_upsampler, find_upsampler, read_distilled_lora
@@ -157,7 +158,7 @@ class _Parts:
         used = {ref.path for entry in entries.values() for ref in entry.tensors.values()}
         ours = {id(found) for found in self.chosen.values()}
         sources = [source for found in self.found if id(found) in ours for source in found.sources
-                   if source.path in used or source.path.suffix not in (".safetensors", ".sft")]
+                   if source.path in used or not source.path.name.lower().endswith(SAFETENSORS)]
         return tuple({source.path: source for source in (*sources, *self.sources)}.values())
 
 

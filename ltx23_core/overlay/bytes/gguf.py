@@ -100,12 +100,16 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def read_gguf(path: Path) -> Header:
+def read_gguf(path: Path, architecture: str = "") -> Header:
     """Read and check the header of a GGUF file.
 
     Names are transformers' for Gemma (`GEMMA`) and the file's own otherwise; shapes are torch's. A tokenizer among
     the values counts as one tensor more, the whole header's bytes (`gguf_gemma.sentencepiece_model`). Metadata are
     the file's values as text: ``general.architecture``, often ``config``, ``gemma3.*``.
+
+    Args:
+        path: the file.
+        architecture: that of the first shard, which the others do not repeat.
 
     Raises:
         OverlayError: not there, truncated, damaged, of another version or model, or with types that cannot be read.
@@ -123,7 +127,7 @@ def read_gguf(path: Path) -> Header:
                               _original_shape(name, kind, shape, values))
                for name, (kind, shape, offset, count) in entries.items()}
     metadata = {key: str(value) for key, value in values.items() if value is not None}
-    if metadata.get("general.architecture") == GEMMA:
+    if metadata.get("general.architecture", architecture) == GEMMA:
         tensors = _gemma_names(tensors)
         if {"tokenizer.ggml.tokens", "tokenizer.ggml.scores"} <= values.keys():
             tensors[TOKENIZER] = TensorRef(path, "U8", (len(data),), 0, len(data), source)
@@ -258,13 +262,13 @@ def _gemma_names(tensors: dict[str, AnyRef]) -> dict[str, AnyRef]:
     return renamed
 
 
-def read_gguf_weights(path: Path) -> Header:
+def read_gguf_weights(path: Path, architecture: str = "") -> Header:
     """`read_gguf`, and refuse number formats that cannot be read.
 
     Raises:
         OverlayError: as `read_gguf` and `check_types`.
     """
-    header = read_gguf(path)
+    header = read_gguf(path, architecture)
     check_types(header)
     return header
 

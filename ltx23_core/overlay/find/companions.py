@@ -11,8 +11,8 @@ from ..bytes.source import TensorRef
 from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.layout import Tensors, upsampler_kind
 from ..names.recognise import recognise
-from .folders import weight_sets
-from .found import Found, describe, read_files
+from .found import Found, describe
+from .sets import read_files, weight_sets
 
 # (spatial, temporal, scale) of an upscaler's config -> component. The scale of a temporal one is not used.
 _UPSAMPLERS = {(True, False, 2.0): "upsampler_x2", (True, False, 1.5): "upsampler_x1.5",

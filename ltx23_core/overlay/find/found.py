@@ -8,16 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...errors import OverlayError, examples
-from ..bytes.gguf import is_gguf, read_gguf_weights
-from ..bytes.header import Header, parse_json, read_header, read_json
+from ...errors import OverlayError
+from ..bytes.header import Header, parse_json, read_json
 from ..bytes.source import AnyRef, SourceFile
 from ..names.diffusers import official_config
 from ..names.layout import LAYOUTS, Tensors, match
 from ..names.recognise import recognise
 from ..packed.formats import FP8
 
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _FOLDER = {layout.name: layout.diffusers for layout in LAYOUTS if layout.diffusers}
 _TRANSFORMERS = re.compile(r"transformer (under|without) ")
 CONFIG_FILE = "config.json"
@@ -90,53 +88,6 @@ class Found:
     def without(self, names: Collection[str]) -> Found:
         """The same less these components."""
         return replace(self, components={name: part for name, part in self.components.items() if name not in names})
-
-
-def read_files(path: Path) -> Files:
-    """Read the header of a file; one of several shards stands for all of them.
-
-    Raises:
-        OverlayError: unreadable, damaged, no safetensors file, or shards missing.
-    """
-    shard = _SHARD.fullmatch(path.name)
-    if shard is None:
-        return Files(path, (read_gguf_weights(path) if is_gguf(path) else read_header(path),))
-    return read_shards(path.parent, shard["stem"])
-
-
-def read_shards(folder: Path, stem: str) -> Files:
-    """Read the headers of all shards that the index, or the shards' own names, tell of.
-
-    Raises:
-        OverlayError: as `read_files`; missing shards are listed.
-    """
-    names = shard_names(folder, stem)
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
-        raise OverlayError(f"{folder} lacks {len(missing)} of {len(names)} shards: {examples(missing)}",
-                           "every shard of the model", "Download the missing files into this folder.")
-    return Files(folder, tuple(read_header(folder / name) for name in sorted(names)))
-
-
-def shard_names(folder: Path, stem: str) -> set[str]:
-    """File names of the shards of a model; empty if there are none.
-
-    Raises:
-        OverlayError: the index is damaged.
-    """
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        table = read_json(index).get("weight_map")
-        names = set(table.values()) if isinstance(table, dict) and all(
-            isinstance(name, str) and Path(name).name == name for name in table.values()) else set()
-        if not names:
-            raise OverlayError(f"{index} has no usable weight_map", "tensor names -> file names in the same folder",
-                               f"Download {index.name} again.")
-        return names
-    counts = {int(match["count"]) for path in folder.glob("*.safetensors")
-              if (match := _SHARD.fullmatch(path.name)) and match["stem"] == stem}
-    count = max(counts, default=0)
-    return {f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(min(count, 9999))}
 
 
 def describe(files: Files) -> Found | None:

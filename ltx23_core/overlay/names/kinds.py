@@ -4,6 +4,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from ..bytes.endings import UNFINISHED as UNFINISHED
+
 OFFICIAL_FILE = ("ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors "
                  "of huggingface.co/Lightricks/LTX-2.3")
 USE_OFFICIAL = f"Use {OFFICIAL_FILE} (46 GB, folder models/checkpoints)."
@@ -62,6 +64,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("an LTX-2.3 transformer alone", (r"^audio_adaln_single\.", r"^prompt_adaln_single\."), part="transformer"),
     Kind("a diffusers LTX-2.3 transformer", (r"^audio_time_embed\.", r"^prompt_adaln\."), part="transformer"),
     Kind("a diffusers LTX-2.0 transformer", (r"^audio_time_embed\.",)),
+    Kind("the vision part of a text encoder (mmproj, GGUF)", (r"^v\.(blk\.0|patch_embd)\.", r"^mm\."),
+         fix="Give the GGUF file of the language model; pictures in a prompt need a Gemma with vision inside."),
     Kind("a Gemma 4 or Gemma 3n text encoder", (r"(layer_scalar$|embed_tokens_per_layer|(^|\.)tokenizer_json$)",),
          fix=USE_GEMMA),
     Kind("a Gemma 3 text encoder", (r"layers\.0\.post_feedforward_layernorm\.", r"layers\.0\.self_attn\.q_norm\."),
@@ -152,6 +156,7 @@ PRECISIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bitsandbytes nf4", (r"\.(absmax|quant_state\.bitsandbytes__\w+) ",)),
     ("quanto", (r"\.weight\._data ",)),
     ("nunchaku int4", (r"\.wscales ",)),
+    ("MLX", (r"\.biases ", r"\.scales ", r"\.weight U32$")),
     ("GPTQ or AWQ int4", (r"\.qweight ", r"\.qzeros ")),
     ("int4 ConvRot", (r"\.weight_s_rel ",)),
     ("NVFP4", (r"\.weight_scale_2 F32$", r"\.weight U8$")),
@@ -245,4 +250,3 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("unfinished", re.compile(rb"\0{512}"), "only zeros at its beginning, {size}: an unfinished download "
             "that has reserved its space", "Finish the download, or delete the file and download it again."),
 )
-UNFINISHED = (".incomplete", ".part", ".crdownload", ".download", ".aria2", ".tmp")

@@ -30,6 +30,7 @@ _FOREIGN = ((re.compile(r"\.weight\._(data|scale)$", re.M), "quanto"),
             (re.compile(r"\.(absmax|nested_absmax|quant_map)$|\.quant_state\.", re.M), "bitsandbytes"),
             (re.compile(r"\.(qweight|wscales)$", re.M), "nunchaku (SVDQuant)"),
             (re.compile(r"\.(qzeros|g_idx)$", re.M), "GPTQ or AWQ"),
+            (re.compile(r"\.biases$", re.M), "MLX (2 to 8 bits, for Apple's own library)"),
             (re.compile(r"\.(input_global_scale|weight_global_scale)$", re.M),
              "NVFP4 of ModelOpt or lightx2v, which orders the numbers in another way"))
 
