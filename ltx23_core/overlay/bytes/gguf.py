@@ -16,7 +16,7 @@ from typing import Any
 
 from ...errors import OverlayError
 from .ggml import READABLE, TYPES, ggml_ref, is_quantised, plus_one, row_bytes
-from .header import Header, is_name
+from .header import MAX_NAMES, Header, is_name
 from .source import AnyRef, SourceFile, TensorRef, stat_file
 
 MAGIC = b"GGUF"
@@ -51,7 +51,7 @@ class _Cursor:
     """Reads little-endian values from bytes, one after the other."""
 
     def __init__(self, data: bytes, few: int = FEW) -> None:
-        self.data, self.few, self.at, self.items = data, few, 0, 0
+        self.data, self.few, self.at, self.items, self.names = data, few, 0, 0, 0
 
     def skip(self, count: int) -> int:
         """Step over bytes; gives where they begin."""
@@ -63,6 +63,16 @@ class _Cursor:
 
     def number(self, code: str) -> Any:  # noqa: ANN401 (int, float or bool)
         return struct.unpack_from("<" + code, self.data, self.skip(struct.calcsize("<" + code)))[0]
+
+    def name(self) -> str:
+        """The name of a value or a tensor; together they are bounded as those of a safetensors file are."""
+        name = self.text()
+        self.names += len(name)
+        if self.names > MAX_NAMES:
+            raise ValueError(f"its names have more than {MAX_NAMES} characters together")
+        if not is_name(name):
+            raise ValueError(f"{name[:80]!r} is no name")
+        return name
 
     def text(self) -> str:
         length = self.number("Q")
@@ -192,9 +202,9 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
         raise ValueError(f"it promises {tensors} tensors and {pairs} values")
     values: dict[str, Any] = {}
     for _ in range(pairs):
-        key = cursor.text()
-        if key in values or not is_name(key):
-            raise ValueError(f"the key {key[:80]!r} occurs twice, or is no name")
+        key = cursor.name()
+        if key in values:
+            raise ValueError(f"the key {key[:80]!r} occurs twice")
         values[key] = cursor.value(cursor.number("I"))
     entries: dict[str, _Entry] = {}
     for _ in range(tensors):
@@ -209,10 +219,8 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
 
 
 def _entry(cursor: _Cursor) -> tuple[str, _Entry]:
-    name = cursor.text()
+    name = cursor.name()
     dimensions = cursor.number("I")
-    if not is_name(name):
-        raise ValueError(f"{name[:80]!r} is no name")
     if dimensions > 8:
         raise ValueError(f"{name[:80]} has {dimensions} dimensions")
     shape = tuple(reversed([cursor.number("Q") for _ in range(dimensions)]))  # stored with the row's length first

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from ...errors import OverlayError
 from .source import DTYPE_BITS, MAX_DIMENSIONS, SourceFile, TensorRef, is_count, stat_file, tensor_bytes
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
-MAX_JSON = 64 << 20
+MAX_JSON = 32 << 20  # of a header or a file of JSON that is parsed; LTX-2.3 has a header of 0.8 MB
 MAX_BRACKETS, MAX_COMMAS = 300_000, 1_000_000  # 100 000 tensors; LTX-2.3 has 6000. Bounds memory and time
 MAX_NAME = 1024
+MAX_NAMES = 4 << 20  # characters of all names together; LTX-2.3 has 0.4 million. Bounds what recognition searches
 _AGAIN = "Download the file again, and compare its size with the one that the download page shows."
 
 # Leading bytes -> (what it is, what to do). Tested only when the file does not begin like a safetensors file.
@@ -73,6 +74,7 @@ def read_header(path: Path) -> Header:
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of texts")
+    check_names(path, table)
     tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in table.items()}
     _check_ranges(path, tensors, 8 + length, size)
     return Header(source, tensors, metadata)
@@ -105,7 +107,7 @@ def read_small(refs: Mapping[str, TensorRef], limit: int) -> dict[str, bytes]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of at most 64 MB.
+    """Read a JSON object of at most 32 MB.
 
     Raises:
         OverlayError: missing, too large, not JSON or not an object.
@@ -131,6 +133,8 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 (any JSON)
     Raises:
         ValueError: not JSON, or not such JSON.
     """
+    if len(text) > MAX_JSON:
+        raise ValueError(f"it has {len(text)} characters, more than {MAX_JSON}")
     if text.count("[") + text.count("{") > MAX_BRACKETS or text.count(",") > MAX_COMMAS:
         raise ValueError(f"it has more than {MAX_BRACKETS} lists and tables or {MAX_COMMAS} values")
     try:
@@ -203,6 +207,17 @@ def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRe
         raise _broken(path, f"{name} of {dtype} {shape} needs {needed} bytes, its offsets {offsets} give "
                             f"{offsets[1] - offsets[0]}")
     return TensorRef(path, dtype, tuple(shape), base + offsets[0], base + offsets[1], source)
+
+
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Refuse more names than any model has, before anyone searches them.
+
+    Raises:
+        OverlayError: more than `MAX_NAMES` characters together.
+    """
+    total = sum(map(len, names))
+    if total > MAX_NAMES:
+        raise _broken(path, f"its names have {total} characters together, more than {MAX_NAMES}")
 
 
 def is_name(name: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..bytes.source import AnyRef
+from .lines import Lines
 
 LAYOUT = "Gemma 3"
 TOKENIZER = "spiece_model"  # ComfyUI's Gemma files carry the bytes of tokenizer.model
@@ -17,10 +18,9 @@ _VISION = re.compile(r"(model\.)?(vision_tower|vision_model|multi_modal_projecto
 # Tied to the embedding, or what ComfyUI's classes carry along without using it.
 _UNUSED = re.compile(r"(^|\.)(lm_head\.|logit_scale$)")
 _FIRST = "layers.0.self_attn.q_norm.weight"
-_BEFORE = re.compile(rf"^(.*?){re.escape(_FIRST)}$", re.M)
-_SIGNS = (_BEFORE, re.compile(r"layers\.0\.post_feedforward_layernorm\.weight$", re.M))
-# Gemma 4 and 3n.
-_OTHERS = re.compile(r"layer_scalar$|embed_tokens_per_layer|(^|\.)tokenizer_json$", re.M)
+_BEFORE = rf"^(.*?){re.escape(_FIRST)}$"
+_SIGNS = (_BEFORE, r"layers\.0\.post_feedforward_layernorm\.weight$")
+_OTHERS = r"layer_scalar$|embed_tokens_per_layer|(^|\.)tokenizer_json$"  # Gemma 4 and 3n
 
 
 class Taken(NamedTuple):
@@ -40,20 +40,20 @@ class Taken(NamedTuple):
         return "ComfyUI's Gemma 3 file" if "tokenizer" in self.components else LAYOUT
 
 
-def is_gemma(names: str) -> bool:
-    """Whether these names, one a line, numbers of layers 0, have a Gemma 3 among them."""
-    return all(sign.search(names) for sign in _SIGNS) and not _OTHERS.search(names)
+def is_gemma(names: Lines) -> bool:
+    """Whether these names, numbers of layers 0, have a Gemma 3 among them."""
+    return all(map(names.has, _SIGNS)) and not names.has(_OTHERS)
 
 
-def outer_prefix(names: str) -> str:
+def outer_prefix(names: Lines) -> str:
     """What a tool put before the names that Hugging Face gives to Gemma: "" or, say, ``gemma3_12b.transformer.``."""
-    found = _BEFORE.search(names)
+    found = names.search(_BEFORE)
     before = found[1] if found else ""
     inner = next(prefix for prefix in PREFIXES if before.endswith(prefix))
     return before[:len(before) - len(inner)]
 
 
-def take_gemma(tensors: Mapping[str, AnyRef], names: str) -> Taken:
+def take_gemma(tensors: Mapping[str, AnyRef], names: Lines) -> Taken:
     """Sort a file's tensors into those of Gemma and all others.
 
     Args:

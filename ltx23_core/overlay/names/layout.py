@@ -7,13 +7,14 @@ turn, each for the keys that those before it left, so one file may mix the habit
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...errors import OverlayError
 from ..bytes.source import AnyRef
 from ..packed.layers import HeaderLike, gather
 from .gemma import TOKENIZER, is_gemma, take_gemma
+from .lines import Lines
 from .renames import FOLDERS, to_official
 
 __all__ = ["CONFIG", "LAYOUTS", "OFFICIAL", "TOKENIZER", "Layout", "Match", "Tensors", "match", "upsampler_kind"]
@@ -75,9 +76,9 @@ class Layout:
         """Component -> part of the metadata ``config`` that describes it."""
         return {name: CONFIG[name] for name in self.components}
 
-    def fits(self, names: str) -> bool:
-        """Whether a file with these names, one a line, is of this layout."""
-        return all(re.search(pattern, names, re.M) for pattern in self.has)
+    def fits(self, names: Lines) -> bool:
+        """Whether a file with these names is of this layout."""
+        return all(map(names.has, self.has))
 
     def places(self, key: str) -> list[Place]:
         """Where one key goes, as (component, parameter name); empty if the layout has no such key."""
@@ -192,9 +193,8 @@ def match(header: HeaderLike) -> Match | None:
     Raises:
         OverlayError: weights in a quantised format that cannot be read, or two tensors for one parameter.
     """
-    names = _short("\n".join(header.tensors))
-    if any(re.search(have, names, re.M) and not (beside and re.search(beside, names, re.M))
-           for have, beside in _OTHERS):
+    names = _short(header.tensors)
+    if any(names.has(have) and not (beside and names.has(beside)) for have, beside in _OTHERS):
         return None
     gemma = is_gemma(names)
     if not gemma and not any(layout.fits(names) for layout in LAYOUTS):
@@ -203,7 +203,7 @@ def match(header: HeaderLike) -> Match | None:
     if gemma:
         sorting.take_gemma(names)
     for layout in LAYOUTS:
-        if sorting.rest and layout.fits(_short("\n".join(sorting.rest))):
+        if layout.fits(sorting.names):
             sorting.take(layout, header)
     if not sorting.components:
         return None
@@ -211,9 +211,9 @@ def match(header: HeaderLike) -> Match | None:
     return Match(" + ".join(sorting.layouts), dict(ordered), list(sorting.rest))
 
 
-def _short(names: str) -> str:
-    """Names, one a line, each once where every block is block 0: thousands become hundreds."""
-    return "\n".join(dict.fromkeys(_BLOCK.sub(r"\1.0.", names).split("\n")))
+def _short(names: Iterable[str]) -> Lines:
+    """Names, each once where every block is block 0: thousands become hundreds."""
+    return Lines(_BLOCK.sub(r"\1.0.", name) for name in names)
 
 
 class _Sorting:
@@ -221,15 +221,19 @@ class _Sorting:
 
     def __init__(self, tensors: Mapping[str, AnyRef]) -> None:
         self.rest: Tensors = dict(tensors)
+        self.names = _short(self.rest)
         self.components: dict[str, Tensors] = {}
         self.layouts: list[str] = []
         self._keys: dict[tuple[str, str], str] = {}  # of the file, by component and parameter
 
-    def take_gemma(self, names: str) -> None:
+    def _leave(self, rest: Tensors) -> None:
+        self.rest, self.names = rest, _short(rest)
+
+    def take_gemma(self, names: Lines) -> None:
         """The text encoder, its vision part and its tokenizer."""
         taken = take_gemma(self.rest, names)
         self.components |= taken.components
-        self.rest = taken.rest
+        self._leave(taken.rest)
         self.layouts.append(taken.layout)
 
     def take(self, layout: Layout, header: HeaderLike) -> None:
@@ -240,7 +244,7 @@ class _Sorting:
         """
         if layout is UPSCALER:
             self.components[upsampler_kind(self.rest)] = self.rest
-            self.rest = {}
+            self._leave({})
             self.layouts.append(layout.name)
             return
         places = {key: layout.places(key) for key in self.rest if not _STATISTICS.search(key)}
@@ -249,7 +253,7 @@ class _Sorting:
             for component, name in each:
                 if component in own:
                     self._place(component, name, key, header)
-        self.rest = {key: ref for key, ref in self.rest.items() if not places.get(key, True)}
+        self._leave({key: ref for key, ref in self.rest.items() if not places.get(key, True)})
         if own:
             complete = own >= set(layout.components)
             self.layouts.append(layout.name if layout is not OFFICIAL or complete else SPLIT)
