@@ -121,6 +121,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("a Wan VAE", (r"^decoder\.upsamples\.0\.",), fix=OTHER_MODEL),
     Kind("a CLIP text encoder", (r"(^|\.)text_model\.encoder\.layers\.",), fix=USE_GEMMA),
     Kind("a CLIP vision model", (r"^vision_model\.encoder\.layers\.",), fix=OTHER_MODEL),
+    Kind("a geometry estimator (MoGe): depth and normals", (r"^(points|normal|mask)_head\.", r"^(encoder|backbone)\."),
+         fix=OTHER_MODEL),
     Kind("an image upscaler (ESRGAN)", (r"^(model\.\d+\.sub\.|conv_first\.|body\.0\.rdb)",), fix=USE_UPSCALER),
     Kind("a textual inversion embedding", (r"^(emb_params|clip_[gl])$",), fix=OTHER_MODEL),
 )
