@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..overlay.bytes.source import TensorRef
+from ..overlay.bytes.source import AnyRef, TensorRef
 from ..overlay.lora.update import Update
 
-Read = Callable[[TensorRef, "torch.dtype | None"], Tensor]
+Read = Callable[[AnyRef, "torch.dtype | None"], Tensor]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ...errors import OverlayError, examples
 from ..bytes.endings import INDEX, is_weights, shard_of, stem_of
-from ..bytes.gguf import is_gguf, read_gguf_weights
-from ..bytes.header import Header, read_header, read_json
+from ..bytes.gguf import is_gguf
+from ..bytes.header import read_json
+from ..bytes.weights import read_weights
 from .found import Files
 
 _GENERAL = ("diffusion_pytorch_model", "model")  # beside them, names with a dot are the same in another precision
@@ -70,16 +71,6 @@ def read_files(path: Path) -> Files:
     if shard_of(path.name):
         return read_shards(path.parent, stem_of(path.name))
     return Files(path, (read_weights(path),))
-
-
-def read_weights(path: Path, architecture: str = "") -> Header:
-    """The header of a safetensors or GGUF file, by its content.
-
-    Args:
-        path: the file.
-        architecture: of the model, for a later shard of a GGUF file, which does not say it.
-    """
-    return read_gguf_weights(path, architecture) if is_gguf(path) else read_header(path)
 
 
 def read_shards(folder: Path, stem: str) -> Files:

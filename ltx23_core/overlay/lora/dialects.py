@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError, examples
-from ..bytes.header import Header, read_header
-from ..bytes.source import SourceFile, TensorRef
+from ..bytes.header import Header
+from ..bytes.source import AnyRef, SourceFile
+from ..bytes.weights import read_weights
 from ..names.architecture import Shapes
 from .alpha import Scales, read_scales
 from .names import COMFY, OFFICIAL, Names, Place, foreign, refused_method, split_key
@@ -71,7 +72,7 @@ def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = Fa
     key without a word. ``official=True`` does exactly that, for comparisons; `LoraFile.unused` says what it ignored.
 
     Args:
-        path: a safetensors file.
+        path: a safetensors or GGUF file.
         expected: component -> parameter -> shape (`architecture.expected_tensors`), of those of `COMPONENTS` that
             shall be changed.
         official: read as the official code does.
@@ -79,7 +80,7 @@ def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = Fa
     Raises:
         OverlayError: unreadable, made with a method that is not supported, or nothing of it fits LTX-2.3.
     """
-    header = read_header(path)
+    header = read_weights(path)
     if not official and (method := refused_method(header.tensors)) is not None:
         raise OverlayError(f"{path} is a LoRA made with {method}", "LoRA, DoRA, LoKr, LoHa or full differences",
                            "Use another version of this LoRA; this method is not supported.")
@@ -122,7 +123,7 @@ def _find(names: Names, key: str, official: bool) -> tuple[Place, str, str, str]
     return found[0], parts[1], parts[0], found[1]
 
 
-def _module(place: Place, roles: Mapping[str, tuple[str, str]], shapes: Shapes, tensors: Mapping[str, TensorRef],
+def _module(place: Place, roles: Mapping[str, tuple[str, str]], shapes: Shapes, tensors: Mapping[str, AnyRef],
             scales: Scales) -> tuple[dict[str, Update], dict[str, str]]:
     parameter = next((name for name in (place.path + ".weight", place.path) if name in shapes), None)
     if parameter is None:

@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 _WHOLE = r"^(vae|audio_vae|vocoder)\."
 _SCALES = r"\.(weight_scale|scale_weight|comfy_quant)$|(^|\.)scaled_fp8$"
 _BLOCK_TABLE = r"^transformer_blocks\.0\.scale_shift_table$"
-_LORA = (r"[._](lora_A|lora_B|lora_up|lora_down|lokr_w[12](_[ab])?|hada_w[12]_[ab]|oft_R|lora[._](up|down))(\.|$)|"
+_LORA = (r"[._](lora_[ABab]|lora_up|lora_down|lokr_w[12](_[ab])?|hada_w[12]_[ab]|oft_R|lora[._](up|down))(\.|$)|"
          r"(lora_linear_layer|_lora)\.(up|down)\.|\.diff(_b)?$")
 
 # Patterns are searched in the names, one a line, with and without the prefix of the transformer; see `recognise`:

@@ -176,7 +176,7 @@ CONFIG = {"transformer": "transformer", "connectors": "transformer", "text_proje
 _ORDER = {name: place for place, name in enumerate(CONFIG)}
 
 # Names (and what must stand beside them) of LoRAs and of models that are not LTX-2.3: these have no layout here.
-_OTHERS = ((r"(\.|_)(lora_[AB]|lora_up|lora_down|lokr_w[12]|hada_w[12]_a|oft_R|diff)(\.|_|$)", None),
+_OTHERS = ((r"(\.|_)(lora_[ABab]|lora_up|lora_down|lokr_w[12]|hada_w[12]_a|oft_R|diff)(\.|_|$)", None),
            (r"caption_projection\.", None), (r"keyframes_abs_pos_embedding", None), (r"^duration_head\.", None),
            (r"text_embedding_projection\.(aggregate_embed\.|weight$)", None),
            (r"audio_(adaln_single|time_embed)\.", r"(^|\.)prompt_adaln(_single)?\."),

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from ltx23_core import materialize
+from ltx23_core import Overlay, materialize
 from ltx23_core.errors import OverlayError
+from ltx23_core.overlay.bytes.header import read_header
 from ltx23_core.overlay.find.folders import find
 from ltx23_core.overlay.find.text_encoder import find_text_encoder
-from ltx23_core.weights.reader import read_tensors
-from tests.goldens.harness import CHECKPOINT, GEMMA
-from tests.support.gguf import gemma_gguf, gguf, transformer_gguf
+from ltx23_core.overlay.lora.dialects import read_lora
+from ltx23_core.overlay.shelf.identify import identify
+from ltx23_core.weights.reader import RangeReader, read_tensors
+from tests.goldens.harness import CHECKPOINT, GEMMA, companion
+from tests.support.gguf import finish, gemma_gguf, gguf, transformer_gguf, write_tensor
 from tests.support.layouts import save
 from tests.support.overlay import refuses
 
@@ -148,3 +151,39 @@ def test_mlx_is_named(tmp_path: Path) -> None:
     for given in (path, tmp_path):
         with refuses(OverlayError, "quantised weights that cannot be read", "MLX"):
             materialize(CHECKPOINT, given, output=tmp_path / "o.json")
+
+
+# --- LoRAs
+
+@pytest.mark.parametrize(("kind", "llama"), [("Q8_0", False), ("F16", False), ("F16", True), ("BF16", False)])
+def test_distilled_lora(kind: str, llama: bool, tmp_path: Path) -> None:
+    """Converters keep the official names, or write llama.cpp's endings; matrices are quantised where rows allow."""
+    source = companion("distilled-lora")
+    path = tmp_path / f"ltx-2.3-22b-distilled-lora-384-{kind}.gguf"
+    writer, want = gguf.GGUFWriter(path, "ltxv"), {}
+    if llama:
+        writer.add_float32("adapter.lora.alpha", 2.0)
+    for key, tensor in read_tensors(read_header(source).tensors, "cpu", torch.float32):
+        name = key.replace("lora_A.weight", "weight.lora_a").replace("lora_B.weight", "weight.lora_b") if llama else key
+        fits = kind if tensor.shape[1] % 32 == 0 else "F16"
+        want[key.removeprefix("diffusion_model.")] = write_tensor(writer, name, tensor, fits)
+    finish(writer)
+    shapes = {"transformer": {name: ref.shape for name, ref in materialize(
+        CHECKPOINT, output=tmp_path / "o.json").require("transformer").tensors.items()}}
+    lora = read_lora(path, shapes)
+    assert not lora.unused and len(lora.updates["transformer"]) == len(want) // 2
+    reader = RangeReader(torch.device("cpu"))
+    for name, update in lora.updates["transformer"].items():
+        module = name.removesuffix("weight")
+        for role, ending in (("a", "lora_A.weight"), ("b", "lora_B.weight")):
+            got = reader.read(update.tensors[role], torch.float32).numpy()
+            assert np.allclose(got, want[module + ending], atol=1e-6), (name, role)
+        assert update.alpha == (2.0 if llama else None)
+    reader.close()
+    found = identify(path)
+    assert found.usable and "distilled_lora" in found.brings, found.sentence
+    if not llama:
+        overlay = materialize(CHECKPOINT, distilled_lora=path, output=tmp_path / "o.json")
+        entry = overlay.require("distilled_lora")
+        assert Overlay.load(overlay.path) == overlay
+        assert set(entry.tensors) == set(want)
