@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OverlayError
+from .foreign import AGAIN
 from .ggml import READABLE, TYPES, ggml_ref, is_quantised, plus_one, row_bytes
 from .header import MAX_NAMES, Header, is_name
 from .source import AnyRef, SourceFile, TensorRef, stat_file
@@ -27,7 +28,6 @@ MAX_DEPTH = 4  # of arrays in arrays
 FEW = 64  # arrays of up to so many numbers are kept as values (shapes, counts by layer)
 GEMMA = "gemma3"
 TOKENIZER = "spiece_model"  # as in ComfyUI's files of Gemma (`layout.TOKENIZER`)
-_AGAIN = "Download the file again, and compare its size with the one that the download page shows."
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
@@ -175,7 +175,7 @@ def _grow(path: Path, parse: Callable[[bytes], _Head]) -> _Head:
             except _EndOfData:
                 if len(data) < count:
                     raise OverlayError(f"{path} is truncated: it has {len(data)} bytes and ends within its header",
-                                       "the complete file", _AGAIN) from None
+                                       "the complete file", AGAIN) from None
                 if count >= MAX_HEADER:
                     raise _broken(path, f"it is longer than {MAX_HEADER} bytes") from None
                 count = min(8 * count, MAX_HEADER)
@@ -184,7 +184,7 @@ def _grow(path: Path, parse: Callable[[bytes], _Head]) -> _Head:
 
 
 def _broken(path: Path, why: str) -> OverlayError:
-    return OverlayError(f"{path} has a damaged header: {why}", "a header as the GGUF format defines it", _AGAIN)
+    return OverlayError(f"{path} has a damaged header: {why}", "a header as the GGUF format defines it", AGAIN)
 
 
 def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
@@ -255,7 +255,7 @@ def _check_ranges(path: Path, entries: dict[str, _Entry], base: int, size: int) 
         end, last = offset + count, name
     if base + end > size:
         raise OverlayError(f"{path} is truncated: it has {size} bytes, {base + end - size} are missing",
-                           f"{base + end} bytes", _AGAIN)
+                           f"{base + end} bytes", AGAIN)
 
 
 def _gemma_names(tensors: dict[str, AnyRef]) -> dict[str, AnyRef]:

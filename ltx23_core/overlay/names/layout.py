@@ -168,6 +168,23 @@ LAYOUTS: tuple[Layout, ...] = (
            (_ANY_TEXT + r"(text_embedding_projection\.)?(video|audio)_aggregate_embed\.",), _TEXT),
 )
 
+# Kind of a VAE -> its official prefix, and names that only it has; they end what other tools put before them.
+_VAES = {"video": ("vae.", r"(decoder\.up_blocks|encoder\.down_blocks)\.0\.res_blocks\."),
+         "audio": ("audio_vae.", r"(decoder\.up|encoder\.down)\.0\.block\.")}
+
+
+def renamed_vaes(names: Lines) -> list[Layout]:
+    """Layouts of VAEs under prefixes of other tools (``first_stage_model.``), found by what stands behind these."""
+    layouts = []
+    for kind, (usual, sign) in _VAES.items():
+        found = names.search(rf"^(.+?\.){sign}")
+        if found and found[1] != usual:
+            start = re.escape(found[1])
+            has = (rf"^{start}{sign}", rf"^{start}per_channel_statistics\.mean-of-means$")
+            layouts.append(Layout(f"{kind} VAE under {found[1]}", has, _vae(found[1], kind)))
+    return layouts
+
+
 # Component -> part of the metadata ``config`` that describes it.
 CONFIG = {"transformer": "transformer", "connectors": "transformer", "text_projection": "transformer",
           "video_encoder": "vae", "video_decoder": "vae", "audio_encoder": "audio_vae", "audio_decoder": "audio_vae",
@@ -197,12 +214,12 @@ def match(header: HeaderLike) -> Match | None:
     if any(names.has(have) and not (beside and names.has(beside)) for have, beside in _OTHERS):
         return None
     gemma = is_gemma(names)
-    if not gemma and not any(layout.fits(names) for layout in LAYOUTS):
+    if not gemma and not any(layout.fits(names) for layout in (*renamed_vaes(names), *LAYOUTS)):
         return None
     sorting = _Sorting(gather(header))
     if gemma:
         sorting.take_gemma(names)
-    for layout in LAYOUTS:
+    for layout in (*renamed_vaes(sorting.names), *LAYOUTS):
         if layout.fits(sorting.names):
             sorting.take(layout, header)
     if not sorting.components:

@@ -107,13 +107,20 @@ def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:
     if kind.part == "upsampler":
         return f"LTX-2.3 {word} {_UPSCALERS.get(brings[0], '') if brings else ''}, {dtypes}"
     if kind.part not in ("transformer", "checkpoint"):
-        if kind.part == "audio_vae" and "vocoder" not in brings:
-            word = "audio VAE"
+        if brings and kind.part in ("audio_vae", "video_vae", "vocoder"):
+            word = _sound_and_pictures(brings)
         both = "connectors" in brings and "text_projection" in brings
         return f"LTX-2.3 {word}{' and projection' if both else ''}, {dtypes}"
     whole = _WHOLE if kind.part == "checkpoint" else _WHOLE[:1]
     missing = [name.replace("_", " ") for name in whole if brings and name not in brings]
     return f"LTX-2.3{VARIANT}, {word}, {dtypes}" + (f", without {', '.join(missing)}" if missing else "")
+
+
+def _sound_and_pictures(brings: tuple[str, ...]) -> str:
+    """What of the VAEs and the vocoder a file really brings, whatever its first names promised."""
+    words = [f"{kind} VAE" for kind in ("video", "audio") if {f"{kind}_encoder", f"{kind}_decoder"} & set(brings)]
+    words += ["vocoder"] if "vocoder" in brings else []
+    return " with ".join(words)
 
 
 def _gemma(names: Names, brings: tuple[str, ...], dtypes: str, note: str, end: int) -> Facts:

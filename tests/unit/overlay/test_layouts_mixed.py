@@ -87,11 +87,13 @@ def test_one_parameter_twice_is_refused(tmp_path: Path) -> None:
 
 def test_foreign_prefix_is_named(tmp_path: Path) -> None:
     """What no table knows is not dropped in silence: the report names it."""
-    main = save(prefixed(BARE, T) | {key: t for key, t in OTHERS.items() if not key.startswith("audio_vae.")}
-                | {key.replace("audio_vae.", "my_sound."): t for key, t in OTHERS.items()
-                   if key.startswith("audio_vae.")}, tmp_path / "m.safetensors", metadata())
+    def odd(key: str) -> str:
+        return key.replace("audio_vae.", "my_sound.").replace("decoder", "synthesis").replace("encoder", "analysis")
+
+    others = {odd(key) if key.startswith("audio_vae.") else key: tensor for key, tensor in OTHERS.items()}
+    main = save(prefixed(BARE, T) | others, tmp_path / "m.safetensors", metadata())
     overlay = materialize(main, GEMMA, output=tmp_path / "o.json")
-    assert "my_sound.decoder.conv_in" in overlay.report()
+    assert "my_sound.analysis.conv_in" in overlay.report()
 
 
 # --- text encoders with more inside
@@ -160,3 +162,35 @@ def test_folder_with_two_projections_takes_that_of_the_checkpoint(tmp_path: Path
     overlay = materialize(tmp_path, output=tmp_path / "o.json")
     assert {ref.path.name for ref in overlay.components["text_projection"].tensors.values()} == {"main.safetensors"}
     assert {ref.path.name for ref in overlay.components["text_encoder"].tensors.values()} == {"te.safetensors"}
+
+
+# --- VAEs under prefixes of other tools
+
+@pytest.mark.parametrize("prefix", ["", "audio_vae.", "first_stage_model.", "autoencoder.", "audio_vae.model.", "vae."])
+def test_vocoder_beside_an_audio_vae_of_any_prefix(prefix: str, tmp_path: Path) -> None:
+    state = prefixed(part("audio_vae.", strip="audio_vae."), prefix) | part("vocoder.")
+    found = identify(save(state, tmp_path / "sound.safetensors", config("audio_vae", "vocoder")))
+    assert found.usable and set(found.brings) == {"audio_encoder", "audio_decoder", "vocoder"}
+    assert found.sentence.startswith("LTX-2.3 audio VAE with vocoder, ")
+
+
+@pytest.mark.parametrize("prefix", ["first_stage_model.", "vae.model.", "vae."])
+def test_vocoder_beside_a_video_vae(prefix: str, tmp_path: Path) -> None:
+    """It brings no audio VAE, whatever its vocoder looks like."""
+    state = prefixed(part("vae.", strip="vae."), prefix) | part("vocoder.")
+    found = identify(save(state, tmp_path / "odd.safetensors", config("vae", "vocoder")))
+    assert set(found.brings) == {"video_encoder", "video_decoder", "vocoder"}
+    assert found.sentence.startswith("LTX-2.3 video VAE with vocoder, ")
+
+
+def test_vocoder_beside_what_is_no_vae_of_ours(tmp_path: Path) -> None:
+    state = {"pretransform.layers.0.weight": torch.zeros(2, 2)} | part("vocoder.")
+    found = identify(save(state, tmp_path / "odd.safetensors", config("vocoder")))
+    assert found.brings == ("vocoder",) and found.sentence.startswith("LTX-2.3 vocoder, ")
+
+
+def test_whole_model_with_renamed_vaes(official: Overlay, tmp_path: Path) -> None:
+    state = {key.replace("audio_vae.", "sound.").replace("vae.", "first_stage_model."): tensor
+             for key, tensor in tiny().items()}
+    path = save(state, tmp_path / "m.safetensors", metadata())
+    same(materialize(path, GEMMA, output=tmp_path / "o.json"), official)
