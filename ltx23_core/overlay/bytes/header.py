@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
 MAX_JSON = 32 << 20  # of a header or a file of JSON that is parsed; LTX-2.3 has a header of 0.8 MB
 MAX_BRACKETS, MAX_COMMAS = 300_000, 1_000_000  # 100 000 tensors; LTX-2.3 has 6000. Bounds memory and time
 MAX_NAME = 1024
+MAX_TENSORS = 50_000
 MAX_NAMES = 4 << 20  # characters of all names together; LTX-2.3 has 0.4 million. Bounds what recognition searches
 
 
@@ -194,13 +195,15 @@ def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRe
     return TensorRef(path, dtype, tuple(shape), base + offsets[0], base + offsets[1], source)
 
 
-def check_names(path: Path, names: Iterable[str]) -> None:
+def check_names(path: Path, names: Collection[str]) -> None:
     """Refuse more names than any model has, before anyone searches them.
 
     Raises:
-        OverlayError: more than `MAX_NAMES` characters together.
+        OverlayError: more than `MAX_TENSORS`, or more than `MAX_NAMES` characters together.
     """
     total = sum(map(len, names))
+    if len(names) > MAX_TENSORS:
+        raise _broken(path, f"it has {len(names)} tensors, more than {MAX_TENSORS}")
     if total > MAX_NAMES:
         raise _broken(path, f"its names have {total} characters together, more than {MAX_NAMES}")
 

@@ -19,6 +19,7 @@ from ltx23_core.overlay.bytes.header import (
     MAX_JSON,
     MAX_NAME,
     MAX_NAMES,
+    MAX_TENSORS,
     parse_json,
     read_header,
     read_json,
@@ -285,6 +286,15 @@ def test_names_together_are_bounded(tmp_path: Path) -> None:
         with refuses(OverlayError, "damaged header", f"more than {MAX_NAMES}"):
             read_header(path)
         assert identify(path).kind == "damaged"
+
+
+def test_tensors_are_counted(tmp_path: Path) -> None:
+    text = json.dumps({f"a{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+                       for number in range(MAX_TENSORS + 1)}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with refuses(OverlayError, "damaged header", f"it has {MAX_TENSORS + 1} tensors"):
+        read_header(path)
 
 
 def test_names_of_gguf_are_bounded_together(tmp_path: Path) -> None:
