@@ -8,7 +8,6 @@ LoKr, and costs as much from some two thousand tokens on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,9 @@ from torch.nn import functional
 
 from ..lora.apply import apply
 from ..lora.layers import ChangedLayer
-from ..overlay.bytes.ggml import READABLE, row_bytes
-from ..overlay.bytes.source import AnyRef, QuantRef
+from ..overlay.bytes.ggml import row_bytes
+from ..overlay.bytes.source import AnyRef
+from ..overlay.packed.sizes import stays_packed
 from ..weights.ggml import dequantise
 
 ROWS_AT_ONCE = 1 << 14  # of an embedding as a head: 126 MB of Gemma 12B in bfloat16
@@ -81,11 +81,6 @@ class QuantEmbedding(QuantWeight):
                           for piece in self.weight.split(ROWS_AT_ONCE)], dim=-1)
 
 
-def stays_quantised(name: str, ref: AnyRef) -> bool:
-    """Whether a tensor stays as blocks on the device: matrices of layers do; tables and vectors become numbers."""
-    return isinstance(ref, QuantRef) and ref.format in READABLE and name.endswith(".weight") and len(ref.shape) == 2
-
-
 def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype) -> set[str]:
     """Put quantised layers where the overlay has quantised weights; those that are in place stay.
 
@@ -99,7 +94,7 @@ def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.d
     """
     kept = set()
     for name, ref in refs.items():
-        if not stays_quantised(name, ref):
+        if not stays_packed(name, ref):
             continue
         path, _, last = name.removesuffix(".weight").rpartition(".")
         parent = module.get_submodule(path)
@@ -116,15 +111,3 @@ def logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     return shapes | {f"{name}.weight": layer.shape for name, layer in module.named_modules()
                      if isinstance(layer, QuantWeight)}
-
-
-def device_bytes(refs: Mapping[str, AnyRef], dtype: torch.dtype | None) -> int:
-    """Bytes that a component's tensors take on a device: blocks as they are, all else in its dtype.
-
-    Args:
-        refs: parameter -> tensor.
-        dtype: of the numbers.
-    """
-    item = (dtype or torch.bfloat16).itemsize
-    return sum(ref.parts["weight"].size_bytes if stays_quantised(name, ref) else prod(ref.shape) * item
-               for name, ref in refs.items())

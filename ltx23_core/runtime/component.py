@@ -62,13 +62,13 @@ class Component:
 
     @cached_property
     def _quantised(self) -> frozenset[str]:
-        from ..quant.layers import stays_quantised
-        return frozenset(name for name, ref in self.refs.items() if stays_quantised(name, ref))
+        from ..overlay.packed.sizes import stays_packed
+        return frozenset(name for name, ref in self.refs.items() if stays_packed(name, ref))
 
     @cached_property
     def _base_bytes(self) -> int:
-        from ..quant.layers import device_bytes
-        return device_bytes(self.refs, self.dtype)
+        from ..overlay.packed.sizes import device_bytes
+        return device_bytes(self.refs, self.dtype.itemsize)
 
     def _plan(self, loras: Sequence[LoraUse]) -> LoraPlan:
         from ..lora.layers import linear_weights
