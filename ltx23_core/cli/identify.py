@@ -5,8 +5,8 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from ..overlay.shelf.identify import Identity
 from ..overlay.shelf.identify import identify as identify_path
+from ..overlay.shelf.identity import Identity
 from ..overlay.shelf.shelf import walk
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OverlayError
-from ...models.registry import build
 from ..bytes.source import AnyRef, QuantRef
 
 Shapes = dict[str, tuple[int, ...]]
@@ -58,6 +57,7 @@ def _module_tensors(component: str, config: Mapping[str, Any]) -> Shapes:
 
 
 def _shapes(component: str, config: Mapping[str, Any]) -> Shapes:
+    from ...models.registry import build  # torch, which recognition does without
     return {name: tuple(value.shape) for name, value in build(component, config).state_dict().items()}
 
 

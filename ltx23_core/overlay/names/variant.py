@@ -52,7 +52,7 @@ class Variant:
 
 
 def bare(name: str) -> str:
-    """A file's name without ending and number format: "ltx-2.3-22b-distilled-Q4_K_M.gguf" as "ltx-2.3-22b-distilled"."""
+    """A file's name without ending and number format: "ltx-2.3-22b-dev-Q4_K_M.gguf" as "ltx-2.3-22b-dev"."""
     return _FORMAT.sub("", _ENDING.sub("", name))
 
 
@@ -70,34 +70,30 @@ def variant_of_name(name: str) -> Variant:
 def variant_of(path: Path) -> Variant:
     """What is known of a weight file or of a folder with weights.
 
-    In this order: the file's own name, the scheduler of the diffusers folder that it is in, the folder's own name and
-    the two above it (the folders that the hub's cache and diffusers make in between do not count).
+    Names count first: the file's own, the folder's, the two above it (those that the hub's cache and diffusers make in
+    between do not count). Where none says anything: the scheduler of the diffusers folder, since distilled weights
+    bring one without dynamic shifting (spec/01 §3).
     """
-    if _ENDING.search(path.name):
-        own = variant_of_name(path.name)
-        if own.name is not None:
-            return own
-        return _by_scheduler(path.parent.parent) if path.parent.name == "transformer" and _stated(
-            path.parent.parent) else _by_folders(path.parent)
-    pipeline = path.parent if path.name == "transformer" else path
-    return _by_scheduler(pipeline) if _stated(pipeline) else _by_folders(path)
-
-
-def _stated(pipeline: Path) -> bool:
-    return pipeline.joinpath(*SCHEDULER).is_file()
+    is_file = _ENDING.search(path.name) is not None
+    folder = path.parent if is_file else path
+    names = [path.name] if is_file else []
+    found = (variant_of_name(name) for name in (*names, *_folders(folder)))
+    named = next((each for each in found if each.name is not None), None)
+    if named is not None:
+        return named
+    pipeline = folder.parent if folder.name == "transformer" else folder
+    return _by_scheduler(pipeline) if pipeline is not path.parent else Variant()
 
 
 def _by_scheduler(pipeline: Path) -> Variant:
-    """Distilled weights bring a scheduler without dynamic shifting (spec/01 §3)."""
+    scheduler = pipeline.joinpath(*SCHEDULER)
+    if not scheduler.is_file():
+        return Variant()
     try:
-        dynamic = read_json(pipeline.joinpath(*SCHEDULER)).get("use_dynamic_shifting", True)
+        dynamic = read_json(scheduler).get("use_dynamic_shifting", True)
     except OverlayError:
-        return _by_folders(pipeline)
-    return Variant(DEV) if dynamic else Variant(DISTILLED, _by_folders(pipeline).version)
-
-
-def _by_folders(folder: Path) -> Variant:
-    return next((found for found in map(variant_of_name, _folders(folder)) if found.name is not None), Variant())
+        return Variant()
+    return Variant(DEV if dynamic else DISTILLED)
 
 
 def _folders(folder: Path) -> Iterator[str]:

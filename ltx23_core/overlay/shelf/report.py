@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .downloads import missing, missing_lines
-from .identify import gigabytes
+from .identity import gigabytes
 from .shelf import UNREAD
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from ltx23_core import identify, materialize
 from ltx23_core.overlay.shelf.choose import Choice, choose
 from ltx23_core.overlay.shelf.downloads import missing_lines
-from ltx23_core.overlay.shelf.identify import Identity
+from ltx23_core.overlay.shelf.identity import Identity
 from ltx23_core.overlay.shelf.report import report as full_report
 from ltx23_core.overlay.shelf.shelf import Item, Shelf
 from tests.goldens.harness import CHECKPOINT, GEMMA, ROOT
