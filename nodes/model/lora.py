@@ -1,6 +1,7 @@
 """LTX23LoRA: add a LoRA to the model."""
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -27,8 +28,7 @@ class LoraNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The list is read here, so that the page's refresh key (R) updates it."""
-        FILES.begin("LTX23LoRA")
+        """The list is that of the last look (`files.Files`)."""
         return schema(
             node_id="LTX23LoRA", display_name="LoRA", aliases=["lora", "ic-lora", "style", "adapter"],
             description="Adds a LoRA to the model. Put it between Load and the nodes that use the model; chain "
@@ -61,13 +61,13 @@ class LoraNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: str | None = None, stages: str | None = None,
-                        mode: str | None = None) -> bool | str:
+    async def validate_inputs(cls, lora: str | None = None, stages: str | None = None,
+                              mode: str | None = None) -> bool | str:
         """Refuse a file that is not there or is no LoRA for LTX-2.3, and unknown words; a linked input is None here."""
         try:
             Lora(lora or "", stages=stages or STAGES[0], mode=mode or MODES[0])
             if lora is not None:
-                FILES.find(KEY, lora)
+                await asyncio.to_thread(FILES.find, KEY, lora)
         except LTX23Error as error:
             return str(error)
         return True

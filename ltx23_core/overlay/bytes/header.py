@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import reprlib
 from collections.abc import Mapping
@@ -139,8 +140,9 @@ def read_json(path: Path) -> dict[str, Any]:
         OverlayError: missing, too large, not JSON or not an object.
     """
     try:
-        size = stat_file(path).st_size
+        stat_file(path)
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size  # of the file that was opened: another may take its place meanwhile
             data = file.read(min(size, MAX_JSON) + 1)
         value = parse_json(data.decode(json.detect_encoding(data))) if len(data) <= MAX_JSON else None
     except OSError as error:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from ...errors import OverlayError
 from ..bytes.ggml import READABLE, is_quantised
@@ -14,7 +15,7 @@ from ..names import kinds
 from ..names.kinds import Kind
 from ..names.layout import Tensors, match
 from ..names.recognise import Names, recognise
-from ..packed.sizes import NUMBER, bytes_on_device
+from ..packed.sizes import NUMBER, bytes_on_device, stays_packed
 
 VARIANT = "{variant}"  # stands in `Facts.text` where "dev" or "distilled 1.1" goes, which only names tell
 _WHOLE = ("connectors", "text_projection", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder",
@@ -48,6 +49,7 @@ class Facts:
         fits: sizes that must agree between files used together (`kinds.FITS`).
         end: bytes that the whole file must have.
         weights: component -> its bytes on a device: all of them, then those of each of its blocks.
+        work: component -> bytes that a block of packed weights takes as numbers while it runs.
         formats: component -> number format of most of its bytes.
         generation: that the header proves, "2.3", "2.0", or "" where it does not tell.
         modules, blocks, rank: of a LoRA, how many modules and blocks it changes, and its mean rank.
@@ -65,6 +67,7 @@ class Facts:
     fits: dict[str, int] = field(default_factory=dict)
     end: int = 0
     weights: dict[str, list[int]] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
     generation: str = ""
     modules: int = 0
@@ -115,6 +118,7 @@ def _described(header: Header, end: int) -> Facts:
         described = Facts(kind.part, _text(kind, brings, dtypes), brings, dtypes, note, usable=not note,
                           fix=kind.fix if note else "", fits=_fits(kind, names), end=end)
     return replace(described, weights={name: block_bytes(name, components[name]) for name in brings},
+                   work={name: work for name in brings if (work := work_bytes(name, components[name]))},
                    formats={name: precision(components[name]) for name in brings},
                    generation="2.3" if {"transformer", "connectors", "text_projection"} & set(brings) else "")
 
@@ -144,6 +148,17 @@ def block_bytes(component: str, tensors: Mapping[str, AnyRef]) -> list[int]:
         if component in _STACKS and (found := _STACKS[component].match(name)):
             blocks[int(found[1])] += size
     return [whole, *(blocks[number] for number in sorted(blocks))]
+
+
+def work_bytes(component: str, tensors: Mapping[str, AnyRef]) -> int:
+    """Bytes of the largest block's packed weights as numbers, which several passes share; 0 where nothing is packed."""
+    blocks = Counter[str]()
+    if component == "transformer":
+        for name, ref in tensors.items():
+            found = _STACKS[component].match(name)
+            if found and stays_packed(name, ref):
+                blocks[found[1]] += prod(ref.shape) * NUMBER
+    return max(blocks.values(), default=0)
 
 
 def _components(header: Header) -> tuple[dict[str, Tensors], str]:

@@ -101,7 +101,8 @@ def name_it(path: Path, facts: Facts, size: int, tree: Tree | None = None) -> Id
     generation = facts.generation or generation_of(path.name)
     base = Identity(path, facts.kind, f"{text}, {gigabytes(size)}", brings,
                     variant=variant.name if VARIANT in facts.text else None, dtypes=facts.dtypes, size_bytes=size,
-                    usable=facts.usable, fix=facts.fix, fits=facts.fits, weights=facts.weights, formats=facts.formats,
+                    usable=facts.usable, fix=facts.fix, fits=facts.fits,
+                    weights=facts.weights, work=facts.work, formats=facts.formats,
                     generation=generation, modules=facts.modules, rank=facts.rank)
     if size < facts.end:
         alike = gigabytes(facts.end) == gigabytes(size)

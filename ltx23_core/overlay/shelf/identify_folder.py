@@ -143,6 +143,7 @@ def _loose_files(path: Path, memory: Memory | None, tree: Tree) -> Identity:
                    sentence=f"{main.sentence.split(',')[0]}, folder of {len(parts)} files, {main.dtypes}, "
                             f"{gigabytes(size)}",
                    fits=_joined(each.fits or {} for each in parts), weights=_joined(each.weights for each in parts),
+                   work=_joined(each.work for each in parts),
                    formats=_joined(each.formats for each in parts))
 
 
@@ -247,7 +248,7 @@ def _finish(path: Path, facts: Facts, weights: _Weights, form: str) -> Identity:
     text += f": {facts.note}" if facts.note else ""
     base = Identity(path, facts.kind, text, facts.brings, variant=variant.name if VARIANT in facts.text else None,
                     dtypes=facts.dtypes, size_bytes=weights.size, usable=facts.usable, fix=facts.fix, fits=facts.fits,
-                    weights=facts.weights, formats=facts.formats, generation=facts.generation)
+                    weights=facts.weights, work=facts.work, formats=facts.formats, generation=facts.generation)
     if weights.problems:
         return base.refused("incomplete", f"{text}: {'; '.join(weights.problems)}", _GET_REST)
     return base
@@ -262,6 +263,7 @@ class _Parts:
     size: int = 0
     fits: dict[str, int] = field(default_factory=dict)
     weights: dict[str, list[int]] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
     dtypes: str = ""
     generation: str = ""
@@ -280,6 +282,7 @@ class _Parts:
         self.brings += DIFFUSERS_FOLDERS[folder] or found.brings
         self.fits |= found.fits
         self.weights |= found.weights
+        self.work |= found.work
         self.formats |= found.formats
 
 
@@ -302,4 +305,5 @@ def _pipeline(path: Path, parts: dict[str, Path]) -> Identity:
     usable = bool(found.brings)
     return Identity(path, "diffusers" if usable else "incomplete", text, tuple(found.brings), variant=variant.name,
                     dtypes=found.dtypes, size_bytes=found.size, usable=usable, fix="" if usable else _GET_REST,
-                    fits=found.fits, weights=found.weights, formats=found.formats, generation="2.3" if usable else "")
+                    fits=found.fits, weights=found.weights, work=found.work, formats=found.formats,
+                    generation="2.3" if usable else "")

@@ -25,6 +25,7 @@ class Identity:
         fix: the next step where it is not usable.
         fits: sizes that must agree between files used together.
         weights: component -> its bytes on a device: all of them, then those of each block.
+        work: component -> bytes that a block of packed weights takes as numbers while it runs.
         formats: component -> number format of most of its bytes.
         generation: "2.3", "2.0", ... as header or name tell, "" where neither does.
         modules, rank: of a LoRA, how many modules it changes, and its mean rank.
@@ -41,6 +42,7 @@ class Identity:
     fix: str = ""
     fits: dict[str, int] | None = None
     weights: dict[str, list[int]] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
     generation: str = ""
     modules: int = 0
@@ -48,7 +50,8 @@ class Identity:
 
     def refused(self, kind: str, sentence: str, fix: str) -> Identity:
         """The same file as one that cannot be used."""
-        return replace(self, kind=kind, sentence=sentence, fix=fix, brings=(), usable=False, weights={}, formats={})
+        return replace(self, kind=kind, sentence=sentence, fix=fix, brings=(), usable=False, weights={}, work={},
+                       formats={})
 
 
 def gigabytes(size: int) -> str:
