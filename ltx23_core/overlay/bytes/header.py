@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from ...errors import OverlayError
 from .source import DTYPE_BITS, MAX_DIMENSIONS, SourceFile, TensorRef, is_count, stat_file, tensor_bytes
@@ -70,7 +70,14 @@ def read_header(path: Path) -> Header:
     return header_of(SourceFile.of(path, head), head, size)
 
 
-def header_bytes(path: Path, file: BinaryIO, size: int) -> bytes:
+class Readable(Protocol):
+    """What a header is read from."""
+
+    def read(self, count: int, /) -> bytes:
+        """So many bytes, fewer where the file ends."""
+
+
+def header_bytes(path: Path, file: Readable, size: int) -> bytes:
     """The header of a file that was just opened, with the eight bytes before it.
 
     Args:

@@ -25,7 +25,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 _OTHER_ARGUMENTS = ("text_encoder", "distilled_lora")  # of materialize, beside its components
 _NEEDED = frozenset(("transformer", "connectors", "text_projection", "text_encoder", "video_decoder", "audio_decoder",
                      "vocoder"))  # by a video with sound
-_OF_VARIANT = ("connectors", "text_projection")  # that were trained with the transformer
+_OF_VARIANT = ("connectors",)  # that were trained with the transformer
 _UNPROVEN = (*UPSAMPLERS, "distilled_lora", "audio_decoder", "audio_encoder")  # generations whose tensors look alike
 _OURS = ("", "2.3")
 _RECIPE = {DEV: 0, DISTILLED: 1}

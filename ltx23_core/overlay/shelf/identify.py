@@ -7,7 +7,7 @@ import re
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ...errors import OverlayError
 from ..bytes.gguf import MAGIC, read_gguf
@@ -18,13 +18,14 @@ from ..names.variant import DISTILLED, Variant, generation_of, variant_of, varia
 from .facts import VARIANT, Facts, facts_of
 from .identity import AGAIN, Identity, gigabytes
 from .not_weights import absent, no_weights
-from .tree import Stat, Tree
+from .tree import Opened, Stat, Tree
 
 if TYPE_CHECKING:
     from .remembered import Memory
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.I)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+OF_VARIANT = ("checkpoint", "transformer", "connectors")  # kinds that are of dev or of distilled weights
 # A distilled LoRA: of the 34 Linear layers of a block at least so many, of the 22B's width at least this mean rank.
 MODULES_A_BLOCK, LEAST_RANK, FULL_WIDTH = 20, 40, 4096
 
@@ -100,7 +101,7 @@ def name_it(path: Path, facts: Facts, size: int, tree: Tree | None = None) -> Id
     text = facts.text.replace(VARIANT, f" ({variant.name})" if facts.kind == "lora" and variant.name else variant.words)
     generation = facts.generation or generation_of(path.name)
     base = Identity(path, facts.kind, f"{text}, {gigabytes(size)}", brings,
-                    variant=variant.name if VARIANT in facts.text else None, dtypes=facts.dtypes, size_bytes=size,
+                    variant=variant.name, dtypes=facts.dtypes, size_bytes=size,
                     usable=facts.usable, fix=facts.fix, fits=facts.fits,
                     weights=facts.weights, work=facts.work, formats=facts.formats,
                     generation=generation, modules=facts.modules, rank=facts.rank)
@@ -122,10 +123,10 @@ def name_it(path: Path, facts: Facts, size: int, tree: Tree | None = None) -> Id
 
 def _variant(path: Path, facts: Facts) -> Variant:
     """Of weights by file and folders; of a LoRA, whether it is the distilled one, by its own name and by what it is."""
-    if VARIANT not in facts.text:
-        return Variant()
-    if facts.kind != "lora":
+    if facts.kind in OF_VARIANT:
         return variant_of(path)
+    if facts.kind != "lora" or VARIANT not in facts.text:
+        return Variant()
     own = variant_of_name(path.name)
     return own if own.name == DISTILLED and is_distilled_lora(facts) else Variant()
 
@@ -157,7 +158,7 @@ def _lacks(path: Path, facts: Facts, tree: Tree) -> str:
 def _look(path: Path, info: Stat, memory: Memory | None) -> tuple[str, Facts | Identity]:
     """Read a file that is not remembered, at one opening: hash of its header ("" if it has none), and what it is."""
     try:
-        with open(path, "rb") as file:
+        with Opened(path) as file:
             head, facts = _facts(path, file, info, memory)
             if facts.usable and is_hollow(file, facts):
                 found = name_it(path, facts, info.size)
@@ -171,7 +172,7 @@ def _look(path: Path, info: Stat, memory: Memory | None) -> tuple[str, Facts | I
         return "", no_weights(path, info.size, error, lambda facts: name_it(path, facts, info.size))
 
 
-def _facts(path: Path, file: BinaryIO, info: Stat, memory: Memory | None) -> tuple[str, Facts]:
+def _facts(path: Path, file: Opened, info: Stat, memory: Memory | None) -> tuple[str, Facts]:
     """Hash of a header and what it says, from memory where the same header was read before."""
     if file.read(len(MAGIC)) == MAGIC:
         header = read_gguf(path)
@@ -186,12 +187,12 @@ def _facts(path: Path, file: BinaryIO, info: Stat, memory: Memory | None) -> tup
     return digest, facts_of(header_of(source, head, info.size))
 
 
-def is_hollow(file: BinaryIO, facts: Facts) -> bool:
+def is_hollow(file: Opened, facts: Facts) -> bool:
     """Whether a file has numbers, but none in its last tensors: space that a download has reserved and not filled."""
     return not any(_has_numbers(file, *place) for place in facts.tail) and any(
         _has_numbers(file, *place) for place in facts.body)
 
 
-def _has_numbers(file: BinaryIO, start: int, end: int) -> bool:
+def _has_numbers(file: Opened, start: int, end: int) -> bool:
     file.seek(start)
     return any(file.read(end - start))

@@ -188,6 +188,8 @@ class Shelf:
     def _look(self, roots: Roots) -> None:
         """Bring the snapshot up to date."""
         self._tree.begin()
+        for _, root in roots:  # one that was not there may be there now
+            self._tree.listing(root)
         unchanged = self._tree.is_unchanged()  # asks every folder
         if unchanged and roots == self._seen_roots:
             return

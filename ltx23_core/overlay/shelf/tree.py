@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..names.kinds import UNFINISHED
 
 # A folder changed less than this before it was listed is listed again: its time may not show the next change.
-RACY_NS = 2_000_000_000
+RACY_NS = 100_000_000
 RECHECKED = 24  # files whose size and time are asked again at each look: the newest, and the others in turn
 Key = tuple[int, int, int]
 
@@ -101,6 +101,36 @@ def mark_of(name: str, marks: Mapping[str, str]) -> str:
     between = re.compile(re.escape(stem) + r"\.[^.]+\." + re.escape(ending))
     random = next((mark for marked, mark in marks.items() if between.fullmatch(marked)), "")
     return marks.get(lower) or marks.get(stem) or random
+
+
+class Opened:
+    """A file that is read in pieces, opened with a single call: `open` asks twice, which counts on a slow disk.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file whose kind is known: a pipe would wait."""
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def seek(self, offset: int) -> None:
+        """Go on there."""
+        os.lseek(self._file, offset, os.SEEK_SET)
+
+    def read(self, count: int) -> bytes:
+        """So many bytes, fewer where the file ends."""
+        parts, left = [], count
+        while left > 0 and (part := os.read(self._file, left)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
 
 
 class Tree:
@@ -239,15 +269,21 @@ def _list(path: str, info: os.stat_result, known: Listing | None) -> Listing:
     old = known.entries if known is not None else {}
     entries: dict[str, Entry] = {}
     with os.scandir(path) as found:
-        for each in sorted(found, key=lambda one: one.name):
-            entries[each.name] = _entry(each, old.get(each.name))
+        for each in found:
+            before = old.get(each.name)
+            entries[each.name] = before if before is not None and _is_same(each, before) else _entry(each)
+    if list(entries) != list(old):
+        entries = dict(sorted(entries.items()))
     return Listing(entries, info.st_mtime_ns, (info.st_dev, info.st_ino), seen, marks_in(entries))
 
 
-def _entry(found: os.DirEntry[str], old: Entry | None) -> Entry:
+def _is_same(found: os.DirEntry[str], before: Entry) -> bool:
+    """Whether a plain file was there before; folders and links may be others without a new number."""
+    return found.inode() == before.inode and not before.is_folder and not before.is_link
+
+
+def _entry(found: os.DirEntry[str]) -> Entry:
     inode, is_link = found.inode(), found.is_symlink()
-    if old is not None and old.inode == inode and not old.is_folder and old.is_link == is_link and not is_link:
-        return old
     try:
         is_folder = found.is_dir()
         info = None if is_folder else Stat.of(found.stat())
