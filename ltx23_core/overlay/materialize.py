@@ -59,9 +59,10 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
         raise _no_transformer(parts.found)
     entries, shapes = parts.entries([find_upsampler(_absolute(file)) for file in upsamplers])
     if distilled_lora is not None:
-        tensors, header = read_distilled_lora(_absolute(distilled_lora), shapes)
-        entries["distilled_lora"] = ComponentEntry({}, tensors)
-        parts.sources.append(header.source)
+        lora = read_distilled_lora(_absolute(distilled_lora), shapes)
+        entries["distilled_lora"] = ComponentEntry({}, lora.tensors)
+        parts.sources.append(lora.source)
+        parts.notes += lora.notes
     transformer = parts.chosen["transformer"]
     chosen = _variant(transformer) if variant == "auto" else variant
     target = path.with_name(path.name + ".ltx23.json") if output is None else _absolute(output)

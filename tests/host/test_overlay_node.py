@@ -53,6 +53,8 @@ def split_host(start_host: Callable[..., Host]) -> Host:
 
 
 def options(host: Host) -> dict[str, list[str]]:
+    """The node's lists, after the page's question made the server look: a schema itself never touches a folder."""
+    host.client.get("/ltx23/files")
     info = host.client.node_info("LTX23Overlay")["input"]
     return {key: spec[1]["options"] for key, spec in {**info["required"], **info["optional"]}.items()}
 
@@ -132,7 +134,7 @@ def test_a_better_file_is_taken_and_the_node_runs_again(split_host: Host) -> Non
         run = split_host.client.run(overlay_only(split_host))
         assert run.ok and "1" not in run.cached
         text = report(split_host)
-        assert f"auto: checkpoint: {whole.name}, of 2: with the files here it makes a complete set, bf16 is the" in text
+        assert f"auto: checkpoint: {whole.name}, of 2: with the files here it makes a complete set, it goes" in text
         assert f"of checkpoints/{whole.name}" in text and "of sub/tiny-dev" not in text
     finally:
         whole.unlink()
@@ -143,7 +145,8 @@ def test_nothing_there(start_host: Callable[..., Host]) -> None:
     assert options(host)["checkpoint"] == ["auto"]
     message = refusal(host, overlay_only(host))["LTX23Overlay"][0]
     for words in ("there are no LTX-2.3 weights in ComfyUI's model folders", "models/checkpoints",
-                  "https://huggingface.co/Lightricks/LTX-2.3/resolve/main/ltx-2.3-22b-distilled-1.1.safetensors"):
+                  "https://huggingface.co/Lightricks/LTX-2.3/resolve/main/ltx-2.3-22b-dev.safetensors",
+                  "gemma_3_12B_it.safetensors, 24.4 GB"):
         assert words in message
 
 

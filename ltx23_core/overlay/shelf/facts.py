@@ -221,7 +221,7 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     if name == "a Stable Diffusion LoRA":
         width = names.size(r"attn2[._]to_k.*(lora_A|lora_?down)", 1)
         name = kinds.SD_WIDTHS.get(width or 0, name)
-    width = names.size(r"(?<!audio_)(?<!_)attn1[._]to_q\.lora_?(A|down)", 1)
+    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q\.lora_?(A|down)", 1)
     if "video modules" in name and width == 2048:
         name, fits = kinds.LTX_VIDEO_2B, False
     dialect = next((each for each, pattern in kinds.LORA_DIALECTS if re.search(pattern, names.lines, re.M)), None)
