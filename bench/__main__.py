@@ -4,7 +4,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = {name: f"bench.{name}" for name in ("overlay", "export", "one_stage", "generate_weights", "lora")}
+NAMES = {name: "bench." + name.replace("-", "_") for name in (
+    "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "generate", "transformer", "guided-step",
+    "streaming")}
 
 
 if __name__ == "__main__":

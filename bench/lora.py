@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from ltx23_core import Lora, Pipeline, materialize
-from ltx23_core.run.stage import PromptPair
-from ltx23_core.sampling.denoiser import PromptContext
+from ltx23_core.plan.context import PromptContext, PromptPair
 
 from .one_stage import relative
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .conditioning.extend import Extend
     from .conditioning.image import ImageCondition
@@ -24,17 +26,16 @@ if TYPE_CHECKING:
     from .overlay.shelf.identity import Identity
     from .pipeline import Pipeline
     from .plan.guidance import Apg, Guidance, GuiderBins, GuiderParams, Nag
+    from .plan.latents import Latents
     from .plan.solver import Solver
-    from .run.stage import Latents, StepInfo
-
-__version__ = "0.1.0"
+    from .run.progress import StepInfo
 
 _HOMES = {
     "Audio": ".media", "load_image": ".media", "Guidance": ".plan.guidance", "GuiderParams": ".plan.guidance",
     "Extend": ".conditioning.extend", "ImageCondition": ".conditioning.image", "Inpaint": ".conditioning.inpaint",
     "ReferenceVideo": ".conditioning.reference", "Retake": ".conditioning.retake", "SourceClip": ".conditioning.source",
     "SourceAudio": ".conditioning.source_streams", "SourceVideo": ".conditioning.source_streams",
-    "reference_scales": ".conditioning.reference", "Latents": ".run.stage", "StepInfo": ".run.stage",
+    "reference_scales": ".conditioning.reference", "Latents": ".plan.latents", "StepInfo": ".run.progress",
     "Identity": ".overlay.shelf.identify", "LTX23Error": ".errors", "Lora": ".lora.settings",
     "Windows": ".plan.windows",
     "Overlay": ".overlay", "identify": ".overlay.shelf.identify",

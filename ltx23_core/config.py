@@ -252,3 +252,34 @@ class UpsamplerConfig:
         return cls(config["in_channels"], config["mid_channels"], config["num_blocks_per_stage"],
                    config["spatial_upsample"], config["temporal_upsample"], float(config.get("spatial_scale", 2.0)),
                    config.get("rational_resampler", False))
+
+
+MAX_LAYERS = 999  # more is no model but a damaged file
+# transformers' defaults where a config.json of Gemma 3 has no value.
+_GEMMA_DEFAULTS = {"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+                   "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+
+
+def gemma_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of a Gemma config.json, with transformers' defaults; ValueError for absurd sizes."""
+    values = {**_GEMMA_DEFAULTS, **config.get("text_config", config)}
+    for name in _GEMMA_DEFAULTS:
+        most = MAX_LAYERS if name == "num_hidden_layers" else 1 << 31
+        if type(values[name]) is not int or not 1 <= values[name] <= most:
+            raise ValueError(f"{name} is {values[name]!r}")
+    return values
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks of a component that run one after the other, so that they may come and go one by one.
+
+    Attributes:
+        path: of their ModuleList; block n has the parameters ``<path>.<n>.…``.
+        shared: several passes call a block in turn before the next one is entered.
+        table: a parameter outside the blocks of which only some rows are used, so that it may stay in its file.
+    """
+
+    path: str
+    shared: bool = False
+    table: str | None = None

@@ -6,7 +6,9 @@ thing to do next. ComfyUI shows only the first line of a message, so all three s
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+EXAMPLES = 8  # of each kind of problem, in an error
 # Of file names, mostly: what breaks a line, hides text or cannot be printed at all (half a character).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -54,3 +56,9 @@ class MediaError(LTX23Error):
 
 class OutOfMemoryError(LTX23Error, MemoryError):
     """Not enough device memory for what was asked."""
+
+
+def examples(names: Sequence[str]) -> str:
+    """The first few names, numbers in natural order."""
+    ordered = sorted(names, key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)])
+    return ", ".join(ordered[:EXAMPLES]) + (f", and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")

@@ -8,7 +8,7 @@ from .host import memory
 if TYPE_CHECKING:
     from ..ltx23_core.media import Audio
     from ..ltx23_core.pipeline import Pipeline
-    from ..ltx23_core.run.stage import Latents
+    from ..ltx23_core.plan.latents import Latents
 
 
 def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -34,7 +34,7 @@ def sound_of(model: Pipeline, audio: dict[str, Any], index: int | None = None) -
 def from_latents(video: dict[str, Any] | None, audio: dict[str, Any] | None, frames: int, fps: float) -> (
         Latents | None):
     """What a run starts from; None where nothing is linked. Latents of other nodes have no seed: new noise."""
-    from ..ltx23_core.run.stage import Latents
+    from ..ltx23_core.plan.latents import Latents
 
     if video is None and audio is None:
         return None

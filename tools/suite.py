@@ -24,7 +24,7 @@ def main(place: Place, arguments: list[str]) -> int:
     Returns:
         0 only where tests ran and none failed.
     """
-    install(place, ("host", "test"), (FRONT_END, FRONT_END_NEWEST), say=lambda text: print(text, flush=True))
+    install(place, ("host", "test", "oracle"), (FRONT_END, FRONT_END_NEWEST), say=lambda text: print(text, flush=True))
     browser = find_browser()
     print(f"Browser layer: {browser or 'skipped. ' + NO_BROWSER}", flush=True)
     if arguments:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .. import __version__
 from ..conditioning.image import ImageCondition
 from ..errors import OutOfMemoryError
 from ..geometry import check_size
@@ -24,8 +23,10 @@ from ..media import check_output_path, load_image, write_video
 from ..overlay import Overlay, materialize
 from ..pipeline import Pipeline
 from ..plan.guidance import Guidance, GuiderParams
+from ..plan.latents import Latents
 from ..plan.recipes import IMAGE_CRF
-from ..run.stage import Latents, StepInfo
+from ..run.progress import StepInfo
+from ..version import __version__
 
 # Options of `Pipeline.sample` that go there under their own names; what is not given is the recipe's.
 _OWN = ("width", "height", "frames", "fps", "seed")
@@ -47,7 +48,7 @@ def generate(options: Namespace) -> None:
     conditions = _conditions(options)
     source = Overlay.load(options.overlay) if options.overlay else _materialize(options)
     pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention,
-                         lora_mode=options.lora_mode)
+                         lora_mode=options.lora_mode, memory=options.memory)
     pipe = pipe.with_loras([Lora(lora.path, lora.strength, mode=options.lora_mode) for lora in options.lora])
     request = _request(options, pipe, conditions)
     say = _silence if options.quiet else _say

@@ -14,11 +14,10 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import LTX23Error
+from ..plan.names import ATTENTION, DTYPES
 
 RECIPES = ("auto", "one_stage", "two_stage", "hq", "distilled", "distilled_one_stage", "sglang", "sglang_hq", "custom")
 VARIANTS = ("auto", "dev", "distilled")
-DTYPES = ("auto", "bf16", "fp32")
-ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")
 USER_ERROR, INTERRUPTED = 2, 130
 _MODULES = {"fetch": ".fetch", "export": ".export", "identify": ".identify"}  # commands that need no torch
 _STOPPED = {"fetch": "The same command continues the download.", "export": "The same command continues the export."}
@@ -219,6 +218,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
                        help="cuda, cuda:1, mps or cpu (default: auto, the best there is)")
     group.add_argument("--dtype", choices=DTYPES, default="auto",
                        help="precision of weights and calculation (default: auto: bf16, but fp32 on a CPU)")
+    group.add_argument("--memory", default="auto", metavar="GB",
+                       help="how much of the device the weights may take: auto (what does not fit comes in block by "
+                            "block), resident, stream (as little as possible), or a budget in GB (default: auto)")
     group.add_argument("--attention", choices=ATTENTION, default="auto",
                        help="attention kernel; results differ by rounding (default: auto, torch chooses)")
     group.add_argument("--quiet", action="store_true", help="no progress, no messages; errors are still shown")

@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,7 +52,15 @@ class LoraLinear(ChangedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
-        y = functional.linear(x, self.weight, self.bias)
+        return self.added(x, functional.linear(x, self.weight, self.bias))
+
+    @property
+    def acts(self) -> bool:
+        """Whether any update changes the output."""
+        return any(change.strength for change, _ in self._changes)
+
+    def added(self, x: Tensor, y: Tensor) -> Tensor:
+        """y = W x + b, made by whoever (`ops.matmul.linears`: several layers at once), with the updates; in place."""
         for i, (change, _) in enumerate(self._changes):
             if change.strength:
                 low = functional.linear(x, getattr(self, f"lora_{i}_a"))
@@ -121,7 +128,5 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
 
 
 def put_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Give a parameter or buffer new values of the same dtype and device; who shares the parameter sees them."""
-    path, _, last = name.rpartition(".")
-    with torch.no_grad():
-        getattr(module.get_submodule(path), last).data = tensor
+    """Give a parameter or buffer new values of the same dtype and device, where it lies: it may be a view."""
+    tensor_of(module, name).copy_(tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import TransformerConfig
+from ..config import TransformerConfig, gemma_config
 from ..geometry import VideoGrid
 
 
@@ -55,7 +55,6 @@ def generation_bytes(config: Mapping[str, Any], tokens: int, new_tokens: int, by
     holds about three hidden layers and six widths a token. Scores are float32, sorted and summed for the draw; a
     quantised head unfolds pieces of its table (`ROWS_AT_ONCE`). The tower runs over 4096 patches.
     """
-    from ..overlay.names.architecture import gemma_config
     c = gemma_config(config)
     cache = 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"] * (tokens + new_tokens)
     question = tokens * (3 * c["intermediate_size"] + 6 * c["hidden_size"])

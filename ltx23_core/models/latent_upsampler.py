@@ -136,5 +136,6 @@ def upsample(module: nn.Module, latent: Tensor, mean: Tensor, std: Tensor) -> Te
     Returns:
         The larger latent, normalised, same dtype.
     """
+    latent = latent.contiguous()  # a window of a longer clip is a view, over which convolutions round otherwise
     mean, std = (statistic.to(latent).view(-1, 1, 1, 1) for statistic in (mean, std))
     return (module(latent * std + mean) - mean) / std

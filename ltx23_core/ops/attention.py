@@ -1,8 +1,10 @@
 """Softmax attention behind one function, with named backends (spec/02 §6)."""
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -19,18 +21,49 @@ BACKENDS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Major compute capability -> kernels that *auto* takes, best first. FlashAttention in torch is version 2, which takes
+# twice as long as cuDNN's kernel on these devices (docs/performance.md). Others: torch's own choice.
+AUTO: dict[int, tuple[str, ...]] = {
+    9: ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"),
+    10: ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"),
+}
+# cuDNN makes a plan for every new shape, some 60 ms each: not where every call has another length.
+CHANGING_SHAPES = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax(q k^T / sqrt(d) + bias) v with the kernel that torch picks.
+    """Softmax(q k^T / sqrt(d) + bias) v with the kernel that is fastest for the device.
 
     Args:
-        query: (B, heads, Nq, d).
+        query: (B, heads, Nq, d); any strides, the last axis contiguous.
         key, value: (B, heads, Nk, d).
         bias: additive, broadcastable to (B, heads, Nq, Nk), or None.
 
     Returns:
-        (B, heads, Nq, d) in query's dtype.
+        (B, heads, Nq, d) in query's dtype, laid out as query is.
     """
-    return scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    order = _auto(query.device) if query.is_cuda else ()
+    return _ordered(order, query, key, value, bias) if order else scaled_dot_product_attention(query, key, value, bias)
+
+
+@lru_cache(maxsize=16)
+def _auto(device: torch.device) -> tuple[str, ...]:
+    """The order of `AUTO` for a device; empty: leave it to torch."""
+    return AUTO.get(torch.cuda.get_device_capability(device)[0], ()) if torch.version.cuda and _can_order() else ()
+
+
+@lru_cache(maxsize=1)
+def _can_order() -> bool:
+    """Whether this torch takes kernels in an order (since 2.6)."""
+    from torch.nn.attention import sdpa_kernel
+    return "set_priority" in signature(sdpa_kernel).parameters
+
+
+def _ordered(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """The first of some kernels that can do it."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    with sdpa_kernel([getattr(SDPBackend, name) for name in kernels], set_priority=True):
+        return scaled_dot_product_attention(query, key, value, bias)
 
 
 def _forced(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,7 +71,15 @@ def _forced(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor,
     wanted = [getattr(SDPBackend, name) for name in kernels]
     # The math form stays allowed: fused kernels refuse some masks and small head sizes.
     with sdpa_kernel([*wanted, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if bias is not None else wanted):
-        return attention(query, key, value, bias)
+        return scaled_dot_product_attention(query, key, value, bias)
+
+
+@contextmanager
+def changing_shapes() -> Iterator[None]:
+    """Keep torch's attention away from kernels that prepare for each shape, where every call has another length."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    with sdpa_kernel([getattr(SDPBackend, name) for name in CHANGING_SHAPES]):
+        yield
 
 
 def attention_backend(name: str) -> AttentionFunction:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Rope = tuple[Tensor, Tensor]
-"""cos and sin, each (B, heads, N, head_dim / 2)."""
+"""cos and sin, each (B, N, W / 2): one row a token, whose heads follow each other."""
 
 
 @lru_cache(maxsize=32)
@@ -18,7 +18,7 @@ def rope_frequencies(theta: float, count: int) -> Tensor:
     return torch.from_numpy((theta ** np.linspace(0.0, 1.0, count) * (math.pi / 2)).astype(np.float32))
 
 
-def rope_tables(middles: Tensor, width: int, heads: int, max_pos: tuple[float, ...], theta: float,
+def rope_tables(middles: Tensor, width: int, max_pos: tuple[float, ...], theta: float,
                 dtype: torch.dtype) -> Rope:
     """Rotary tables of one attention.
 
@@ -29,10 +29,10 @@ def rope_tables(middles: Tensor, width: int, heads: int, max_pos: tuple[float, .
         dtype: dtype of the returned tables; angles are float32.
 
     Returns:
-        cos and sin, (B, heads, N, width / heads / 2). Angles are ordered (frequency, axis), axis fastest, and cut
+        cos and sin, (B, N, width / 2), contiguous. Angles are ordered (frequency, axis), axis fastest, and cut
         into heads after padding, so every head has its own band.
     """
-    batch, axes, tokens = middles.shape
+    axes = middles.shape[1]
     frequencies = rope_frequencies(theta, width // (2 * axes)).to(middles.device)
     limits = torch.tensor(max_pos, dtype=torch.float32).to(middles.device)
     centred = 2 * (middles / limits[:, None]) - 1
@@ -41,18 +41,15 @@ def rope_tables(middles: Tensor, width: int, heads: int, max_pos: tuple[float, .
     cos = torch.nn.functional.pad(angles.cos(), (padding, 0), value=1.0)
     sin = torch.nn.functional.pad(angles.sin(), (padding, 0), value=0.0)
 
-    def split(table: Tensor) -> Tensor:
-        return table.view(batch, tokens, heads, -1).transpose(1, 2).to(dtype).contiguous()
-
-    return split(cos), split(sin)
+    return cos.to(dtype).contiguous(), sin.to(dtype).contiguous()
 
 
-def apply_rope(x: Tensor, rope: Rope) -> Tensor:
-    """Rotate the halves of each head: x (B, heads, N, head_dim) with tables (B or 1, heads, N, head_dim / 2).
+def apply_rope(x: Tensor, rope: Rope, heads: int) -> Tensor:
+    """Rotate the halves of each head: x (B, N, W) with tables (B or 1, N, W / 2).
 
     The first product is rounded to x's dtype before the second is added, as in the official code (spec/02 §5.6).
     """
-    cos, sin = rope
-    first, second = x.chunk(2, dim=-1)
+    cos, sin = (table.unflatten(-1, (heads, -1)) for table in rope)
+    first, second = x.unflatten(-1, (heads, -1)).chunk(2, dim=-1)
     return torch.cat((torch.addcmul(first * cos, second, sin, value=-1),
-                      torch.addcmul(second * cos, first, sin)), dim=-1)
+                      torch.addcmul(second * cos, first, sin)), dim=-1).flatten(2)

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from ..geometry import VideoGrid
     from ..media.audio import Audio
-    from ..sampling.state import StatePair
 
 # In this order conditions are applied; equals in the user's. So an image may replace a frame of a source clip, and
 # references, whose attention mask must know every other token, come last (spec/07 §8).
@@ -99,8 +98,14 @@ class StageSetting:
         return found[1]
 
 
-class Condition(Protocol):
-    """One condition. `conditioning.check_conditions` sorts them, by `order` and then as the user gave them."""
+class Planned(Protocol):
+    """What a plan knows of a condition; `conditioning.base.Condition` adds what a run does with it.
+
+    `together.check_conditions` sorts them, by `order` and then as the user gave them. One that continues a clip also
+    has a ``direction``, "forward" or "backward", and ``frames_in(fps)``: how many frames of the result it holds. One
+    that brings its own sound for the file has ``waveform(clip)``.
+    """
+
 
     name: str   # for people
     order: int  # SOURCE, REPLACE, KEYFRAME or REFERENCE
@@ -111,6 +116,3 @@ class Condition(Protocol):
 
     def check(self, clip: Clip) -> None:
         """Raise an error of the family if the clip cannot have this condition; reads and loads nothing."""
-
-    def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
-        """The (video, audio) states with this condition, before noise. None is a stream that is not made."""

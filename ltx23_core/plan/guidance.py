@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 from ..errors import RequestError
-from ..models.transformer.nag import Nag
-from .guider import Apg, GuiderParams
+from .guider import Apg, GuiderParams, Nag
 
 __all__ = ["RECIPE", "Apg", "Guidance", "GuiderBins", "GuiderParams", "Nag", "RecipeParams"]
 

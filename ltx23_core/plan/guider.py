@@ -1,6 +1,6 @@
 """Guidance of one stream: CFG, STG, modality, rescale, skipped steps, CFG-Zero*, APG, NAG (spec/07 §4).
 
-Imports no torch; the arithmetic is in `combine`, and NAG's in the transformer.
+Imports no torch; the arithmetic is in `sampling.combine`, and NAG's in the transformer.
 """
 from __future__ import annotations
 
@@ -8,7 +8,29 @@ import math
 from dataclasses import dataclass
 
 from ..errors import RequestError
-from ..models.transformer.nag import Nag
+
+
+@dataclass(frozen=True)
+class Nag:
+    """Settings of one stream; the defaults are the paper's for distilled Flux models.
+
+    Attributes:
+        scale: how far the attention is pushed away from the negative prompt's; 1 changes nothing.
+        tau: largest allowed growth of a token's L1 norm, above 0.
+        alpha: share of the guided result, 0 (off) to 1.
+    """
+
+    scale: float = 5.0
+    tau: float = 2.5
+    alpha: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale >= 1):
+            raise RequestError(f"NAG scale is {self.scale}", "a number of 1 (off) or more", "Use 5.")
+        if not (math.isfinite(self.tau) and self.tau > 0):
+            raise RequestError(f"NAG tau is {self.tau}", "a number above 0", "Use 2.5.")
+        if not 0 <= self.alpha <= 1:
+            raise RequestError(f"NAG alpha is {self.alpha}", "a number from 0 to 1", "Use 0.25.")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from ..errors import RequestError
 from ..geometry import audio_latent_length, video_grid
-from ..run.stage import Latents, StagePlan
 from .condition import Clip
+from .latents import Latents
+from .stages import StagePlan
 
 STREAMS = ("both", "video", "audio")
 NOTHING_LEFT = 0.999  # a schedule that begins above this leaves nothing of what it starts from

@@ -2,19 +2,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..errors import RequestError
 from ..geometry import video_grid
-from ..run.stage import StagePlan
-from ..sampling.solve import Solver
 from .condition import Clip
 from .guidance import Guidance
 from .recipes import Recipe, Stage
 from .sigmas import as_sigmas, ltx2_schedule
+from .solver import Solver
 
 STAGES = ("all", "first", "second")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage with everything decided.
+
+    Attributes:
+        number: in the recipe, from 1.
+        shrink: width and height are divided by this.
+        sigmas: schedule.
+        solver: and its options.
+        guidance: None: the conditional pass alone.
+        loras: strength of the distilled LoRA in each stage of the recipe, whichever of them run; 0: none.
+    """
+
+    number: int
+    shrink: int
+    sigmas: tuple[float, ...]
+    solver: Solver
+    guidance: Guidance | None
+    loras: tuple[float, ...]
+
+    @property
+    def passes(self) -> int:
+        """Largest number of forward passes that a denoiser call has."""
+        guided = 1 if self.guidance is None else self.guidance.passes
+        return max(guided, 2) if self.solver.uses_uncond else guided
 
 
 def plan_stages(recipe: Recipe, clip: Clip, layers: int, *, stages: str = "all", steps: int | None = None,

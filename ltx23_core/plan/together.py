@@ -3,15 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..conditioning.extend import Extend
 from ..errors import RequestError
 from ..media.audio import Audio
-from .condition import ADDS, FREEZES, Clip, Condition
+from .condition import ADDS, FREEZES, Clip, Planned
 
 _MADE = {"video": "picture", "audio": "sound"}
 
 
-def check_conditions(conditions: Sequence[Condition], clip: Clip) -> tuple[Condition, ...]:
+def check_conditions(conditions: Sequence[Planned], clip: Clip) -> tuple[Planned, ...]:
     """The conditions in the order in which they are applied, each checked, and all of them together.
 
     Raises:
@@ -28,13 +27,13 @@ def check_conditions(conditions: Sequence[Condition], clip: Clip) -> tuple[Condi
     return tuple(sorted(conditions, key=lambda condition: condition.order))
 
 
-def source_waveform(conditions: Sequence[Condition], clip: Clip) -> Audio | None:
+def source_waveform(conditions: Sequence[Planned], clip: Clip) -> Audio | None:
     """The sound that a condition wants in the file instead of the decoded one, as long as the clip; or None."""
     found = (condition.waveform(clip) for condition in conditions if hasattr(condition, "waveform"))
     return next((waveform for waveform in found if waveform is not None), None)
 
 
-def _check_streams(conditions: Sequence[Condition]) -> None:
+def _check_streams(conditions: Sequence[Planned]) -> None:
     """A stream comes from one source, and a frozen one takes nothing else."""
     for stream, made in _MADE.items():
         roles = [(c, c.roles[stream]) for c in conditions if stream in getattr(c, "roles", {})]
@@ -49,9 +48,9 @@ def _check_streams(conditions: Sequence[Condition]) -> None:
                                f"no other condition on the {made}", f"Take {other.name} away.")
 
 
-def _check_extensions(conditions: Sequence[Condition], clip: Clip) -> None:
+def _check_extensions(conditions: Sequence[Planned], clip: Clip) -> None:
     """Clips that are extended stand at different ends and leave something between them."""
-    extends = [condition for condition in conditions if isinstance(condition, Extend)]
+    extends = [condition for condition in conditions if hasattr(condition, "frames_in")]
     for stream in ("video", "audio"):
         sides = [e.direction for e in extends if stream in e.roles]
         if len(sides) > len(set(sides)):

@@ -15,7 +15,7 @@ from .condition import Clip
 from .recipes import FRAMES
 
 if TYPE_CHECKING:
-    from ..run.stage import PromptPair
+    from .context import PromptPair
 
 OVERLAP = 24  # pixel frames: three latent frames, one second; our choice, there is no official one
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ..config import ENHANCED_TOKENS, TEXT_TOKENS
 from ..errors import RequestError
-from ..models.text.vision import VisionConfig, VisionEncoder, image_pixels
+from ..models.text.vision import VisionConfig, VisionEncoder
 from .generate import Sampling, Sight, generate
 from .instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+from .picture import image_pixels
 from .tokenizer import Tokenizer
 
 log = logging.getLogger("ltx23")

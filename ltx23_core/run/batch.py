@@ -2,19 +2,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import RequestError
+from ..plan.latents import Latents
+from .engine import Engine
 from .long import LongRunner
-from .stage import Latents, Request, StageRunner, StepInfo
-
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+from .progress import StepInfo
+from .stage import Request, StageRunner
 
 
-def run_batch(pipeline: Pipeline, request: Request, batch: int) -> Latents:
+def run_batch(engine: Engine, request: Request, batch: int) -> Latents:
     """Run a request with the seeds seed, seed + 1, …, one after the other.
 
     One after the other, not side by side: so each sample is bit for bit its single run (batched products round
@@ -23,7 +22,7 @@ def run_batch(pipeline: Pipeline, request: Request, batch: int) -> Latents:
     if batch < 1:
         raise RequestError(f"batch is {batch}", "1 or more", "Use 1.")
     runs = (_one(request, index, batch) for index in range(batch))
-    results = [(StageRunner(pipeline, one) if one.timeline is None else LongRunner(pipeline, one, one.timeline)).run()
+    results = [(StageRunner(engine, one) if one.timeline is None else LongRunner(engine, one, one.timeline)).run()
                for one in runs]
     video, audio = (None if parts[0] is None else torch.cat(parts)
                     for parts in zip(*((result.video, result.audio) for result in results), strict=True))

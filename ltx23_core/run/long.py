@@ -7,19 +7,18 @@ condition an ordinary run can condition a long one.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..geometry import VideoGrid
+from ..plan.latents import Latents
+from ..plan.stages import StagePlan
 from ..plan.windows import Timeline, Window
 from ..sampling.state import StatePair, Streams, StreamState, map_streams
+from .engine import Engine
 from .resume import Progress, fingerprint
-from .stage import Latents, Request, StagePlan, StageRunner
-
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+from .stage import Request, StageRunner
 
 WINDOW_SEED = 1_000_003  # a window's own generator: a run that is resumed goes on as if it had never stopped
 
@@ -32,12 +31,12 @@ def fade(held: int, device: torch.device) -> Tensor:
 class LongRunner(StageRunner):
     """A `StageRunner` whose stages go window by window."""
 
-    def __init__(self, pipeline: Pipeline, request: Request, timeline: Timeline) -> None:
-        super().__init__(pipeline, request)
+    def __init__(self, engine: Engine, request: Request, timeline: Timeline) -> None:
+        super().__init__(engine, request)
         self._timeline, resume = timeline, timeline.settings.resume
         settings = replace(request, on_step=None, preview_map=None, cache={})
         self._progress = Progress(resume, "" if resume is None else fingerprint(
-            pipeline.overlay.id, str(pipeline.dtype), pipeline.lora_state, settings))
+            engine.overlay.id, str(engine.dtype), engine.lora_state, settings))
         self._steps *= len(timeline.windows)
 
     def run(self) -> Latents:
@@ -50,7 +49,7 @@ class LongRunner(StageRunner):
         """Window by window: the upscaler's norms see clips of the length that they know, and memory does not grow."""
         whole: Tensor | None = None
         for window in self._timeline.windows:
-            part = self._pipeline.upscale(latent[:, :, slice(*window.video)])
+            part = self._engine.upscale(latent[:, :, slice(*window.video)])
             if whole is None:
                 whole = part.new_empty(*part.shape[:2], latent.shape[2], *part.shape[3:])
             _write(whole, part, window.video, window.held[0])

@@ -3,19 +3,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..conditioning.base import Condition
 from ..geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
-from ..media.audio import Audio
-from ..plan.condition import Clip, Condition, StageSetting
-from ..plan.guidance import Guidance
+from ..plan.condition import Clip, StageSetting
+from ..plan.context import PromptContext, PromptPair
+from ..plan.latents import Latents
+from ..plan.stages import StagePlan
 from ..plan.together import source_waveform
 from ..plan.windows import Timeline
-from ..sampling.denoiser import Denoiser, PromptContext
-from ..sampling.solve import Solver, solve
+from ..sampling.denoiser import Denoiser
+from ..sampling.solve import solve
 from ..sampling.state import (
     StatePair,
     Streams,
@@ -27,108 +28,12 @@ from ..sampling.state import (
     tokens_to_video,
     video_to_tokens,
 )
+from .engine import Engine
 from .preview import LatentToRGB, PreviewQueue
-
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+from .progress import OnStep, StepInfo
 
 NOISE_DTYPE = torch.bfloat16  # of the official pipelines' latents; drawn so in every precision, for the same stream
 SEED_MASK = (1 << 63) - 1     # generators of some devices take no larger seed
-
-
-@dataclass(frozen=True)
-class PromptPair:
-    """A prompt and a negative prompt, encoded."""
-
-    positive: PromptContext
-    negative: PromptContext
-    prompt: str
-    negative_prompt: str
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Result of sampling.
-
-    Attributes:
-        video: (B, C, F', H', W'), or None where only sound was made.
-        audio: (B, C, T, bins), or None where only the picture was made.
-        fps: frames per second.
-        frames: pixel frames of the decoded video.
-        seed: of the first sample; sample b has seed + b.
-        drawn: token shapes of the noise that was drawn so far, in order: a later stage with the same seed continues
-            this stream of noise, as the official pipelines do.
-        waveform: the sound to put into the file in place of the decoded one, as long as the clip (audio to video).
-    """
-
-    video: Tensor | None
-    audio: Tensor | None
-    fps: float
-    frames: int
-    seed: int | None = None
-    drawn: tuple[tuple[int, ...], ...] = ()
-    waveform: Audio | None = None
-
-    @property
-    def batch(self) -> int:
-        """Number of samples."""
-        return len(self.video if self.audio is None else self.audio)
-
-    def sample(self, index: int) -> Latents:
-        """One sample of the batch; a batch of one serves every index."""
-        pick = slice(index, index + 1) if self.batch > 1 else slice(None)
-        parts = (None if part is None else part[pick] for part in (self.video, self.audio))
-        return Latents(*parts, self.fps, self.frames, None if self.seed is None else self.seed + index, self.drawn,
-                       self.waveform)
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What a step tells its caller.
-
-    Attributes:
-        step, steps: steps done and all steps, over all stages and samples.
-        stage, stages: current stage, from 1, and the recipe's number of them.
-        sigma: noise level that the step left.
-        preview: uint8 (F', H', W', 3) on the CPU, or None where none is ready; never waits for the device.
-    """
-
-    step: int
-    steps: int
-    stage: int
-    stages: int
-    sigma: float
-    preview: Tensor | None
-
-
-OnStep = Callable[[StepInfo], None]
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage with everything decided.
-
-    Attributes:
-        number: in the recipe, from 1.
-        shrink: width and height are divided by this.
-        sigmas: schedule.
-        solver: and its options.
-        guidance: None: the conditional pass alone.
-        loras: strength of the distilled LoRA in each stage of the recipe, whichever of them run; 0: none.
-    """
-
-    number: int
-    shrink: int
-    sigmas: tuple[float, ...]
-    solver: Solver
-    guidance: Guidance | None
-    loras: tuple[float, ...]
-
-    @property
-    def passes(self) -> int:
-        """Largest number of forward passes that a denoiser call has."""
-        guided = 1 if self.guidance is None else self.guidance.passes
-        return max(guided, 2) if self.solver.uses_uncond else guided
 
 
 @dataclass(frozen=True)
@@ -163,9 +68,9 @@ class Request:
 class StageRunner:
     """Runs stages one after the other; all noise comes from one generator (spec/07 §3)."""
 
-    def __init__(self, pipeline: Pipeline, request: Request) -> None:
-        self._pipeline, self._request = pipeline, request
-        self._device = pipeline.residency.device
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine, self._request = engine, request
+        self._device = engine.residency.device
         noise_device = self._device if request.noise_device == "auto" else torch.device(request.noise_device)
         self._generator = torch.Generator(noise_device).manual_seed(request.seed & SEED_MASK)
         self._drawn: list[tuple[int, ...]] = []
@@ -192,7 +97,7 @@ class StageRunner:
 
     def _upscale(self, latent: Tensor) -> Tensor:
         """A video latent at the size of the next stage."""
-        return self._pipeline.upscale(latent)
+        return self._engine.upscale(latent)
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Noise of the run's generator, which remembers it, or of another one."""
@@ -203,9 +108,9 @@ class StageRunner:
 
     def _states(self, stage: StagePlan, grid: VideoGrid, latents: Streams) -> StatePair:
         """Both streams before noise: zeros or the last stage's latents, with the conditions at this stage's size."""
-        clip, config = self._request.clip, self._pipeline.transformer_config
+        clip, config = self._request.clip, self._engine.transformer_config
         length = audio_latent_length(clip.frames, clip.fps)
-        place = {"device": self._device, "dtype": self._pipeline.dtype}
+        place = {"device": self._device, "dtype": self._engine.dtype}
         video = audio = None
         if clip.video:
             tokens = (torch.zeros(1, grid.tokens, config.video.in_channels, **place) if latents[0] is None
@@ -215,7 +120,7 @@ class StageRunner:
             tokens = (torch.zeros(1, length, config.audio.in_channels, **place) if latents[1] is None
                       else audio_to_tokens(latents[1]).to(**place))
             audio = StreamState.from_tokens(tokens, audio_positions(length))
-        states, setting = (video, audio), StageSetting(stage.number, grid, length, clip.fps, self._pipeline,
+        states, setting = (video, audio), StageSetting(stage.number, grid, length, clip.fps, self._engine,
                                                        latents[0] is None and latents[1] is None,
                                                        self._request.cache)
         for condition in self._request.conditions:
@@ -235,23 +140,23 @@ class StageRunner:
     def _latents(self, tokens: Streams, grid: VideoGrid) -> Streams:
         """Tokens of both streams as latents, without appended ones."""
         return (None if tokens[0] is None else tokens_to_video(tokens[0], grid),
-                None if tokens[1] is None else tokens_to_audio(tokens[1], self._pipeline.audio_latent_channels))
+                None if tokens[1] is None else tokens_to_audio(tokens[1], self._engine.audio_latent_channels))
 
     def _denoise(self, stage: StagePlan, grid: VideoGrid, states: StatePair, noise: Streams, pair: PromptPair,
                  generator: torch.Generator) -> Streams:
         """Clean tokens from states and their noise."""
-        dtype = self._pipeline.dtype
+        dtype = self._engine.dtype
 
         def placed(context: PromptContext) -> PromptContext:
             return PromptContext(*(part.to(self._device, dtype) for part in (context.video, context.audio)))
 
-        transformer = self._pipeline.use_transformer(
+        transformer = self._engine.use_transformer(
             stage, tuple(0 if state is None else state.clean.shape[1] for state in states))
         negative = placed(pair.negative) if stage.guidance or stage.solver.uses_uncond else None
         guidance = stage.guidance and replace(stage.guidance, **{  # a frozen stream is context only (spec/07 §8)
             name: None for name, state in zip(("video", "audio"), states, strict=True) if state and state.frozen})
         denoiser = Denoiser(transformer, placed(pair.positive), negative, guidance, *states,
-                            check=self._pipeline.residency.check)
+                            check=self._engine.residency.check)
         start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
         x = solve(stage.solver, denoiser, states, start, stage.sigmas, generator,
                   lambda shape: self._draw(shape, generator), self._step_hook(stage, grid))

@@ -2,30 +2,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import RequestError
-from ..models.transformer.inputs import Pass, Perturbation, StreamInput
+from ..models.transformer.inputs import STREAMS, Pass, Perturbation, StreamInput
 from ..models.transformer.model import Transformer
 from ..models.transformer.nag import NagContext
+from ..plan.context import PromptContext
 from ..plan.guidance import Guidance
 from ..plan.guider import GuiderParams
 from .combine import RunningDifference, combine
 from .state import Streams, StreamState
 
 ParamsPair = tuple[GuiderParams, GuiderParams]
-
-
-@dataclass(frozen=True)
-class PromptContext:
-    """What the transformer sees of a prompt: (B, 1024, width) a stream; None where the stream is absent."""
-
-    video: Tensor | None
-    audio: Tensor | None
 
 
 def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
@@ -104,8 +97,10 @@ class Denoiser:
         velocities = self._transformer(*inputs, list(passes.values()), self._tables, self._check)
         results = list(self._last)
         for which, given in enumerate(inputs):
-            if given is not None and given.enabled:
-                named = {name: to_denoised(given.latent, v[which], given.token_timesteps)
+            if given is not None and given.enabled and not moving[which]:  # frozen: its timestep is 0
+                results[which] = Prediction(given.latent, given.latent if uncond else None)
+            elif given is not None and given.enabled:
+                named = {name: None if v[which] is None else to_denoised(given.latent, v[which], given.token_timesteps)
                          for name, v in zip(passes, velocities, strict=True)}
                 guided = combine(params[which], **named, running=self._running[which])
                 results[which] = Prediction(guided, named["uncond"] if uncond else None)
@@ -114,20 +109,27 @@ class Denoiser:
     def _plan(self, params: ParamsPair, moving: list[bool], uncond: bool) -> dict[str, Pass]:
         """The passes that the streams which are computed need, by name."""
         positive, (video, audio) = self._positive, params
-        used = [own for own, moves in zip(params, moving, strict=True) if moves]
+        moves = dict(zip(STREAMS, moving, strict=True))
+        used = {name: own for name, own in zip(STREAMS, params, strict=True) if moves[name]}
         nags = (self._nag(video, "video"), self._nag(audio, "audio"))
 
-        def conditional(perturbation: Perturbation) -> Pass:
-            return Pass(positive.video, positive.audio, perturbation, nag=nags)
+        def conditional(perturbation: Perturbation, reads: frozenset[str]) -> Pass:
+            return Pass(positive.video, positive.audio, perturbation, nag=nags, reads=reads)
 
-        passes = {"cond": conditional(Perturbation())}
-        if uncond or any(own.uses_cfg for own in used):
-            passes["uncond"] = self._unconditioned()
-        if any(own.uses_stg for own in used):
+        def readers(uses: Callable[[GuiderParams], bool]) -> frozenset[str]:
+            return frozenset(name for name, own in used.items() if uses(own))
+
+        passes = {"cond": conditional(Perturbation(), frozenset(used))}
+        guided = frozenset(used) if uncond else readers(lambda own: own.uses_cfg)
+        if guided:
+            passes["uncond"] = replace(self._unconditioned(), reads=guided)
+        perturbed = readers(lambda own: own.uses_stg)
+        if perturbed:
             passes["perturbed"] = conditional(Perturbation(*(
-                frozenset(own.stg_blocks if own.uses_stg else ()) for own in params)))
-        if None not in self._states and any(own.uses_modality for own in used):
-            passes["modality"] = conditional(Perturbation(cross=True))
+                frozenset(own.stg_blocks if own.uses_stg else ()) for own in params)), perturbed)
+        apart = readers(lambda own: own.uses_modality)
+        if None not in self._states and apart:
+            passes["modality"] = conditional(Perturbation(cross=True), apart)
         return passes
 
     def _unconditioned(self) -> Pass:

@@ -1,4 +1,8 @@
-"""Latents <-> tokens, and the state of one stream while it is sampled (spec/00 §3, 07 §1, §3, §8)."""
+"""Latents <-> tokens, and the state of one stream while it is sampled (spec/00 §3, 07 §1, §3, §8).
+
+Tokens and latents always have their memory in the order of their axes. A transposed view holds the same numbers, but
+products and sums over it round otherwise, so that two ways to one result would differ in the last bits.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,23 +19,24 @@ Streams = tuple["Tensor | None", "Tensor | None"]
 
 
 def video_to_tokens(latent: Tensor) -> Tensor:
-    """(B, C, F', H', W') -> (B, F' H' W', C); order frame, row, column."""
-    return latent.flatten(2).transpose(1, 2)
+    """(B, C, F', H', W') -> (B, F' H' W', C), contiguous; order frame, row, column."""
+    return latent.flatten(2).transpose(1, 2).contiguous()
 
 
 def tokens_to_video(tokens: Tensor, grid: VideoGrid) -> Tensor:
-    """(B, N >= grid.tokens, C) -> (B, C, F', H', W'); appended tokens are dropped."""
-    return tokens[:, :grid.tokens].transpose(1, 2).unflatten(2, (grid.frames, grid.height, grid.width))
+    """(B, N >= grid.tokens, C) -> (B, C, F', H', W'), contiguous; appended tokens are dropped."""
+    latent = tokens[:, :grid.tokens].transpose(1, 2).contiguous()
+    return latent.unflatten(2, (grid.frames, grid.height, grid.width))
 
 
 def audio_to_tokens(latent: Tensor) -> Tensor:
-    """(B, C, T, bins) -> (B, T, C bins), channel-major."""
-    return latent.transpose(1, 2).flatten(2)
+    """(B, C, T, bins) -> (B, T, C bins), contiguous, channel-major."""
+    return latent.transpose(1, 2).flatten(2).contiguous()
 
 
 def tokens_to_audio(tokens: Tensor, channels: int) -> Tensor:
-    """(B, T, channels * bins) -> (B, channels, T, bins)."""
-    return tokens.unflatten(2, (channels, -1)).transpose(1, 2)
+    """(B, T, channels * bins) -> (B, channels, T, bins), contiguous."""
+    return tokens.unflatten(2, (channels, -1)).transpose(1, 2).contiguous()
 
 
 def map_streams(function: Callable[..., Tensor], *streams: Streams) -> Streams:
@@ -66,6 +71,7 @@ class StreamState:
     @classmethod
     def from_tokens(cls, tokens: Tensor, positions: Tensor) -> StreamState:
         """A state without conditions; the clean tokens start as a copy of the initial ones."""
+        tokens = tokens.contiguous()
         mask = torch.ones(*tokens.shape[:2], 1, device=tokens.device)
         return cls(tokens, tokens, mask, positions.to(tokens.device))
 

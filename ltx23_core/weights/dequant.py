@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ..overlay.bytes.ggml import GGUF_FORMATS
 from ..overlay.bytes.source import Parameter
+from ..overlay.packed.sizes import USED
 from . import ggml
 
 Parts = Mapping[str, Tensor]
 Rows = Callable[[slice], Tensor]  # rows of the stored weight -> float32 (rows, stored columns)
 
-GROUP = 1 << 25  # numbers made at once: 128 MB in float32
+GROUP = 1 << 24  # numbers made at once: 64 MB in float32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -35,8 +36,7 @@ def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], s
     """
     if format in GGUF_FORMATS:
         return ggml.numbers(format, parts["weight"], dtype)
-    make, _ = FORMATS[format]
-    rows, (count, columns) = make(parts, parameters), shape
+    rows, (count, columns) = FORMATS[format](parts, parameters), shape
     result = torch.empty(shape, dtype=dtype, device=parts["weight"].device)
     step = max(1, GROUP // max(1, columns))
     for start in range(0, count, step):
@@ -47,7 +47,7 @@ def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], s
 
 def needed(format: str) -> tuple[str, ...]:
     """Parts that the arithmetic uses; others (an input scale) need not be read."""
-    return ("weight", *(() if format in GGUF_FORMATS else FORMATS[format][1]))
+    return ("weight", *USED[format])
 
 
 def _scale(scale: Tensor) -> Callable[[slice], Tensor]:
@@ -57,8 +57,11 @@ def _scale(scale: Tensor) -> Callable[[slice], Tensor]:
 
 
 def _fp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
-    """§2.2: W = q s."""
-    weight, scale = parts["weight"], _scale(parts["weight_scale"])
+    """§2.2: W = q s; without a scale, what was cast to fp8 and no more."""
+    weight = parts["weight"]
+    if "weight_scale" not in parts:
+        return lambda at: weight[at].float()
+    scale = _scale(parts["weight_scale"])
     return lambda at: weight[at].float() * scale(at)
 
 
@@ -179,10 +182,6 @@ def _awq(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
 
 
 # Format -> its function, and the parts that it uses beside the weight.
-FORMATS: dict[str, tuple[Callable[[Parts, Mapping[str, Parameter]], Rows], tuple[str, ...]]] = {
-    "fp8": (_fp8, ("weight_scale",)), "mxfp8": (_mxfp8, ("weight_scale",)),
-    "nvfp4": (_nvfp4, ("weight_scale", "weight_scale_2")), "int8": (_int8, ("weight_scale",)),
-    "int4": (_int4, ("weight_scale",)),
-    "w4a8": (_w4a8, ("weight_s_rel", "weight_s_channel", "weight_codebook", "weight_correction")),
-    "awq": (_awq, ("weight_scale", "weight_zero")),
+FORMATS: dict[str, Callable[[Parts, Mapping[str, Parameter]], Rows]] = {
+    "fp8": _fp8, "mxfp8": _mxfp8, "nvfp4": _nvfp4, "int8": _int8, "int4": _int4, "w4a8": _w4a8, "awq": _awq,
 }

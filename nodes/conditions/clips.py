@@ -14,7 +14,7 @@ from .inputs import chained, clip_inputs, output, rate_input, source_clip, to_au
 if TYPE_CHECKING:
     import torch
 
-    from ...ltx23_core.plan.condition import Condition
+    from ...ltx23_core.conditioning.base import Condition
 
 LORA = "lora"  # of FILES
 MAX_FACTOR = 16

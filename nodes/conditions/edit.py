@@ -12,7 +12,7 @@ from .inputs import chained, clip_inputs, output, rate_input, source_clip
 if TYPE_CHECKING:
     import torch
 
-    from ...ltx23_core.plan.condition import Condition
+    from ...ltx23_core.conditioning.base import Condition
 
 REGENERATE = ["both", "video", "audio"]
 DIRECTIONS = ["forward", "backward"]

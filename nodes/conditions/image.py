@@ -13,7 +13,7 @@ from .inputs import MAX_FRAME, chained, output
 if TYPE_CHECKING:
     import torch
 
-    from ...ltx23_core.plan.condition import Condition
+    from ...ltx23_core.conditioning.base import Condition
 
 PLACEMENTS = ["auto", "append"]
 CRF_TOOLTIP = (

@@ -11,7 +11,7 @@ from comfy.utils import ProgressBar
 from PIL import Image
 
 if TYPE_CHECKING:
-    from ...ltx23_core.run.stage import StepInfo
+    from ...ltx23_core.run.progress import StepInfo
 
 PREVIEW_SIZE = 512  # pixels of the longer side
 SECONDS_BETWEEN_TICKS = 0.25  # of a download's bar

@@ -16,12 +16,12 @@ from ..sockets import Conditions, Context, Guidance, Model, Solver, Windows, adv
 if TYPE_CHECKING:
     import torch
 
+    from ...ltx23_core.conditioning.base import Condition
     from ...ltx23_core.pipeline import Pipeline
-    from ...ltx23_core.plan.condition import Condition
+    from ...ltx23_core.plan.context import PromptPair
     from ...ltx23_core.plan.guidance import Guidance as GuidanceValues
+    from ...ltx23_core.plan.solver import Solver as SolverOptions
     from ...ltx23_core.plan.windows import Windows as WindowSettings
-    from ...ltx23_core.run.stage import PromptPair
-    from ...ltx23_core.sampling.solve import Solver as SolverOptions
 
 MAX_SIZE, MAX_FRAMES, MAX_STEPS, MAX_BATCH = 8192, 10_001, 1000, 64
 STAGES, STREAMS = ["all", "first", "second"], ["both", "video", "audio"]

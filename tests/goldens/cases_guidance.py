@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import torch
 
+from ltx23_core.plan.context import PromptContext
 from ltx23_core.plan.guidance import Apg, Guidance, GuiderBins, GuiderParams
 from ltx23_core.sampling import solvers
 from ltx23_core.sampling.combine import RunningDifference, combine
-from ltx23_core.sampling.denoiser import Denoiser, PromptContext
+from ltx23_core.sampling.denoiser import Denoiser
 from ltx23_core.sampling.solve import Solver, solve
 from ltx23_core.sampling.state import Streams, map_streams, video_to_tokens
 

@@ -6,10 +6,12 @@ import torch
 from ltx23_core.config import ConnectorConfig, TransformerConfig
 from ltx23_core.geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
 from ltx23_core.models.transformer.adaln import sinusoid
-from ltx23_core.models.transformer.block import BlockInput
-from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
+from ltx23_core.models.transformer.block import BlockCall, State, StreamStep
+from ltx23_core.models.transformer.inputs import STAGES, STREAMS, Pass, Perturbation, StreamInput
 from ltx23_core.models.transformer.model import Transformer, Velocities
+from ltx23_core.models.transformer.rows import Coefficients, StepRows
 from ltx23_core.ops.attention import mask_bias
+from ltx23_core.ops.modulate import add_norm_modulate
 from ltx23_core.ops.rope import rope_frequencies, rope_tables
 from ltx23_core.sampling.denoiser import to_denoised
 from ltx23_core.sampling.state import audio_to_tokens, video_to_tokens
@@ -23,9 +25,9 @@ def rope(run: Case) -> None:
     s = run.settings
 
     def check(name: str, middles: torch.Tensor, width: int, heads: int, limits: list[float]) -> None:
-        cos, sin = rope_tables(middles, width, heads, tuple(limits), s.theta, torch.float32)
-        run.check(name + ".cos", cos)
-        run.check(name + ".sin", sin)
+        for part, table in zip(("cos", "sin"), rope_tables(middles, width, tuple(limits), s.theta, torch.float32),
+                               strict=True):
+            run.check(f"{name}.{part}", table.unflatten(-1, (heads, -1)).transpose(1, 2))
 
     for suffix, video, audio in (("", cfg.video, cfg.audio), ("_22b", None, None)):
         if f"video_positions{suffix}" not in run.inputs:
@@ -82,19 +84,24 @@ def adaln(run: Case) -> None:
 def block(run: Case) -> None:
     part, given = module("transformer").transformer_blocks[run.settings.block], run.inputs
 
-    def stream(kind: str) -> BlockInput:
-        get = {k.split(".")[1]: v for k, v in given.items() if k.startswith(kind + ".")}
-        return BlockInput(get["timesteps"], get["prompt_timestep"], (get["cos"], get["sin"]),
-                          cross_rows=get["cross_scale_shift"], cross_gate=get["cross_gate"],
-                          cross_rope=(get["cross_cos"], get["cross_sin"]))
+    def rope(*names: str) -> tuple[torch.Tensor, ...]:
+        """(B, heads, N, d / 2) in the case, a row a token here."""
+        return tuple(given[name].transpose(1, 2).flatten(2) for name in names)
 
-    video, audio = part(given["video.x"], given["audio.x"], stream("video"), stream("audio"),
-                        given["video.context"], given["audio.context"])
-    run.check("video", video)
-    run.check("audio", audio)
-    rope_of_video = (given["video.cos"], given["video.sin"])
-    run.check("attn1", part.attn1(given["x"], rope=rope_of_video))
-    run.check("attn1_all_perturbed", part.attn1(given["x"], rope=rope_of_video, skip=True))
+    def step(kind: str) -> StreamStep:
+        names = ("timesteps", "prompt_timestep", "cross_scale_shift", "cross_gate")
+        rows = StepRows([part], kind, Coefficients(*(given[f"{kind}.{name}"] for name in names)))
+        return StreamStep(rows, rope(f"{kind}.cos", f"{kind}.sin"), rope(f"{kind}.cross_cos", f"{kind}.cross_sin"))
+
+    call = BlockCall(0, {kind: step(kind) for kind in STREAMS}, Pass(given["video.context"], given["audio.context"]))
+    states = {kind: State(given[f"{kind}.x"]) for kind in STREAMS}
+    for stage in STAGES:
+        states = part(stage, states, call)
+    for kind, (x, update) in states.items():
+        run.check(kind, add_norm_modulate(x, update, (), None, part.eps)[0])
+    own = rope("video.cos", "video.sin")
+    run.check("attn1", part.attn1(given["x"], rope=own))
+    run.check("attn1_all_perturbed", part.attn1(given["x"], rope=own, skip=True))
     run.check("ff", part.ff(given["x"]))
 
 

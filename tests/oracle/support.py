@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ltx23_core.models.registry import build
 
 BOUND = 1e-5  # of max|got - want| / max|want|, in float32
-DIFFUSERS = "diffusers is not installed: `python3 run.py test` installs it (tools/requirements-test.txt)"
+DIFFUSERS = "diffusers is not installed: `python3 run.py test` installs it (group oracle of pyproject.toml)"
 
 # End of a tensor's name -> values that a trained model could have; without them activations vanish or explode.
 _RANGES: dict[str, tuple[float, float]] = {  # middle, deviation of a normal distribution

@@ -16,7 +16,6 @@ from ltx23_core.models.text.gemma import build_gemma
 from ltx23_core.models.text.vision import (
     VisionConfig,
     VisionEncoder,
-    image_pixels,
     restore_positions,
     vision_tensors,
 )
@@ -24,6 +23,7 @@ from ltx23_core.overlay.find.text_encoder import find_text_encoder
 from ltx23_core.prompt.enhance import Question, ask
 from ltx23_core.prompt.generate import TOP_K, TOP_P, Sampling, Sight, generate
 from ltx23_core.prompt.instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+from ltx23_core.prompt.picture import image_pixels
 from ltx23_core.prompt.tokenizer import Tokenizer
 from ltx23_core.runtime.load import load_module
 from tests.goldens.harness import GEMMA

@@ -62,8 +62,7 @@ class Connector(nn.Module):
     def _rope(self, length: int, like: Tensor) -> Rope:
         """Tables for whole positions 0, 1, …: unlike latent tokens, text has no extent, so no middles."""
         positions = torch.arange(length, dtype=torch.float32, device=like.device).view(1, 1, -1)
-        return rope_tables(positions, self.config.width, self.config.heads, self.config.max_pos,
-                           self.config.rope_theta, like.dtype)
+        return rope_tables(positions, self.config.width, self.config.max_pos, self.config.rope_theta, like.dtype)
 
     def forward(self, features: Tensor, mask: Tensor | None = None, length: int = TEXT_TOKENS,
                 check: Callable[[], None] | None = None) -> Tensor:

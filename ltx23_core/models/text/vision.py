@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...errors import OverlayError
 from ._transformers import transformers_class
 from .gemma import config_fields, refuse_unknown_buffers
 
-LONG_SIDE = 896  # pixels of a picture before the tower's own square (spec/03 §6)
 _LEVELS = re.compile(r"^(model\.)?(vision_tower\.)?(vision_model\.)?")
 _MAX_SIZE = 1 << 16  # of any number in the configuration; more is a damaged file
 # SigLIP so400m/14 at 896 pixels, as in every Gemma 3 that sees; single files come without a configuration.
@@ -131,30 +130,3 @@ def vision_tensors(encoder: nn.Module, tensors: Mapping[str, Any]) -> dict[str, 
                            f"see pictures (there is no {missing[0]})", "a Gemma 3 with its vision tower",
                            "Use the folder of google/gemma-3-12b-it-qat-q4_0-unquantized, or enhance without an image.")
     return {name: bare[short] for name, short in names.items()}
-
-
-def image_pixels(image: Tensor, config: VisionConfig) -> Tensor:
-    """A picture as the tower takes it: long side to 896 pixels, then to the tower's square, in [-1, 1].
-
-    The proportions are lost on purpose: that is how Gemma 3 was trained to see.
-
-    Args:
-        image: (H, W, 3), uint8 or float in [0, 1].
-
-    Returns:
-        (1, 3, S, S) float32 on the CPU.
-
-    Raises:
-        MediaError: not one RGB picture.
-    """
-    from PIL import Image
-
-    from ...media.image import check_image, to_uint8
-    check_image(image)
-    picture = Image.fromarray(to_uint8(image.cpu()).numpy())
-    scale, side = LONG_SIDE / max(picture.size), config.tower["image_size"]
-    width, height = (max(1, round(length * scale)) for length in picture.size)
-    for size in ((width, height), (side, side)):
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(side, side, 3)
-    return (pixels.permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5

@@ -1,30 +1,36 @@
 """Attention with q/k RMS norm over the full width, split rotary positions and a gate per head (spec/02 §6)."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
 from ...ops.attention import AttentionFunction, attention
-from ...ops.rope import Rope, apply_rope
-from .nag import Nag
+from ...ops.gates import gate_heads
+from ...ops.matmul import linears
+from ...ops.norms import norm_rope, norm_rope_pair
+from ...ops.rope import Rope
+from .nag import NagNumbers, push
+
+KeysValues = tuple[Tensor, Tensor]
+"""Normed and rotated keys and values of a context, (B, Nk, heads d) each."""
 
 
 class ScaleNorm(nn.Module):
-    """RMS norm over the last axis with a weight; computed in float32 by the framework kernel."""
+    """The weight of an RMS norm over the last axis; `ops.norms` applies it."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, width) -> (…, width)."""
-        return rms_norm(x, self.weight.shape, self.weight, self.eps)
-
 
 class Attention(nn.Module):
     """Self or cross attention; parameter names are the official ones.
+
+    From the projections to the output one layout is kept, a row per token with the heads behind each other: what a
+    kernel sees as (B, heads, N, d) is a view of it, and nothing is copied in between.
 
     Args:
         query_width: channels of the queries' input, also of the output.
@@ -45,43 +51,65 @@ class Attention(nn.Module):
         self.q_norm = ScaleNorm(inner, eps)
         self.k_norm = ScaleNorm(inner, eps)
 
+    @property
+    def together(self) -> Sequence[Sequence[str]]:
+        """Layers whose parameters make one product where they lie behind each other, in this order.
+
+        Gate logits, queries, keys, values: so a self attention is one product, and a cross attention two.
+        """
+        names = ("to_gate_logits", "to_q"), ("to_k", "to_v")
+        return names if self.to_q.in_features != self.to_k.in_features else (names[0] + names[1],)
+
     def _heads(self, x: Tensor) -> Tensor:
+        """(B, N, heads d) -> (B, heads, N, d), a view."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor, context: Tensor | None = None, rope: Rope | None = None,
                 context_rope: Rope | None = None, bias: Tensor | None = None, skip: bool = False,
-                nag: tuple[Nag, Tensor] | None = None) -> Tensor:
+                nag: tuple[NagNumbers, KeysValues] | None = None, keys_values: KeysValues | None = None) -> Tensor:
         """Attend from x to context.
 
         Args:
             x: (B, Nq, query_width); also feeds the gate.
-            context: (B, Nk, context_width); None: self attention.
-            rope, context_rope: tables of queries and of keys (None: the same as the queries').
+            context: (B, Nk, context_width); None: self attention, or ``keys_values`` are given.
+            rope, context_rope: tables of queries and of keys.
             bias: additive attention bias, broadcastable to (B, heads, Nq, Nk).
             skip: replace the softmax product by the values themselves (STG, spec/02 §9); self attention only.
-            nag: settings and a negative context (B, S, context_width), which the result is pushed away from; acts on
+            nag: settings, and keys and values of a negative context, which the result is pushed away from; acts on
                 the softmax product, before gate and output projection, as in its paper. Text attention only.
+            keys_values: of `keys_values`, in place of a context.
 
         Returns:
             (B, Nq, query_width).
         """
-        context = x if context is None else context
         if skip:
-            attended = self.to_v(context)
+            logits, value = self.to_gate_logits(x), self.to_v(x)
+            return self._out(value.unflatten(-1, (self.heads, -1)), logits)
+        if context is None and keys_values is None:
+            layers = (self.to_gate_logits, self.to_q, self.to_k, self.to_v)
+            logits, query, key, value = linears(x, layers)
+            query, key = norm_rope_pair((query, self.q_norm.weight), (key, self.k_norm.weight), rope, self.heads,
+                                        self.q_norm.eps)
         else:
-            query = self._heads(self.q_norm(self.to_q(x)))
-            if rope is not None:
-                query = apply_rope(query, rope)
-            attended = self._product(query, context, context_rope or rope, bias)
-            if nag is not None:
-                settings, negative = nag
-                attended = settings.blend(attended, self._product(query, negative, None, None))
-        gate = 2 * torch.sigmoid(self.to_gate_logits(x))
-        return self.to_out[0]((attended.unflatten(-1, (self.heads, -1)) * gate[..., None]).flatten(2))
+            logits, query = linears(x, (self.to_gate_logits, self.to_q))
+            query = norm_rope(query, self.q_norm.weight, rope, self.heads, self.q_norm.eps)
+            key, value = keys_values or self.keys_values(context, context_rope)
+        attended = self._product(query, key, value, bias)
+        if nag is not None:
+            settings, negative = nag
+            blended = push(settings, attended.flatten(2), self._product(query, *negative, None).flatten(2))
+            attended = blended.unflatten(-1, (self.heads, -1))
+        return self._out(attended, logits)
 
-    def _product(self, query: Tensor, context: Tensor, rope: Rope | None, bias: Tensor | None) -> Tensor:
-        """Softmax product of queries (B, heads, Nq, d) with a context (B, Nk, width): (B, Nq, heads d)."""
-        key, value = self._heads(self.k_norm(self.to_k(context))), self._heads(self.to_v(context))
-        if rope is not None:
-            key = apply_rope(key, rope)
-        return self.attend(query, key, value, bias).transpose(1, 2).flatten(2)
+    def keys_values(self, context: Tensor, rope: Rope | None = None) -> KeysValues:
+        """Keys and values of a context (B, Nk, context_width), for any number of calls."""
+        key, value = linears(context, (self.to_k, self.to_v))
+        return norm_rope(key, self.k_norm.weight, rope, self.heads, self.k_norm.eps), value
+
+    def _product(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Softmax product, (B, Nq, heads, d)."""
+        return self.attend(self._heads(query), self._heads(key), self._heads(value), bias).transpose(1, 2)
+
+    def _out(self, attended: Tensor, logits: Tensor) -> Tensor:
+        """Gate and output projection of (B, Nq, heads, d)."""
+        return self.to_out[0](gate_heads(attended, logits))

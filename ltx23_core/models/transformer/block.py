@@ -1,72 +1,86 @@
-"""One dual-stream transformer block (spec/02 §7)."""
+"""One dual-stream transformer block, stage by stage (spec/02 §7)."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
 from ...config import TransformerConfig
+from ...ops.modulate import Modulation, Update, add_norm_modulate, modulated
 from ...ops.rope import Rope
-from .attention import Attention
+from .attention import Attention, KeysValues
 from .feed_forward import FeedForward
-from .nag import NagContext
+from .inputs import STREAMS, Pass
+from .rows import FEED, PROMPT, SELF, TEXT, TO_AUDIO, TO_VIDEO, BlockRows, StepRows
 
 
 @dataclass(frozen=True)
-class BlockInput:
-    """AdaLN rows and tables of one stream; equal for all blocks and passes at one sigma.
+class StreamStep:
+    """What is one stream's at one sigma, in all blocks and passes.
 
     Attributes:
-        rows: (B, U, 9 width) of adaln_single; U distinct timesteps.
-        prompt_rows: (B, 1, 2 width) of prompt_adaln_single.
-        rope: tables of the self attention.
+        rows: modulation of every block.
+        rope: tables of the self attention; cross_rope: over time, None with one stream.
         index: int64 (N,), which of the U timesteps each token has; None where U is 1 or N.
-        cross_rows: (B, U, 4 width), cross_gate: (B, 1, width), cross_rope: tables over time; None with one stream.
         self_bias: additive bias of the self attention, or None.
         enabled: False: the stream only serves as keys and values.
     """
 
-    rows: Tensor
-    prompt_rows: Tensor
+    rows: StepRows
     rope: Rope
-    index: Tensor | None = None
-    cross_rows: Tensor | None = None
-    cross_gate: Tensor | None = None
     cross_rope: Rope | None = None
+    index: Tensor | None = None
     self_bias: Tensor | None = None
     enabled: bool = True
 
 
-class Rows:
-    """Modulation rows table + coefficients, gathered to tokens when a row is used."""
+class State(NamedTuple):
+    """One stream between two stages. The update waits for the next norm, which reads the sum anyway."""
 
-    def __init__(self, table: Tensor, coefficients: Tensor, index: Tensor | None) -> None:
-        self._rows = table.to(coefficients.dtype) + coefficients.unflatten(-1, (table.shape[0], -1))
-        self._index = index
-
-    def __getitem__(self, row: int) -> Tensor:
-        """(B, U or N, width)."""
-        values = self._rows[:, :, row]
-        return values if self._index is None else values[:, self._index]
+    x: Tensor
+    update: Update | None = None
 
 
-class _Parts(NamedTuple):
-    """The modules and tables of one stream."""
+States = dict[str, State]
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """What a stage of a block is called with, beside the states.
+
+    Attributes:
+        number: of the block.
+        steps: of each stream that is there.
+        given: a pass; all that share the call have its key.
+        wanted: streams whose new state is needed.
+        keys_values: of the prompts, shared by the passes within a block: (stream, id of the context) -> what they gave.
+    """
+
+    number: int
+    steps: dict[str, StreamStep]
+    given: Pass
+    wanted: frozenset[str] = frozenset(STREAMS)
+    keys_values: dict[tuple[str, int], KeysValues] = field(default_factory=dict)
+
+    def rows(self, name: str) -> BlockRows:
+        """Modulation of a stream in this block; asked for when the block's weights are there."""
+        return self.steps[name].rows[self.number]
+
+    def moving(self, states: States) -> list[str]:
+        """Streams that the stage updates."""
+        return [name for name in states if name in self.wanted and self.steps[name].enabled]
+
+
+class Parts(NamedTuple):
+    """The modules and tables of one stream; ``tables``: own, prompt, cross-modal. ``cross`` reads the other stream."""
 
     self_attention: Attention
     text_attention: Attention
+    cross: Attention
     feed_forward: FeedForward
-    table: Tensor
-    prompt_table: Tensor
-    cross_table: Tensor
-
-
-def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x (1 + scale) + shift in one pass over x."""
-    return torch.addcmul(shift, x, 1 + scale)
+    tables: tuple[Tensor, Tensor, Tensor]
 
 
 class TransformerBlock(nn.Module):
@@ -90,79 +104,87 @@ class TransformerBlock(nn.Module):
                                   ("scale_shift_table_a2v_ca_video", 5, v), ("scale_shift_table_a2v_ca_audio", 5, a)):
             self.register_parameter(name, nn.Parameter(torch.empty(rows, width)))
 
-    def _video(self) -> _Parts:
-        return _Parts(self.attn1, self.attn2, self.ff, self.scale_shift_table, self.prompt_scale_shift_table,
-                      self.scale_shift_table_a2v_ca_video)
+    def parts(self, stream: str) -> Parts:
+        """Modules and tables of "video" or "audio"."""
+        if stream == "video":
+            return Parts(self.attn1, self.attn2, self.audio_to_video_attn, self.ff,
+                         (self.scale_shift_table, self.prompt_scale_shift_table, self.scale_shift_table_a2v_ca_video))
+        return Parts(self.audio_attn1, self.audio_attn2, self.video_to_audio_attn, self.audio_ff,
+                     (self.audio_scale_shift_table, self.audio_prompt_scale_shift_table,
+                      self.scale_shift_table_a2v_ca_audio))
 
-    def _audio(self) -> _Parts:
-        return _Parts(self.audio_attn1, self.audio_attn2, self.audio_ff, self.audio_scale_shift_table,
-                      self.audio_prompt_scale_shift_table, self.scale_shift_table_a2v_ca_audio)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        return rms_norm(x, x.shape[-1:], None, self.eps)
-
-    def _attend(self, parts: _Parts, x: Tensor, context: Tensor, given: BlockInput, rows: Rows,
-                text_bias: Tensor | None, skip: bool, nag: NagContext | None) -> Tensor:
-        """Self attention and text attention of one stream."""
-        normed = _modulate(self._norm(x), rows[1], rows[0])
-        x = torch.addcmul(x, parts.self_attention(normed, rope=given.rope, bias=given.self_bias, skip=skip), rows[2])
-        prompt = Rows(parts.prompt_table, given.prompt_rows, None)
-        query = _modulate(self._norm(x), rows[7], rows[6])
-        pushed = nag and (nag.nag, _modulate(nag.context, prompt[1], prompt[0]))
-        attended = parts.text_attention(query, _modulate(context, prompt[1], prompt[0]), bias=text_bias, nag=pushed)
-        return torch.addcmul(x, attended, rows[8])
-
-    def _cross(self, video: Tensor, audio: Tensor, given: BlockInput, audio_given: BlockInput) -> tuple[Tensor, Tensor]:
-        """Both cross-modal attentions; each reads the state before either was added."""
-        assert given.cross_rows is not None and audio_given.cross_rows is not None
-        normed, audio_normed = self._norm(video), self._norm(audio)
-        v = Rows(self.scale_shift_table_a2v_ca_video[:4], given.cross_rows, given.index)
-        a = Rows(self.scale_shift_table_a2v_ca_audio[:4], audio_given.cross_rows, audio_given.index)
-        new_video, new_audio = video, audio
-        if given.enabled:
-            gate = Rows(self.scale_shift_table_a2v_ca_video[4:], given.cross_gate, None)[0]
-            new_video = torch.addcmul(video, self.audio_to_video_attn(
-                _modulate(normed, v[0], v[1]), _modulate(audio_normed, a[0], a[1]),
-                given.cross_rope, audio_given.cross_rope), gate)
-        if audio_given.enabled:
-            gate = Rows(self.scale_shift_table_a2v_ca_audio[4:], audio_given.cross_gate, None)[0]
-            new_audio = torch.addcmul(audio, self.video_to_audio_attn(
-                _modulate(audio_normed, a[2], a[3]), _modulate(normed, v[2], v[3]),
-                audio_given.cross_rope, given.cross_rope), gate)
-        return new_video, new_audio
-
-    def forward(self, video: Tensor | None, audio: Tensor | None, given: BlockInput | None,
-                audio_given: BlockInput | None, video_context: Tensor | None, audio_context: Tensor | None,
-                text_bias: Tensor | None = None, skip: tuple[bool, bool, bool] = (False, False, False),
-                nag: tuple[NagContext | None, NagContext | None] = (None, None)) -> (
-                    tuple[Tensor | None, Tensor | None]):
-        """Update both streams for one pass.
+    def forward(self, stage: str, states: States, call: BlockCall) -> States:
+        """Run one stage (`inputs.STAGES`) of one pass.
 
         Args:
-            video, audio: hidden states (B, N, width), or None for an absent stream; never changed in place.
-            given, audio_given: AdaLN rows and tables of each stream.
-            video_context, audio_context: prompt (B, S, width).
-            text_bias: additive bias over text tokens, or None.
-            skip: (video self attention, audio self attention, both crosses), see `Perturbation.at`.
-            nag: normalized attention guidance in the text attention of (video, audio), or None.
+            stage: which.
+            states: hidden states of the streams that are there, (B, N, width) each; never changed in place.
+            call: all else.
 
         Returns:
-            The new hidden states.
+            The states of those streams that `BlockCall.wanted` names.
         """
-        streams = []
-        for x, parts, inputs, context, skip_self, away in (
-                (video, self._video(), given, video_context, skip[0], nag[0]),
-                (audio, self._audio(), audio_given, audio_context, skip[1], nag[1])):
-            rows = Rows(parts.table, inputs.rows, inputs.index) if inputs is not None else None
-            if x is not None and inputs.enabled:
-                x = self._attend(parts, x, context, inputs, rows, text_bias, skip_self, away)
-            streams.append((x, rows))
-        (video, rows), (audio, audio_rows) = streams
-        if video is not None and audio is not None and not skip[2]:
-            video, audio = self._cross(video, audio, given, audio_given)
-        if video is not None and given.enabled:
-            video = torch.addcmul(video, self.ff(_modulate(self._norm(video), rows[4], rows[3])), rows[5])
-        if audio is not None and audio_given.enabled:
-            hidden = self.audio_ff(_modulate(self._norm(audio), audio_rows[4], audio_rows[3]))
-            audio = torch.addcmul(audio, hidden, audio_rows[5])
-        return video, audio
+        stages = {"self": self._self, "text": self._text, "cross": self._cross, "feed": self._feed}
+        new = {**states, **stages[stage](states, call)}
+        return {name: state for name, state in new.items() if name in call.wanted}
+
+    def _normed(self, state: State, call: BlockCall, name: str, *wanted: Modulation) -> tuple[Tensor, list[Tensor]]:
+        """A stream with its update, and its norm under some modulations."""
+        return add_norm_modulate(state.x, state.update, wanted, call.steps[name].index, self.eps)
+
+    def _self(self, states: States, call: BlockCall) -> States:
+        new, skipped = {}, call.given.perturbation.skipped(call.number)
+        for name in call.moving(states):
+            step, rows = call.steps[name], call.rows(name).own[SELF]
+            x, [normed] = self._normed(states[name], call, name, rows)
+            attended = self.parts(name).self_attention(normed, rope=step.rope, bias=step.self_bias,
+                                                       skip=name in skipped)
+            new[name] = State(x, Update(attended, rows.gate))
+        return new
+
+    def _text(self, states: States, call: BlockCall) -> States:
+        new = {}
+        for name in call.moving(states):
+            attention, rows = self.parts(name).text_attention, call.rows(name).own[TEXT]
+            x, [query] = self._normed(states[name], call, name, rows)
+            nag = call.given.nag_of(name)
+            pushed = nag and (nag.nag, self._prompt(name, nag.context, call))
+            attended = attention(query, bias=call.given.text_bias, nag=pushed,
+                                 keys_values=self._prompt(name, call.given.context(name), call))
+            new[name] = State(x, Update(attended, rows.gate))
+        return new
+
+    def _prompt(self, name: str, context: Tensor, call: BlockCall) -> KeysValues:
+        """Keys and values of a prompt, computed once a block for all passes."""
+        key = name, id(context)
+        if key not in call.keys_values:
+            seen = modulated(context, call.rows(name).prompt[PROMPT])
+            call.keys_values[key] = self.parts(name).text_attention.keys_values(seen)
+        return call.keys_values[key]
+
+    def _cross(self, states: States, call: BlockCall) -> States:
+        """Both cross-modal attentions; each reads the state before either was added."""
+        moving = call.moving(states)
+        if len(states) < len(STREAMS) or call.given.perturbation.cross or not moving:
+            return {}
+        directions = {"video": TO_VIDEO, "audio": TO_AUDIO}
+        held, seen = {}, {}
+        for name, state in states.items():
+            wanted = [call.rows(name).cross[directions[target]] for target in moving]
+            held[name], made = self._normed(state, call, name, *wanted)
+            seen[name] = dict(zip(moving, made, strict=True))
+        new = {name: State(x) for name, x in held.items()}
+        for name, other in (STREAMS, STREAMS[::-1]):
+            if name in moving:
+                attended = self.parts(name).cross(seen[name][name], seen[other][name], call.steps[name].cross_rope,
+                                                  call.steps[other].cross_rope)
+                new[name] = State(held[name], Update(attended, call.rows(name).gate))
+        return new
+
+    def _feed(self, states: States, call: BlockCall) -> States:
+        new = {}
+        for name in call.moving(states):
+            rows = call.rows(name).own[FEED]
+            x, [normed] = self._normed(states[name], call, name, rows)
+            new[name] = State(x, Update(self.parts(name).feed_forward(normed), rows.gate))
+        return new

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+
+from ...ops.gelu import linear_gelu
 
 
 class GeluProjection(nn.Module):
@@ -14,7 +15,7 @@ class GeluProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) -> (…, hidden)."""
-        return gelu(self.proj(x), approximate="tanh")
+        return linear_gelu(x, self.proj)
 
 
 class FeedForward(nn.Module):

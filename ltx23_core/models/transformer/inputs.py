@@ -43,6 +43,11 @@ class StreamTables:
     self_bias: Tensor | None = None
 
 
+STREAMS = ("video", "audio")
+STAGES = ("self", "text", "cross", "feed")
+"""The parts of a block, in order. Passes stay together until a stage treats them differently."""
+
+
 @dataclass(frozen=True)
 class Perturbation:
     """Which attentions a pass skips (spec/02 §9). Block indices count from 0."""
@@ -51,9 +56,10 @@ class Perturbation:
     audio_self: frozenset[int] = frozenset()
     cross: bool = False  # both cross-modal attentions, in every block
 
-    def at(self, block: int) -> tuple[bool, bool, bool]:
-        """(skip video self, skip audio self, skip both crosses) in one block."""
-        return block in self.video_self, block in self.audio_self, self.cross
+    def skipped(self, block: int) -> frozenset[str]:
+        """Streams whose self attention is skipped in one block."""
+        blocks = {"video": self.video_self, "audio": self.audio_self}
+        return frozenset(name for name in STREAMS if block in blocks[name])
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Pass:
         audio_context: (B, S, audio width), or None without an audio stream.
         text_bias: additive (B, 1, 1, S) over the text tokens, or None; the pipelines never mask.
         nag: normalized attention guidance of (video, audio), None where there is none.
+        reads: streams whose velocity is asked for; what serves neither of them is not computed.
     """
 
     video_context: Tensor | None
@@ -72,9 +79,26 @@ class Pass:
     perturbation: Perturbation = field(default_factory=Perturbation)
     text_bias: Tensor | None = None
     nag: tuple[NagContext | None, NagContext | None] = (None, None)
+    reads: frozenset[str] = frozenset(STREAMS)
 
-    def key(self, block: int) -> tuple[object, ...]:
-        """Two passes with equal keys in blocks 0..i have equal hidden states after block i (spec/08 §2)."""
-        nags = (given and (given.nag, id(given.context)) for given in self.nag)
-        return (id(self.video_context), id(self.audio_context), id(self.text_bias), *nags,
-                *self.perturbation.at(block))
+    def context(self, stream: str) -> Tensor | None:
+        """The prompt context of a stream."""
+        return self.video_context if stream == "video" else self.audio_context
+
+    def nag_of(self, stream: str) -> NagContext | None:
+        """Normalized attention guidance of a stream."""
+        return self.nag[STREAMS.index(stream)]
+
+    def key(self, block: int, stage: str) -> tuple[object, ...]:
+        """Two passes with equal keys in every stage so far have equal hidden states (spec/08 §2)."""
+        if stage == "self":
+            return (self.perturbation.skipped(block),)
+        if stage == "text":
+            nags = (given and (given.nag, id(given.context)) for given in self.nag)
+            return (id(self.video_context), id(self.audio_context), id(self.text_bias), *nags)
+        return (self.perturbation.cross,) if stage == "cross" else ()
+
+    def needs(self, ahead: bool) -> frozenset[str]:
+        """Streams that its velocities still depend on. ``ahead``: a cross-modal attention is yet to come."""
+        crosses = ahead and not self.perturbation.cross and self.reads
+        return frozenset(STREAMS) if crosses else self.reads

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,41 @@ from torch.nn.functional import layer_norm
 
 from ...config import StreamConfig, TransformerConfig
 from ...ops.attention import AttentionFunction, mask_bias
+from ...ops.modulate import add_norm_modulate, per_token
 from ...ops.rope import rope_tables
 from .adaln import AdaLayerNormSingle
 from .attention import Attention
-from .block import BlockInput, Rows, TransformerBlock
-from .inputs import Pass, StreamInput, StreamTables
+from .block import BlockCall, State, States, StreamStep, TransformerBlock
+from .inputs import STAGES, STREAMS, Pass, StreamInput, StreamTables
+from .rows import Coefficients, StepRows
 
 Velocities = tuple["Tensor | None", "Tensor | None"]
+
+
+class StreamModules(NamedTuple):
+    """What the model has once for each stream."""
+
+    patchify: nn.Linear
+    adaln: AdaLayerNormSingle
+    prompt: AdaLayerNormSingle
+    cross: AdaLayerNormSingle
+    gate: AdaLayerNormSingle
+    table: Tensor
+    project: nn.Linear
+
+
+class Prepared(NamedTuple):
+    """One stream at one sigma: for the blocks, and the embedding that the output head needs."""
+
+    step: StreamStep
+    embedding: Tensor
+
+
+class Branch(NamedTuple):
+    """Passes whose hidden states are equal so far."""
+
+    members: list[int]
+    states: States
 
 
 class Transformer(nn.Module):
@@ -63,49 +92,53 @@ class Transformer(nn.Module):
             if positions is None:
                 return None
             middles = positions.float().mean(dim=-1)
-            cross = rope_tables(middles[:, :1], config.audio.width, config.audio.heads, config.cross_max_pos,
-                                config.rope_theta, dtype)
-            return StreamTables(rope_tables(middles, shape.width, shape.heads, shape.max_pos, config.rope_theta, dtype),
-                                cross, None if mask is None else mask_bias(mask, dtype)[:, None])
+            own = rope_tables(middles, shape.width, shape.max_pos, config.rope_theta, dtype)
+            cross = rope_tables(middles[:, :1], config.audio.width, config.cross_max_pos, config.rope_theta, dtype)
+            return StreamTables(own, cross, None if mask is None else mask_bias(mask, dtype)[:, None])
 
         return stream(video_positions, config.video, video_mask), stream(audio_positions, config.audio, None)
 
-    def _adaln(self, video: StreamInput | None, audio: StreamInput | None,
-               tables: tuple[StreamTables | None, StreamTables | None]) -> list[tuple[BlockInput, Tensor] | None]:
-        """AdaLN rows of each stream for all blocks, and the embedding that the output head needs."""
-        scale = self.config.timestep_scale
-        gate_scale = scale * (self.config.av_gate_timestep_scale / scale)
-        heads = ((video, audio, tables[0], self.adaln_single, self.prompt_adaln_single,
-                  self.av_ca_video_scale_shift_adaln_single, self.av_ca_a2v_gate_adaln_single),
-                 (audio, video, tables[1], self.audio_adaln_single, self.audio_prompt_adaln_single,
-                  self.av_ca_audio_scale_shift_adaln_single, self.av_ca_v2a_gate_adaln_single))
-        out: list[tuple[BlockInput, Tensor] | None] = []
-        for own, other, table, adaln, prompt, cross, gate in heads:
-            if own is None or table is None:
-                out.append(None)
-                continue
-            rows, embedded = adaln(own.timesteps * scale)
-            prompt_rows, _ = prompt(own.sigma[:, None] * scale)
-            both = {} if other is None else {
-                "cross_rows": cross(own.timesteps * scale)[0],
-                "cross_gate": gate(other.sigma[:, None] * gate_scale)[0], "cross_rope": table.cross_rope}
-            out.append((BlockInput(rows, prompt_rows, table.rope, own.index, self_bias=table.self_bias,
-                                   enabled=own.enabled, **both), embedded))
-        return out
+    def _stream(self, stream: str) -> StreamModules:
+        if stream == "video":
+            return StreamModules(self.patchify_proj, self.adaln_single, self.prompt_adaln_single,
+                                 self.av_ca_video_scale_shift_adaln_single, self.av_ca_a2v_gate_adaln_single,
+                                 self.scale_shift_table, self.proj_out)
+        return StreamModules(self.audio_patchify_proj, self.audio_adaln_single, self.audio_prompt_adaln_single,
+                             self.av_ca_audio_scale_shift_adaln_single, self.av_ca_v2a_gate_adaln_single,
+                             self.audio_scale_shift_table, self.audio_proj_out)
 
-    def _head(self, x: Tensor, embedded: Tensor, index: Tensor | None, table: Tensor, projection: nn.Linear) -> Tensor:
-        rows = Rows(table, embedded.repeat(1, 1, 2), index)  # both rows are added to the same embedding
-        normed = layer_norm(x, x.shape[-1:], None, None, self.config.norm_eps)
-        return projection(normed * (1 + rows[1]) + rows[0])
+    def _prepared(self, name: str, own: StreamInput, other: StreamInput | None, table: StreamTables) -> Prepared:
+        """AdaLN rows of one stream for all blocks and passes, and the embedding that the output head needs."""
+        scale, modules = self.config.timestep_scale, self._stream(name)
+        gate_scale = scale * (self.config.av_gate_timestep_scale / scale)
+        rows, embedding = modules.adaln(own.timesteps * scale)
+        prompt, _ = modules.prompt(own.sigma[:, None] * scale)
+        cross = gate = None
+        if other is not None:
+            cross, _ = modules.cross(own.timesteps * scale)
+            gate, _ = modules.gate(other.sigma[:, None] * gate_scale)
+        every_block = StepRows(self.transformer_blocks, name, Coefficients(rows, prompt, cross, gate))
+        step = StreamStep(every_block, table.rope, table.cross_rope, index=own.index, self_bias=table.self_bias,
+                          enabled=own.enabled)
+        return Prepared(step, embedding)
+
+    def _head(self, name: str, state: State, given: Prepared) -> Tensor:
+        """Velocity of one stream, (B, N, out channels)."""
+        modules, index, eps = self._stream(name), given.step.index, self.config.norm_eps
+        x, _ = add_norm_modulate(state.x, state.update, (), index, eps)
+        shift, scale = (row.to(x.dtype) + given.embedding for row in modules.table)  # both on the same embedding
+        normed = layer_norm(x, x.shape[-1:], None, None, eps)
+        return modules.project(torch.addcmul(per_token(shift, index), normed, per_token(1 + scale, index)))
 
     def forward(self, video: StreamInput | None, audio: StreamInput | None, passes: Sequence[Pass],
                 tables: tuple[StreamTables | None, StreamTables | None],
                 check: Callable[[], None] | None = None) -> list[Velocities]:
         """Velocities of every guidance pass at one sigma.
 
-        The passes run block by block (each weight is used by all of them before the next is needed), and passes
-        share their hidden states up to the first block in which they differ: exact, and the STG pass then costs
-        only the blocks from the perturbed one on (spec/08 §2).
+        The passes run block by block (each weight is used by all of them before the next is needed). They stay
+        together until a stage of a block treats them differently, and what none of them reads is not computed: both
+        exact (spec/08 §2). So the STG pass costs only the blocks from the perturbed one on, and the first self
+        attention of all passes is one.
 
         Args:
             video, audio: the streams, or None where absent.
@@ -114,30 +147,50 @@ class Transformer(nn.Module):
             check: called once a block and branch; may raise to interrupt.
 
         Returns:
-            Per pass (video velocity (B, Nv, out channels), audio velocity (B, Na, out channels)).
+            Per pass (video velocity (B, Nv, out channels), audio velocity (B, Na, out channels)); None for a stream
+            that is absent or that no pass of its branch reads.
         """
-        given, audio_given = self._adaln(video, audio, tables)
-        inputs = (given and given[0], audio_given and audio_given[0])
-        hidden = (None if video is None else self.patchify_proj(video.latent),
-                  None if audio is None else self.audio_patchify_proj(audio.latent))
-        branches: list[tuple[list[int], Velocities]] = [(list(range(len(passes))), hidden)]
-        for number, block in enumerate(self.transformer_blocks):
-            forked: list[tuple[list[int], Velocities]] = []
-            for members, states in branches:
-                groups: dict[tuple[object, ...], list[int]] = {}
-                for member in members:
-                    groups.setdefault(passes[member].key(number), []).append(member)
-                for group in groups.values():
-                    if check is not None:
-                        check()
-                    lead = passes[group[0]]
-                    forked.append((group, block(*states, *inputs, lead.video_context, lead.audio_context,
-                                                lead.text_bias, lead.perturbation.at(number), lead.nag)))
+        inputs = {name: given for name, given in zip(STREAMS, (video, audio), strict=True) if given is not None}
+        others = {"video": audio, "audio": video}
+        constant = dict(zip(STREAMS, tables, strict=True))
+        given = {name: self._prepared(name, own, others[name], constant[name]) for name, own in inputs.items()}
+        # One layout whoever made the latent: a product over a transposed view rounds otherwise.
+        start = {name: State(self._stream(name).patchify(own.latent.contiguous())) for name, own in inputs.items()}
+        branches = [Branch(list(range(len(passes))), start)]
+        for number in range(len(self.transformer_blocks)):
+            branches = self._block(number, branches, given, passes, check)
+        return self._velocities(branches, given, len(passes))
+
+    def _block(self, number: int, branches: list[Branch], given: dict[str, Prepared], passes: Sequence[Pass],
+               check: Callable[[], None] | None) -> list[Branch]:
+        """One block of all passes, stage by stage; branches fork where a stage treats their passes differently."""
+        block, last = self.transformer_blocks[number], number == len(self.transformer_blocks) - 1
+        steps, shared = {name: each.step for name, each in given.items()}, {}
+        for stage in STAGES:
+            ahead = not last or STAGES.index(stage) < STAGES.index("cross")
+            forked = []
+            for members, states in (Branch(group, branch.states) for branch in branches
+                                    for group in _groups(branch.members, passes, number, stage)):
+                if check is not None and stage == STAGES[-1]:
+                    check()
+                wanted = frozenset().union(*(passes[member].needs(ahead) for member in members))
+                call = BlockCall(number, steps, passes[members[0]], wanted, shared)
+                forked.append(Branch(members, block(stage, states, call)))
             branches = forked
-        results: dict[int, Velocities] = {}
-        for members, (vx, ax) in branches:
-            out = (None if vx is None else self._head(vx, given[1], video.index, self.scale_shift_table, self.proj_out),
-                   None if ax is None else self._head(ax, audio_given[1], audio.index, self.audio_scale_shift_table,
-                                                      self.audio_proj_out))
-            results.update(dict.fromkeys(members, out))
-        return [results[i] for i in range(len(passes))]
+        return branches
+
+    def _velocities(self, branches: list[Branch], given: dict[str, Prepared], count: int) -> list[Velocities]:
+        results: list[Velocities] = [(None, None)] * count
+        for members, states in branches:
+            made = {name: self._head(name, state, given[name]) for name, state in states.items()}
+            for member in members:
+                results[member] = made.get("video"), made.get("audio")
+        return results
+
+
+def _groups(members: Sequence[int], passes: Sequence[Pass], number: int, stage: str) -> list[list[int]]:
+    """Members of a branch, by how a stage treats them."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for member in members:
+        groups.setdefault(passes[member].key(number, stage), []).append(member)
+    return list(groups.values())

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import OverlayError
+from ...errors import OverlayError, examples
 from ..bytes.header import read_header
 from ..bytes.source import SourceFile, TensorRef
 from ..lora.dialects import read_lora
 from ..lora.update import Update
-from ..names.architecture import Shapes, differences, examples, expected_tensors
+from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.layout import Tensors, upsampler_kind
 from ..names.recognise import recognise
 from .folders import weight_sets

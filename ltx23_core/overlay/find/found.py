@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...errors import OverlayError
+from ...errors import OverlayError, examples
 from ..bytes.gguf import is_gguf, read_gguf_weights
 from ..bytes.header import Header, parse_json, read_header, read_json
 from ..bytes.source import AnyRef, SourceFile
-from ..names.architecture import examples
 from ..names.diffusers import official_config
 from ..names.layout import LAYOUTS, Tensors, match
 from ..names.recognise import recognise

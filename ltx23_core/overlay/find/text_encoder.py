@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...config import gemma_config
 from ...errors import OverlayError
 from ..bytes.header import read_json
 from ..bytes.source import TOKENIZER_FILES, SourceFile
-from ..names.architecture import differences, expected_tensors, gemma_config
+from ..names.architecture import differences, expected_tensors
 from ..names.builtin import builtin_gemma
 from ..names.layout import TOKENIZER, Tensors, match, split_gemma
 from ..packed.formats import fitted

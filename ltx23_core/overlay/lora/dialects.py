@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import OverlayError
+from ...errors import OverlayError, examples
 from ..bytes.header import Header, read_header
 from ..bytes.source import SourceFile, TensorRef
-from ..names.architecture import Shapes, examples
+from ..names.architecture import Shapes
 from .alpha import Scales, read_scales
 from .names import COMFY, OFFICIAL, Names, Place, foreign, refused_method, split_key
 from .update import Update, module_updates

@@ -1,25 +1,19 @@
 """Compares the tensors of a component with those its configuration implies: names, shapes, dtypes. No data is read."""
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import OverlayError
+from ...config import MAX_LAYERS, gemma_config
+from ...errors import OverlayError, examples
 from ..bytes.source import AnyRef, QuantRef
 
 Shapes = dict[str, tuple[int, ...]]
 
 PLAIN_DTYPES = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")  # fp8 without a scale is a plain cast (spec/09 §2.1, 7)
-MAX_LAYERS = 999  # more is no model but a damaged file
-EXAMPLES = 8  # of each kind of problem, in an error
 # Components of many equal blocks are built with one of them and the names repeated: 48 blocks would take a second.
 _REPEATED = {"transformer": ("num_layers", "transformer_blocks")}
-
-# transformers' defaults where a config.json of Gemma 3 has no value.
-_GEMMA_DEFAULTS = {"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-                   "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 
 
 def expected_tensors(component: str, config: Mapping[str, Any], path: Path | None = None) -> Shapes:
@@ -61,16 +55,6 @@ def _shapes(component: str, config: Mapping[str, Any]) -> Shapes:
     return {name: tuple(value.shape) for name, value in build(component, config).state_dict().items()}
 
 
-def gemma_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of a Gemma config.json, with transformers' defaults; ValueError for absurd sizes."""
-    values = {**_GEMMA_DEFAULTS, **config.get("text_config", config)}
-    for name in _GEMMA_DEFAULTS:
-        most = MAX_LAYERS if name == "num_hidden_layers" else 1 << 31
-        if type(values[name]) is not int or not 1 <= values[name] <= most:
-            raise ValueError(f"{name} is {values[name]!r}")
-    return values
-
-
 def _gemma_tensors(config: Mapping[str, Any]) -> Shapes:
     """By arithmetic, since importing transformers takes seconds (spec/09 §4; tests compare it with transformers)."""
     c = gemma_config(config)
@@ -104,12 +88,6 @@ def differences(component: str, want: Shapes, got: Mapping[str, AnyRef]) -> list
              ("unexpected", [name for name in got if name not in want], ""),
              ("mis-shaped", wrong_shape, ""), (f"not {', '.join(PLAIN_DTYPES)}", wrong_dtype, ""))
     return [f"{component}: {len(names)}{of} {kind} ({examples(names)})" for kind, names, of in kinds if names]
-
-
-def examples(names: list[str]) -> str:
-    """The first few names, numbers in natural order."""
-    ordered = sorted(names, key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)])
-    return ", ".join(ordered[:EXAMPLES]) + (f", and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
 
 
 def _dims(shape: tuple[int, ...]) -> str:

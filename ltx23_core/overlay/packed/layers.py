@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...errors import OverlayError
+from ...errors import OverlayError, examples
 from ..bytes.header import parse_json, read_small
 from ..bytes.source import AnyRef, TensorRef
-from ..names.architecture import examples
 from .formats import FORMATS, Layer, Unreadable, sniff
 
 # What the formats call their parts -> the canonical name.

@@ -15,7 +15,7 @@ from ..names import kinds
 from ..names.kinds import Kind
 from ..names.layout import Tensors, match
 from ..names.recognise import Names, recognise
-from ..packed.sizes import NUMBER, bytes_on_device, stays_packed
+from ..packed.sizes import NUMBER, bytes_on_device, stays_quantised
 
 VARIANT = "{variant}"  # stands in `Facts.text` where "dev" or "distilled 1.1" goes, which only names tell
 _WHOLE = ("connectors", "text_projection", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder",
@@ -156,7 +156,7 @@ def work_bytes(component: str, tensors: Mapping[str, AnyRef]) -> int:
     if component == "transformer":
         for name, ref in tensors.items():
             found = _STACKS[component].match(name)
-            if found and stays_packed(name, ref):
+            if found and stays_quantised(name, ref):
                 blocks[found[1]] += prod(ref.shape) * NUMBER
     return max(blocks.values(), default=0)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,8 +30,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--checkpoint", str(checkpoint), "--text-encoder", str(encoder)]
 
 
-def generate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return run([*COMMAND, "generate", *SMALL, *options, "-o", "out.mp4"], folder)
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+         ) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs a command in `tmp_path` as a process would, without the seconds that its imports take.
+
+    One process of its own is in this file too, and more are in test_readme.py.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return command
 
 
 def check_video(path: Path, frames: int = 9, rate: Fraction = Fraction(24)) -> dict:
@@ -50,8 +64,9 @@ def check_video(path: Path, frames: int = 9, rate: Fraction = Fraction(24)) -> d
     return settings
 
 
-def test_one_stage(tmp_path: Path, model: list[str]) -> None:
-    done = generate(tmp_path, *model, "--steps", "2", "--fps", "23.976", "--cfg", "2", "--seed", "7")
+def test_one_stage(tmp_path: Path, model: list[str], here: Callable) -> None:
+    done = here("generate", *SMALL, *model, "--steps", "2", "--fps", "23.976", "--cfg", "2", "--seed", "7",
+                "-o", "out.mp4")
     assert done.returncode == 0, done.stderr
     settings = check_video(tmp_path / "out.mp4", rate=Fraction(24000, 1001))
     assert (settings["recipe"], settings["seed"], settings["steps"]) == ("one_stage", 7, 2)
@@ -61,26 +76,26 @@ def test_one_stage(tmp_path: Path, model: list[str]) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_overlay_then_distilled_with_images(tmp_path: Path, model: list[str]) -> None:
+def test_overlay_then_distilled_with_images(tmp_path: Path, model: list[str], here: Callable) -> None:
     upscaler = copy_companion("spatial-upscaler-x2", tmp_path)
     lora = copy_companion("distilled-lora", tmp_path)
     Image.effect_noise((70, 50), 60).save(tmp_path / "a.png")
-    done = run([*COMMAND, "overlay", model[1], *model[2:], "--upsampler", str(upscaler), "--distilled-lora", str(lora),
-                "-o", "tiny.json"], tmp_path)
+    done = here("overlay", model[1], *model[2:], "--upsampler", str(upscaler), "--distilled-lora", str(lora),
+                "-o", "tiny.json")
     assert done.returncode == 0, done.stderr
     assert "transformer: " in done.stdout and "upsampler_x2: " in done.stdout
-    done = generate(tmp_path, "--overlay", "tiny.json", "--recipe", "distilled", "--image", "a.png", "--image",
-                    "a.png@-1:0.5", "--crf", "20", "--quiet")
+    done = run([*COMMAND, "generate", *SMALL, "--overlay", "tiny.json", "--recipe", "distilled", "--image", "a.png",
+                "--image", "a.png@-1:0.5", "--crf", "20", "--quiet", "-o", "out.mp4"], tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
     settings = check_video(tmp_path / "out.mp4")
     assert settings["images"] == [{"file": "a.png", "frame": 0, "strength": 1.0},
                                   {"file": "a.png", "frame": -1, "strength": 0.5}]
 
 
-def test_loras(tmp_path: Path, model: list[str]) -> None:
+def test_loras(tmp_path: Path, model: list[str], here: Callable) -> None:
     lora = copy_companion("distilled-lora", tmp_path)
-    done = generate(tmp_path, *model, "--steps", "1", "--lora", f"{lora.name}:0.5", "--lora", lora.name, "--lora-mode",
-                    "runtime")
+    done = here("generate", *SMALL, *model, "--steps", "1", "--lora", f"{lora.name}:0.5", "--lora", lora.name,
+                "--lora-mode", "runtime", "-o", "out.mp4")
     assert done.returncode == 0, done.stderr
     assert check_video(tmp_path / "out.mp4")["loras"] == [{"file": lora.name, "strength": 0.5},
                                                           {"file": lora.name, "strength": 1.0}]
@@ -103,8 +118,8 @@ def test_impossible_requests_are_refused_before_any_work(tmp_path: Path, model: 
 
 
 @pytest.mark.parametrize("output", ["missing/out.mp4", "out.avi"])
-def test_impossible_output_is_refused(tmp_path: Path, model: list[str], output: str) -> None:
-    done = run([*COMMAND, "generate", *SMALL, *model, "-o", output], tmp_path)
+def test_impossible_output_is_refused(model: list[str], output: str, here: Callable) -> None:
+    done = here("generate", *SMALL, *model, "-o", output)
     assert done.returncode == 2 and done.stderr.startswith("Error: ")
     assert "Traceback" not in done.stderr
 
@@ -119,14 +134,17 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, model: list[str], moment: 
     command = [*COMMAND, "generate", *SMALL, *model, *(size if moment == "Decoding:" else ["--steps", "5000"]),
                "-o", "out.mp4"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
-    seen = b""
-    while moment.encode() not in seen:
-        seen += process.stderr.read1(4096) or pytest.fail(seen.decode())
-    deadline = time.monotonic() + 60
-    while moment == "Decoding:" and not list(tmp_path.glob(".*.part")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(number)
-    rest = process.communicate(timeout=60)[1]
+    try:
+        seen = b""
+        while moment.encode() not in seen:
+            seen += process.stderr.read1(4096) or pytest.fail(seen.decode())
+        deadline = time.monotonic() + 60
+        while moment == "Decoding:" and not list(tmp_path.glob(".*.part")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(number)
+        rest = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()  # where something above failed, it must not run on
     assert process.returncode == code, (seen + rest).decode()
     assert b"Traceback" not in rest
     assert list(tmp_path.iterdir()) == []

@@ -337,9 +337,9 @@ def test_connector_positions_use_the_configured_range() -> None:
     config = ConnectorConfig(0, 2, 8, (4096,))
     cos, sin = Connector(config)._rope(TEXT_TOKENS, torch.zeros(1))
     angle = math.pi / 2 * (2 * 17 / 4096 - 1)  # lowest frequency at position 17
-    assert cos.shape == (1, 2, TEXT_TOKENS, 4)
-    assert cos[0, 0, 17, 0].item() == pytest.approx(math.cos(angle), abs=1e-6)
-    assert sin[0, 0, 17, 0].item() == pytest.approx(math.sin(angle), abs=1e-6)
+    assert cos.shape == (1, TEXT_TOKENS, 2 * 4), "a row a token, heads behind each other"
+    assert cos[0, 17, 0].item() == pytest.approx(math.cos(angle), abs=1e-6)
+    assert sin[0, 17, 0].item() == pytest.approx(math.sin(angle), abs=1e-6)
 
 
 # The whole path

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ltx23_core.errors import RequestError
 from ltx23_core.geometry import audio_positions, video_grid, video_positions
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
-from ltx23_core.models.transformer.nag import NagContext
+from ltx23_core.models.transformer.nag import NagContext, push
 from ltx23_core.plan.guidance import RECIPE, Apg, Guidance, GuiderBins, GuiderParams, Nag
 from ltx23_core.plan.recipes import RECIPES
 from ltx23_core.plan.sigmas import ltx2_schedule
@@ -216,10 +216,10 @@ def test_nag_formula():
         ratio = z.abs().sum(-1, keepdim=True) / positive.abs().sum(-1, keepdim=True)
         limited = torch.where(ratio > nag.tau, z * nag.tau / ratio, z)
         want = nag.alpha * limited + (1 - nag.alpha) * positive
-        assert torch.allclose(nag.blend(positive, negative), want, atol=1e-5)
-    grown = Nag(50.0, 1.5, 1.0).blend(positive, negative).abs().sum(-1) / positive.abs().sum(-1)
+        assert torch.allclose(push(nag, positive, negative), want, atol=1e-5)
+    grown = push(Nag(50.0, 1.5, 1.0), positive, negative).abs().sum(-1) / positive.abs().sum(-1)
     assert (grown <= 1.5 + 1e-4).all()
-    assert torch.equal(Nag().blend(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)), torch.zeros(1, 2, 4))
+    assert torch.equal(push(Nag(), torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)), torch.zeros(1, 2, 4))
 
 
 @torch.no_grad()

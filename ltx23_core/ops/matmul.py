@@ -1,0 +1,114 @@
+"""Several linear layers over one input as one product; without a copy where their weights lie behind each other.
+
+Names of parameters stay official: who loads a module puts the parameters of such layers into one tensor (`Together`)
+and gives each layer its view, so that LoRAs in place, moving and saving see ordinary layers. Whether a product can be
+one is read off the memory at each call: it is always true, whoever put the weights there.
+"""
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """What each layer makes of x: (…, out) each, parts of one product.
+
+    Always one, wherever the weights lie: several products round otherwise, and a model must not depend on who loaded
+    it. Only layers that compute in a way of their own are called one by one.
+
+    Args:
+        x: (…, in).
+        layers: each an `nn.Linear`, one with LoRAs beside its weight (``added``), or one whose weight becomes numbers
+            when it is used (``numbers``).
+    """
+    if not all(map(_is_linear, layers)) or torch.compiler.is_compiling():
+        return [layer(x) for layer in layers]  # a compiler sees no addresses, and would copy weights at each call
+    weight, bias = packed(layers) or _gathered(layers)
+    made = linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+    return [layer.added(x, part) if hasattr(layer, "added") else part
+            for layer, part in zip(layers, made, strict=True)]
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear or hasattr(layer, "added") or hasattr(layer, "numbers")
+
+
+def _gathered(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of all layers as one, copies."""
+    weights = [layer.numbers() if hasattr(layer, "numbers") else layer.weight for layer in layers]
+    return torch.cat(weights), torch.cat([layer.bias for layer in layers])
+
+
+def packed(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor] | None:
+    """Weight (sum of outs, in) and bias (sum of outs,) of all layers as one, views; None if they lie apart."""
+    if any(hasattr(layer, "numbers") for layer in layers):
+        return None
+    if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
+        return None  # views of data have no gradient
+    weight = _joined([layer.weight for layer in layers])
+    bias = _joined([layer.bias for layer in layers])
+    return None if weight is None or bias is None else (weight, bias)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor | None:
+    """One view over tensors that follow each other in one storage, joined on the first axis."""
+    first = parts[0]
+    if first is None or first.is_meta or not first.is_contiguous():
+        return None
+    address, rows = first.data_ptr(), 0
+    for part in parts:
+        if part is None or part.data_ptr() != address or part.dtype != first.dtype or not part.is_contiguous():
+            return None
+        address += part.numel() * part.element_size()
+        rows += part.shape[0]
+    size = rows * first[0].numel()
+    if first.untyped_storage().nbytes() < (first.storage_offset() + size) * first.element_size():
+        return None  # neighbours by chance, in storages of their own
+    return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
+
+
+class Together:
+    """Where the parameters of a module go while it is loaded, so that layers which take the same input lie together.
+
+    Args:
+        module: any of its parts may have ``together``: groups of names of its layers, in order.
+        apart: names of tensors that are no ordinary weights; their groups stay as they are.
+    """
+
+    def __init__(self, module: nn.Module, apart: Collection[str] = ()) -> None:
+        self._slots: dict[str, tuple[tuple[str, str], int, int]] = {}  # name -> (buffer, first row, rows of the buffer)
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+        for path, part in module.named_modules():
+            for group in getattr(part, "together", ()):
+                names = [".".join(filter(None, (path, name))) for name in group]
+                if not any(f"{name}.weight" in apart for name in names):
+                    self._add(module, names)
+
+    def _add(self, module: nn.Module, names: Sequence[str]) -> None:
+        outs = [module.get_submodule(name).out_features for name in names]
+        for kind in ("weight", "bias"):
+            for i, name in enumerate(names):
+                self._slots[f"{name}.{kind}"] = (names[0], kind), sum(outs[:i]), sum(outs)
+
+    def placed(self, name: str, tensor: Tensor) -> Tensor:
+        """A loaded tensor where it belongs: itself, or its values in its group's memory."""
+        if name not in self._slots:
+            return tensor
+        key, row, rows = self._slots[name]
+        if key not in self._buffers:
+            self._buffers[key] = tensor.new_empty(rows, *tensor.shape[1:])
+        whole = self._buffers[key]
+        if whole.dtype != tensor.dtype:  # as stored, and stored in several dtypes
+            return tensor
+        return whole[row:row + len(tensor)].copy_(tensor)
+
+
+def pack(module: nn.Module) -> None:
+    """Move the parameters of a module that is on a device together as `Together` does; values, names, shapes stay."""
+    places = Together(module)
+    for name, parameter in module.named_parameters():
+        if not parameter.is_meta:
+            parameter.data = places.placed(name, parameter.detach())
