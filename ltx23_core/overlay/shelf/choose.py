@@ -11,8 +11,7 @@ from ..names.variant import DEV, DISTILLED, generation_of, version_of
 from .downloads import UPSAMPLERS, missing
 from .identify_folder import fingerprint
 from .identity import Identity
-from .needs import fit, over_room, stages_of
-from .score import SAY, Score, first_difference, loss_of
+from .score import SAY, Score, first_difference, fit, loss_of, over_room, stages_of
 from .shelf import Item
 
 AUTO, NONE = "auto", "none"

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from .facts import Facts
@@ -31,11 +30,11 @@ Key = tuple[int, ...] | str
 @cache
 def tables_hash() -> str:
     """Stands for the tables and code that make the sentences: a memory made by others is forgotten."""
-    from . import identify_folder
-    return hashlib.sha256(b"".join(path.read_bytes() for path in imported_files(identify_folder))).hexdigest()[:16]
+    start = Path(__file__).with_name("identify_folder.py")  # not imported: it remembers by this module
+    return hashlib.sha256(b"".join(path.read_bytes() for path in imported_files(start))).hexdigest()[:16]
 
 
-def imported_files(module: ModuleType) -> list[Path]:
+def imported_files(module: Path) -> list[Path]:
     """The source files of this library that a module stands on, and the data files beside them.
 
     Imports are followed as Python does it when the module is loaded; imports inside functions count in this folder
@@ -43,7 +42,7 @@ def imported_files(module: ModuleType) -> list[Path]:
     """
     root = Path(__file__).parents[2]
     found: set[Path] = set()
-    waiting = [Path(module.__file__)]
+    waiting = [module]
     while waiting:
         path = waiting.pop()
         if path not in found:

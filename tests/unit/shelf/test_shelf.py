@@ -195,7 +195,7 @@ def test_the_memory_hashes_every_module_that_recognition_loads() -> None:
     script = ("import sys\nimport ltx23_core.overlay.shelf.identify_folder\n"
               "print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('ltx23_core.overlay.')))")
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    hashed = {str(path.relative_to(ROOT)) for path in imported_files(identify_folder)}
+    hashed = {str(path.relative_to(ROOT)) for path in imported_files(Path(identify_folder.__file__))}
     for name in ("names/kinds.py", "names/variant.py", "names/layout.py", "names/recognise.py", "names/renames.py",
                  "packed/formats.py", "packed/layers.py", "packed/sizes.py", "bytes/header.py", "bytes/gguf.py",
                  "shelf/facts.py", "shelf/identify.py", "shelf/identify_folder.py", "shelf/not_weights.py"):
