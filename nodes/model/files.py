@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ltx23_core.errors import OverlayError
+from ..checks import LONGEST_NAME
 from ..host import folders, memory, server
+from ..host.values import text_problem
 from .inputs import AUTO, INPUTS, NONE, FileInput
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ class Files:
         Raises:
             OverlayError: it is not there, or is something else.
         """
+        wrong = text_problem(key, name, LONGEST_NAME)
+        if wrong is not None:
+            raise OverlayError(*wrong)
         wanted, name = INPUTS[key], name.replace("\\", "/")
         items = self.items(CHECK_SECONDS) if items is None else items
         there = [self._read(item) for item in items if item.name == name]
@@ -133,7 +138,8 @@ class Files:
         return overlay, choice, items
 
     def _wanted(self, inputs: Mapping[str, str], items: Sequence[Item]) -> dict[str, Item | str]:
-        return {key: name if name in (AUTO, NONE) else self.find(key, name, items) for key, name in inputs.items()}
+        return {key: name if isinstance(name, str) and name in (AUTO, NONE) else self.find(key, name, items)
+                for key, name in inputs.items()}
 
 
 def names_of(wanted: FileInput, items: Sequence[Item]) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error, RequestError
+from ...ltx23_core.errors import LTX23Error
+from ..checks import guarded, problem_of
 from ..sockets import Overlay, schema
 from .files import CHECK_SECONDS, FILES
 from .inputs import AUTO, OVERLAY
@@ -17,12 +18,9 @@ VARIANTS = [AUTO, "dev", "distilled"]
 
 def _wanted(given: Mapping[str, object]) -> dict[str, str]:
     """What the file inputs say; one that is linked is not known yet and counts as auto."""
-    return {each.key: given.get(each.key) or AUTO for each in OVERLAY}
+    return {each.key: AUTO if given.get(each.key) is None else given[each.key] for each in OVERLAY}
 
 
-def _check_variant(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise RequestError(f"variant is {variant!r}", f"one of {', '.join(VARIANTS)}", "Choose auto.")
 
 
 class OverlayNode(io.ComfyNode):
@@ -58,13 +56,12 @@ class OverlayNode(io.ComfyNode):
         The host writes one error for each name in this signature, so they stay. It is asked on the server's thread:
         the folders are looked at in another one.
         """
-        wanted = _wanted(locals())
-        try:
-            _check_variant(variant or AUTO)
-            await asyncio.to_thread(FILES.choose, wanted, CHECK_SECONDS)
-        except LTX23Error as error:
-            return str(error)
-        return True
+        given = {key: value for key, value in locals().items() if key != "cls"}
+
+        def more() -> None:
+            FILES.choose(_wanted(given), CHECK_SECONDS)
+
+        return await asyncio.to_thread(problem_of, cls, given, more) or True
 
     @classmethod
     def fingerprint_inputs(cls, **given: str) -> str:
@@ -79,11 +76,11 @@ class OverlayNode(io.ComfyNode):
         return hashlib.sha256("\n".join(choice.fingerprint()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     @classmethod
+    @guarded
     def execute(cls, variant: str = AUTO, **given: str) -> io.NodeOutput:
         """Write the manifest to models/ltx23_overlays and give the overlay and its report."""
         from ...ltx23_core.overlay.shelf.report import report as full_report
 
-        _check_variant(variant)
         overlay, choice, items = FILES.assemble(_wanted(given), variant)
         report = full_report(overlay, choice, items)
         return io.NodeOutput(overlay, report, ui={"text": [report]})

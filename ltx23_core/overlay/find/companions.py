@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import OverlayError, examples
-from ..bytes.header import read_header
-from ..bytes.source import SourceFile, TensorRef
+from ..bytes.source import AnyRef, SourceFile, TensorRef
+from ..bytes.weights import read_weights
 from ..lora.dialects import read_lora
 from ..lora.update import Update
 from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.layout import Tensors, upsampler_kind
 from ..names.recognise import recognise
-from .folders import weight_sets
-from .found import Found, describe, read_files
+from .found import Found, describe
+from .sets import read_files, weight_sets
 
 # (spatial, temporal, scale) of an upscaler's config -> component. The scale of a temporal one is not used.
 _UPSAMPLERS = {(True, False, 2.0): "upsampler_x2", (True, False, 1.5): "upsampler_x1.5",
@@ -87,7 +87,7 @@ class DistilledLora(NamedTuple):
     ``<module>.lora_A.weight``, ``.lora_B.weight``, where they are scaled ``.alpha``, for biases ``.diff_b``.
     """
 
-    tensors: dict[str, TensorRef]
+    tensors: dict[str, AnyRef]
     source: SourceFile
     notes: tuple[str, ...] = ()
 
@@ -105,7 +105,7 @@ def read_distilled_lora(path: Path, transformer: Shapes) -> DistilledLora:
     Raises:
         OverlayError: unknown keys, half pairs, shapes that do not fit.
     """
-    header = read_header(path)
+    header = read_weights(path)
     tensors = {key.removeprefix("model.").removeprefix(_LORA_PREFIX): ref for key, ref in header.tensors.items()}
     problems = _lora_problems(tensors, transformer)
     if tensors and not problems:
@@ -149,7 +149,7 @@ def lora_fits(weight: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool
     return len(a) == len(b) == len(weight) == 2 and [b[0], a[1]] == list(weight) and b[1] == a[0]
 
 
-def _lora_problems(tensors: dict[str, TensorRef], transformer: Shapes) -> list[str]:
+def _lora_problems(tensors: dict[str, AnyRef], transformer: Shapes) -> list[str]:
     unknown, half, shapes = [], [], []
     for name, ref in tensors.items():
         suffix = next((s for s in (_LORA_A, _LORA_B) if name.endswith(s)), None)
