@@ -52,9 +52,17 @@ def split_host(start_host: Callable[..., Host]) -> Host:
     return host
 
 
-def options(host: Host) -> dict[str, list[str]]:
-    """The node's lists, after the page's question made the server look: a schema itself never touches a folder."""
-    host.client.get("/ltx23/files")
+def options(host: Host, all_read: bool = True) -> dict[str, list[str]]:
+    """The node's lists, after the page's question made the server look: a schema itself never touches a folder.
+
+    Args:
+        all_read: ask until every header is read.
+    """
+    deadline = time.monotonic() + 60
+    while any(file["sentence"].startswith("not looked at") for file in host.client.get("/ltx23/files")["files"]):
+        if not all_read:
+            break
+        assert time.monotonic() < deadline
     info = host.client.node_info("LTX23Overlay")["input"]
     return {key: spec[1]["options"] for key, spec in {**info["required"], **info["optional"]}.items()}
 
@@ -174,7 +182,7 @@ def test_200_files_are_listed_at_once(crowded_host: Host, record_property: Calla
     host, seconds = crowded_host, []
     for _ in range(2):  # nothing is remembered yet: the page waits for a moment, the lists fill in the background
         start = time.perf_counter()
-        listed = options(host)["distilled_lora"]
+        listed = options(host, all_read=False)["distilled_lora"]
         seconds.append(time.perf_counter() - start)
         assert len(listed) == 202
     deadline = time.monotonic() + 120
@@ -183,14 +191,14 @@ def test_200_files_are_listed_at_once(crowded_host: Host, record_property: Calla
         time.sleep(1)
     time.sleep(1.2)
     start = time.perf_counter()
-    options(host)
+    options(host, all_read=False)
     seconds.append(time.perf_counter() - start)
     host.client.close()
     host.server.stop()
     host.server.start()
     host.client = type(host.client)(host.url, host.base.root)
     start = time.perf_counter()
-    assert len(options(host)["distilled_lora"]) == 202
+    assert len(options(host, all_read=False)["distilled_lora"]) == 202
     seconds.append(time.perf_counter() - start)
     sentences = {file["sentence"] for file in host.client.get("/ltx23/files")["files"]}
     assert sentences == {"LTX-2.3 LoRA, official names, rank 32 to 384, bf16, 7.6 GB"}
