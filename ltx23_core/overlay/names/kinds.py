@@ -3,9 +3,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..bytes.endings import UNFINISHED as UNFINISHED
-from ..bytes.foreign import FOREIGN as FOREIGN
-
 OFFICIAL_FILE = ("ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors "
                  "of huggingface.co/Lightricks/LTX-2.3")
 USE_OFFICIAL = f"Use {OFFICIAL_FILE} (46 GB, folder models/checkpoints)."

@@ -30,7 +30,7 @@ Key = tuple[int, ...] | str
 @cache
 def tables_hash() -> str:
     """Stands for the tables and code that make the sentences: a memory made by others is forgotten."""
-    start = Path(__file__).with_name("identify_folder.py")  # not imported: it remembers by this module
+    start = Path(__file__).with_name("identify.py")  # not imported: it remembers by this module
     return hashlib.sha256(b"".join(path.read_bytes() for path in imported_files(start))).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ltx23_core import identify
-from ltx23_core.overlay.shelf.identify import SHARD
+from ltx23_core.overlay.bytes.endings import shard_of
 from ltx23_core.overlay.shelf.identity import Identity
 from ltx23_core.overlay.shelf.remembered import Memory
 from ltx23_core.overlay.shelf.shelf import Shelf, walk
@@ -407,7 +407,9 @@ def test_shelf(tmp_path: Path) -> None:
 
 
 def test_shard_names() -> None:
-    assert SHARD.fullmatch("model-00001-of-00005.safetensors")["count"] == "00005"
+    assert shard_of("model-00001-of-00005.safetensors") == ("model", 1, 5, ".safetensors")
+    assert shard_of("model-00001-of-00005.GGUF") == ("model", 1, 5, ".GGUF")
+    assert shard_of("model-00001-of-00005.txt") is None
 
 
 def test_command_line(tmp_path: Path) -> None:
