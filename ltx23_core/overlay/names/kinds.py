@@ -211,5 +211,5 @@ LORA_DIALECTS: tuple[tuple[str, str], ...] = (
     ("diffusers", r"^(transformer|connectors)\..*lora"),
     ("musubi", r"^lora_unet_model_"), ("kohya", r"^lora_(unet|te\d?)_"),
     ("official", r"^(model\.)?diffusion_model\..*lora_[AB]\.weight|^text_embedding_projection\."),
-    ("full difference", r"\.diff(_b)?$"),
+    ("llama.cpp", r"\.weight\.lora_[ab]$"), ("full difference", r"\.diff(_b)?$"),
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import OverlayError
-from ..bytes.endings import TOKENIZERS
+from ..bytes.endings import TOKENIZERS, is_gguf_name
 from ..bytes.gguf import MAGIC, read_gguf
 from ..bytes.header import header_bytes, header_of
 from ..bytes.source import SourceFile, gigabytes
@@ -80,7 +80,8 @@ def _lacks(path: Path, facts: Facts, tree: Tree) -> str:
     places = (place / name for place in (folder, folder / "tokenizer") for name in TOKENIZERS)
     if "tokenizer" not in facts.brings and not any(map(tree.has_file, places)):
         return f"no tokenizer inside, and no {' or '.join(TOKENIZERS)} beside it"
-    if not facts.text.startswith(GEMMA) and not tree.has_file(folder / "config.json"):
+    states_its_own = facts.text.startswith(GEMMA) or is_gguf_name(path.name)
+    if not states_its_own and not tree.has_file(folder / "config.json"):
         return "no config.json beside it that describes a Gemma of this size"
     return ""
 

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OverlayError
-from ..bytes.endings import INDEX, PICKLES, SAFETENSORS, SGLANG_MARKER, TOKENIZERS, Shard, is_weights, shard_of
+from ..bytes.endings import (
+    INDEX,
+    PICKLES,
+    SAFETENSORS,
+    SGLANG_MARKER,
+    TOKENIZERS,
+    Shard,
+    is_gguf_name,
+    is_weights,
+    shard_of,
+)
 from ..bytes.header import Header, read_json
 from ..bytes.source import gigabytes
 from ..bytes.weights import read_weights
@@ -116,7 +126,7 @@ def _describe(path: Path, tree: Tree, inside: Inside) -> Identity:
     parts = {name: path / name for name in DIFFUSERS_FOLDERS if (path / name).is_dir()}
     if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
         return _pipeline(path, parts)
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() or _is_of_gguf(path):
         return _loose_files(path, tree, inside)
     config = _config(path / "config.json")
     model = config.get("_class_name") or config.get("model_type")
@@ -137,6 +147,8 @@ def _loose_files(path: Path, tree: Tree, inside: Inside) -> Identity:
     if not found:
         return Identity(path, "folder", "folder without weight files", fix="Give a weight file or a model folder.")
     parts = [each for each in found if each.usable]
+    if len(parts) == 1 and parts[0].kind == "text_encoder":  # beside it lies its vision part, say
+        return replace(parts[0], path=path)
     brings = [name for each in parts for name in each.brings]
     if "transformer" not in brings or len(set(brings)) < len(brings):
         return Identity(path, "folder", f"folder with {len(found)} weight files, {len(parts)} of them of LTX-2.3, and "
@@ -149,6 +161,12 @@ def _loose_files(path: Path, tree: Tree, inside: Inside) -> Identity:
                    fits=_joined(each.fits or {} for each in parts), weights=_joined(each.weights for each in parts),
                    work=_joined(each.work for each in parts),
                    formats=_joined(each.formats for each in parts))
+
+
+def _is_of_gguf(folder: Path) -> bool:
+    """Whether its weights are GGUF, which states its own configuration."""
+    names = [each.name for each in folder.iterdir() if is_weights(each.name)]
+    return bool(names) and all(map(is_gguf_name, names))
 
 
 def _one_each(listing: Listing | None) -> list[str]:

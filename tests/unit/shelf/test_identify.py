@@ -371,7 +371,7 @@ def test_every_right_file_of_the_tiny_model_is_usable() -> None:
 
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has not changed is not opened again; what moved is known by its header; what changed is read."""
-    module = sys.modules["ltx23_core.overlay.shelf.identify"]
+    module = sys.modules["ltx23_core.overlay.shelf.identify_file"]
     file = write_sparse(tmp_path / "files" / "ltx-dev.safetensors", official(P))
     folder = gemma_folder(tmp_path / "files" / "gemma")
     memory = Memory(tmp_path / "memory.json")
@@ -404,6 +404,16 @@ def test_shelf(tmp_path: Path) -> None:
         "models/checkpoints/big-00001-of-00002.safetensors", "models/checkpoints/ltx-dev.safetensors",
         "models/text_encoders/gemma"]
     assert all(isinstance(item.identity, Identity) and item.identity.kind != "unread" for item in items)
+
+
+def test_a_broken_shard_beside_a_configuration(tmp_path: Path) -> None:
+    """It is named, from the folder as from each of its files; asking for one never leads back to it."""
+    folder = gemma_folder(tmp_path / "gemma")
+    shard = sorted(folder.glob("*.safetensors"))[-1]
+    os.truncate(shard, shard.stat().st_size - 2)
+    for path in (folder, *folder.glob("*.safetensors")):
+        found = identify(path)
+        assert not found.usable and shard.name in found.sentence and "truncated" in found.sentence, found.sentence
 
 
 def test_shard_names() -> None:
