@@ -12,10 +12,10 @@ from ...errors import OverlayError
 from ..bytes.header import Header, read_header, read_json
 from ..names.kinds import DIFFUSERS_FOLDERS, GEMMA, USE_GEMMA, USE_OFFICIAL
 from ..names.variant import SCHEDULER, variant_of
-from .facts import VARIANT, Facts, facts_of, gemma_name
-from .identify import TOKENIZERS, identify
+from .facts import VARIANT, Facts, facts_of, gemma_name, tail_of
+from .identify import HOLLOW, TOKENIZERS, identify, is_hollow
 from .identity import Identity, gigabytes
-from .tree import Entry, Listing, Tree, mark_of, marks_in
+from .tree import Entry, Listing, Opened, Tree, mark_of, marks_in
 
 if TYPE_CHECKING:
     from .remembered import Memory
@@ -191,7 +191,11 @@ def _read(folder: Path, names: Sequence[str] | None = None, missing: Sequence[st
             continue
         try:
             result.size += (folder / name).stat().st_size
-            headers.append(read_header(folder / name))
+            header = read_header(folder / name)
+            headers.append(header)
+            with Opened(folder / name) as file:
+                if is_hollow(file, tail_of(header)):
+                    result.problems.append(f"{name}: {HOLLOW}")
         except OverlayError:
             result.problems.append(f"{name}: {identify(folder / name).sentence}")
     if headers:
