@@ -14,7 +14,7 @@ PACKAGES = ("ltx23_core", "nodes")
 LARGEST_FOLDER = 13
 
 # The facts: every room may use them.
-FACTS = ("errors", "geometry", "config", "atomic", "version")
+FACTS = ("errors", "geometry", "config", "atomic", "locks", "version")
 # Files that stand alone in ltx23_core, and the room that each is.
 SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "__main__": "cli"}
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..errors import OverlayError
+from ..locks import Busy, locked
 from .bytes.header import read_json
 from .bytes.source import (
     MAX_DIMENSIONS,
@@ -266,7 +265,7 @@ def save(path: Path, text: str) -> None:
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=_LOCK_SECONDS):
+        with locked(lock, _LOCK_SECONDS):
             remove_stale(path)
             try:
                 with open(temporary, "x", encoding="utf-8") as file:
@@ -274,13 +273,12 @@ def save(path: Path, text: str) -> None:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, path)
-            finally:  # what is left of a failure, and the lock file, which is of no use to anyone
-                for leftover in (temporary, lock):
-                    with contextlib.suppress(OSError):
-                        leftover.unlink()
-    except Timeout as error:
+            finally:  # what is left of a failure
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+    except Busy as error:
         raise OverlayError(f"another process has been writing {path} for {_LOCK_SECONDS} s", "a free manifest",
-                           f"Wait for it, or delete {lock} if none is running.") from error
+                           f"Wait for it, or delete {error.path} if none is running.") from error
     except OSError as error:
         raise OverlayError(f"{path} cannot be written ({error.strerror or error})",
                            "a folder with write permission and free space",

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ...errors import ExportError
+from ...locks import SOFT, Busy
+from ...locks import locked as locked_file
 from .copy import FileWriter
 from .files import OutputFile
 from .sources import Sources, cannot_write, copied_bytes
@@ -21,6 +21,7 @@ from .sources import Sources, cannot_write, copied_bytes
 FORMAT = "ltx23-export/1"
 MARKER, LOCK = "ltx23-export.json", ".ltx23-export.lock"  # in the folder of an export
 _TEMPORARY = f".{MARKER}.tmp"
+_OURS = {LOCK, LOCK + SOFT, _TEMPORARY}
 _OTHER_FOLDER = "Give an empty folder or a new one."
 
 
@@ -75,8 +76,8 @@ class Job:
             raise cannot_write(self.root, error) from error
         except ValueError:
             stored = None
-        if stored is None and names - {LOCK, _TEMPORARY}:
-            raise ExportError(f"{self.root} is not empty ({min(names - {LOCK, _TEMPORARY})})",
+        if stored is None and names - _OURS:
+            raise ExportError(f"{self.root} is not empty ({min(names - _OURS)})",
                               "an empty folder, or an export of the same overlay to be completed", _OTHER_FOLDER)
         if stored is not None:
             if not isinstance(stored, dict) or {**stored, "files": {}} != {**self.marker, "files": {}}:
@@ -151,19 +152,13 @@ class Job:
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
     """One export at a time in a folder, which is made."""
-    lock = root / LOCK
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        guard = FileLock(lock, timeout=0)
-        guard.acquire()
-    except Timeout as error:
-        raise ExportError(f"another process is exporting to {root}", "one export at a time",
-                          "Wait for it, or give another folder.") from error
-    except OSError as error:
-        raise cannot_write(root, error) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_file(root / LOCK))
+        except Busy as error:
+            raise ExportError(f"another process is exporting to {root}", "one export at a time",
+                              f"Wait for it, give another folder, or delete {error.path} if there is none.") from error
+        except OSError as error:
+            raise cannot_write(root, error) from error
         yield
-    finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
-        guard.release()
