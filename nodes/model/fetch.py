@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ...ltx23_core.errors import LTX23Error, RequestError
-from ..host import folders, progress
+from ..host import access, folders, progress
 from ..sockets import schema
 
 if TYPE_CHECKING:
@@ -62,11 +62,16 @@ class FetchNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None = None) -> bool | str:
-        """Refuse names that are not in the list; a linked input is None here and checked when the node runs."""
+    def validate_inputs(cls, file: str | None = None, download: bool | None = None) -> bool | str:
+        """Refuse names that are not in the list, and downloads that the server's owner has not allowed to others.
+
+        A linked input is None here and checked when the node runs.
+        """
         try:
             if file is not None:
                 _check(file)
+            if download:
+                access.check_may_download()
         except LTX23Error as error:
             return str(error)
         return True
@@ -86,6 +91,7 @@ class FetchNode(io.ComfyNode):
         _check(file)
         request, root, path = _look(file)
         if download:
+            access.check_may_download()
             [result] = fetch([(request, root)], progress.byte_progress())
             path, report = result.path, result.line
         else:
