@@ -5,7 +5,8 @@ import sys
 from importlib import import_module
 
 NAMES = {name: "bench." + name.replace("-", "_") for name in (
-    "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "transformer", "guided-step")}
+    "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "generate", "transformer", "guided-step",
+    "streaming")}
 
 
 if __name__ == "__main__":

@@ -132,6 +132,8 @@ def diffusers_peer(model: Transformer, config: dict[str, object], compiled: bool
     state = {to_diffusers("transformer", name): value for name, value in model.state_dict().items()}
     peer.load_state_dict(state, strict=True, assign=True)
     peer = peer.eval().requires_grad_(False)
+    if next(peer.parameters()).is_cuda:
+        peer.set_attention_backend("_native_cudnn")  # its fastest; without it, torch's own choice
     if compiled:
         peer.compile_repeated_blocks(fullgraph=True)
     return peer

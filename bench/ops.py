@@ -56,7 +56,7 @@ def fused(tokens: int) -> dict[str, tuple[Callable[..., object], tuple, int]]:
     update = Update(value, parts[0].gate)
     attended = random(1, tokens, HEADS, HEAD_DIM)
     return {
-        "q and k norm, RoPE": (lambda a, b: norm_rope_pair((a, weight, rope), (b, weight, rope), HEADS, 1e-6),
+        "q and k norm, RoPE": (lambda a, b: norm_rope_pair((a, weight), (b, weight), rope, HEADS, 1e-6),
                                (query, key), 5),
         "norm, modulate": (lambda a: add_norm_modulate(a, None, one[:1], None, 1e-6), (x,), 2),
         "residual, norm, modulate": (lambda a, b: add_norm_modulate(a, Update(b, one[0].gate), one[:1], None, 1e-6),
@@ -74,7 +74,7 @@ def flat(result: object) -> Tensor:
     """All tensors of a nested result as one."""
     if isinstance(result, Tensor):
         return result.flatten()
-    return torch.cat([flat(part) for part in result])
+    return torch.cat([flat(part) for part in result if isinstance(part, Tensor) or part])
 
 
 def operations(tokens: int, ceiling: float) -> list[Row]:

@@ -268,3 +268,18 @@ def gemma_config(config: Mapping[str, Any]) -> dict[str, Any]:
         if type(values[name]) is not int or not 1 <= values[name] <= most:
             raise ValueError(f"{name} is {values[name]!r}")
     return values
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks of a component that run one after the other, so that they may come and go one by one.
+
+    Attributes:
+        path: of their ModuleList; block n has the parameters ``<path>.<n>.…``.
+        shared: several passes call a block in turn before the next one is entered.
+        table: a parameter outside the blocks of which only some rows are used, so that it may stay in its file.
+    """
+
+    path: str
+    shared: bool = False
+    table: str | None = None

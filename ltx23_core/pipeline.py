@@ -29,7 +29,7 @@ from .lora.plan import LoraUse, lora_pairs
 from .lora.settings import Lora, check_mode
 from .media.audio import Audio
 from .memory.estimates import encode_bytes, generation_bytes, sampling_bytes, upsample_bytes
-from .models.registry import build
+from .models.registry import STACKS, build
 from .models.video_vae.encoder import crop_frames
 from .ops.attention import AttentionFunction, attention_backend
 from .overlay import Overlay
@@ -78,13 +78,16 @@ class Pipeline:
         attention: a name of `ops.attention.BACKENDS`.
         residency: decides what is on the device; None: `LocalResidency`.
         lora_mode: "auto", "fused" or "runtime" (`lora.Lora`), for the overlay's distilled LoRA.
+        memory: how much of the device the weights may take, without a ``residency``: "auto" (what does not fit comes in
+            block by block), "resident", "stream" (as little as possible), or a budget in GB.
     """
 
     def __init__(self, overlay: Overlay | str | Path, *, device: str | torch.device = "auto", dtype: str = "auto",
-                 attention: str = "auto", residency: Residency | None = None, lora_mode: str = "auto") -> None:
+                 attention: str = "auto", residency: Residency | None = None, lora_mode: str = "auto",
+                 memory: str | float = "auto") -> None:
         self.overlay = overlay if isinstance(overlay, Overlay) else Overlay.load(overlay)
         chosen = device if isinstance(device, torch.device) else choose_device(device)
-        self.residency: Residency = residency or LocalResidency(chosen)
+        self.residency: Residency = residency or LocalResidency(chosen, memory=memory)
         self.dtype = choose_dtype(dtype, self.residency.device)
         self._attention = attention_backend(attention)
         self._components: dict[str, Component] = {}
@@ -121,7 +124,8 @@ class Pipeline:
             entry = self.overlay.require(name)
             self._components[name] = Component(
                 name, partial(_build, name, entry.config, self._attention), entry.tensors,
-                torch.float32 if name == "vocoder" else self.dtype, verify=self.overlay.verify)
+                torch.float32 if name == "vocoder" else self.dtype, stack=STACKS.get(name),
+                verify=self.overlay.verify)
         return self._components[name]
 
     def _use(self, *names: str, activation_bytes: int = 0) -> list[torch.nn.Module]:

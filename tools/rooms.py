@@ -52,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "overlay.export", "hub", "lora", "workers"),
     "nodes": ("pipeline", "plan", "run", "conditioning", "media", "decode", "overlay", "overlay.shelf",
               "overlay.export", "hub", "lora", "workers", "nodes.host"),
-    "nodes.host": ("pipeline", "plan", "run", "media", "overlay", "overlay.shelf", "runtime"),
+    "nodes.host": ("memory", "pipeline", "plan", "run", "media", "overlay", "overlay.shelf", "runtime"),
 }
 
 # Imports that break the list or close a circle: (module, module that it imports). This list only shrinks.

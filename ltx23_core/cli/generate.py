@@ -48,7 +48,7 @@ def generate(options: Namespace) -> None:
     conditions = _conditions(options)
     source = Overlay.load(options.overlay) if options.overlay else _materialize(options)
     pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention,
-                         lora_mode=options.lora_mode)
+                         lora_mode=options.lora_mode, memory=options.memory)
     pipe = pipe.with_loras([Lora(lora.path, lora.strength, mode=options.lora_mode) for lora in options.lora])
     request = _request(options, pipe, conditions)
     say = _silence if options.quiet else _say

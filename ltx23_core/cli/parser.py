@@ -218,6 +218,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
                        help="cuda, cuda:1, mps or cpu (default: auto, the best there is)")
     group.add_argument("--dtype", choices=DTYPES, default="auto",
                        help="precision of weights and calculation (default: auto: bf16, but fp32 on a CPU)")
+    group.add_argument("--memory", default="auto", metavar="GB",
+                       help="how much of the device the weights may take: auto (what does not fit comes in block by "
+                            "block), resident, stream (as little as possible), or a budget in GB (default: auto)")
     group.add_argument("--attention", choices=ATTENTION, default="auto",
                        help="attention kernel; results differ by rounding (default: auto, torch chooses)")
     group.add_argument("--quiet", action="store_true", help="no progress, no messages; errors are still shown")

@@ -14,6 +14,7 @@ from torch import nn
 from ..config import (
     AudioVAEConfig,
     ConnectorConfig,
+    Stack,
     TextProjectionConfig,
     TransformerConfig,
     UpsamplerConfig,
@@ -79,6 +80,11 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "audio_encoder": _audio_encoder, "audio_decoder": _audio_decoder, "vocoder": _vocoder,
     "upsampler_x2": _upsampler, "upsampler_x1.5": _upsampler, "upsampler_temporal_x2": _upsampler,
 }
+
+
+# Blocks that may come and go one by one while a component runs.
+STACKS = {"transformer": Stack("transformer_blocks", shared=True),
+          "text_encoder": Stack("layers", table="embed_tokens.weight")}
 
 
 def build(component: str, config: Mapping[str, Any]) -> nn.Module:

@@ -21,9 +21,11 @@ def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     Returns:
         (…, out).
     """
-    plain = type(layer) is nn.Linear or not getattr(layer, "acts", True)  # of LoRAs at strength 0 nothing is seen
+    own = hasattr(layer, "numbers")  # a quantised layer: the same bytes as with its numbers as the weight
+    plain = own or type(layer) is nn.Linear or not getattr(layer, "acts", True)  # LoRAs at strength 0 are not seen
     if plain and _has_epilogue(x, layer):
-        flat = torch._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
+        weight = layer.numbers() if own else layer.weight
+        flat = torch._addmm_activation(layer.bias, x.flatten(0, -2), weight.t(), use_gelu=True)
         return flat.view(*x.shape[:-1], -1)
     y = layer(x)
     module = kernels("gelu", y)

@@ -1,4 +1,4 @@
-"""Several linear layers over one input as one product, where their weights lie behind each other in memory.
+"""Several linear layers over one input as one product; without a copy where their weights lie behind each other.
 
 Names of parameters stay official: who loads a module puts the parameters of such layers into one tensor (`Together`)
 and gives each layer its view, so that LoRAs in place, moving and saving see ordinary layers. Whether a product can be
@@ -14,29 +14,38 @@ from torch.nn.functional import linear
 
 
 def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
-    """What each layer makes of x: (…, out) each; parts of one product where `packed` finds the weights together.
+    """What each layer makes of x: (…, out) each, parts of one product.
+
+    Always one, wherever the weights lie: several products round otherwise, and a model must not depend on who loaded
+    it. Only layers that compute in a way of their own are called one by one.
 
     Args:
         x: (…, in).
-        layers: each an `nn.Linear`, or what stands in its place (quantised, with LoRAs beside its weight).
+        layers: each an `nn.Linear`, one with LoRAs beside its weight (``added``), or one whose weight becomes numbers
+            when it is used (``numbers``).
     """
-    together = packed(layers)
-    if together is None:
-        return [layer(x) for layer in layers]
-    made = linear(x, *together).split([layer.out_features for layer in layers], dim=-1)
+    if not all(map(_is_linear, layers)) or torch.compiler.is_compiling():
+        return [layer(x) for layer in layers]  # a compiler sees no addresses, and would copy weights at each call
+    weight, bias = packed(layers) or _gathered(layers)
+    made = linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
     return [layer.added(x, part) if hasattr(layer, "added") else part
             for layer, part in zip(layers, made, strict=True)]
 
 
 def _is_linear(layer: nn.Module) -> bool:
-    """An ordinary layer, or one that adds something to the product of its ordinary weight (`LoraLinear`)."""
-    return type(layer) is nn.Linear or hasattr(layer, "added")
+    return type(layer) is nn.Linear or hasattr(layer, "added") or hasattr(layer, "numbers")
+
+
+def _gathered(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of all layers as one, copies."""
+    weights = [layer.numbers() if hasattr(layer, "numbers") else layer.weight for layer in layers]
+    return torch.cat(weights), torch.cat([layer.bias for layer in layers])
 
 
 def packed(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor] | None:
     """Weight (sum of outs, in) and bias (sum of outs,) of all layers as one, views; None if they lie apart."""
-    if torch.compiler.is_compiling() or not all(map(_is_linear, layers)):
-        return None  # a compiler sees no addresses; other kinds of layers compute in their own way
+    if any(hasattr(layer, "numbers") for layer in layers):
+        return None
     if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
         return None  # views of data have no gradient
     weight = _joined([layer.weight for layer in layers])

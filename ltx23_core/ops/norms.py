@@ -26,18 +26,18 @@ def norm_rope(x: Tensor, weight: Tensor, rope: Rope | None, heads: int, eps: flo
     """
     module = kernels("norms", x)
     if module is not None and module.fits(x, heads):
-        return module.norm_rope(((x, weight, rope),), heads, eps)[0]
+        return module.norm_rope([(x, weight)], rope, heads, eps)[0]
     return _norm_rope(x, weight, rope, heads, eps)
 
 
-def norm_rope_pair(query: tuple[Tensor, Tensor, Rope | None], key: tuple[Tensor, Tensor, Rope | None], heads: int,
+def norm_rope_pair(query: tuple[Tensor, Tensor], key: tuple[Tensor, Tensor], rope: Rope | None, heads: int,
                    eps: float) -> tuple[Tensor, Tensor]:
-    """`norm_rope` of queries and keys, (x, weight, rope) each, in one launch; shared tables are read once."""
+    """`norm_rope` of the queries and keys of a self attention, (x, weight) each, in one launch."""
     module = kernels("norms", query[0])
     if module is not None and module.fits(query[0], heads):
-        one, other = module.norm_rope((query, key), heads, eps)
+        one, other = module.norm_rope([query, key], rope, heads, eps)
         return one, other
-    return _norm_rope(*query, heads, eps), _norm_rope(*key, heads, eps)
+    return _norm_rope(*query, rope, heads, eps), _norm_rope(*key, rope, heads, eps)
 
 
 def _norm_rope(x: Tensor, weight: Tensor, rope: Rope | None, heads: int, eps: float) -> Tensor:

@@ -30,7 +30,7 @@ def contexts(projection: FeatureExtractor, connectors: TextConnectors, states: S
     Returns:
         Video context (1, 1024, Dv) and audio context (1, 1024, Da), every position meaningful.
     """
-    weight = projection.video_aggregate_embed.weight
+    weight = projection.video_aggregate_embed.bias  # a quantised layer's weight has no dtype of numbers
     registers = connectors.video_embeddings_connector.learnable_registers
     video, audio = projection([state.to(weight.device, weight.dtype) for state in states])
     return connectors(video.to(registers), audio.to(registers), check=check)

@@ -1,9 +1,11 @@
-"""Modules whose weight stays as the blocks of a GGUF file on the device and becomes numbers when it is used.
+"""Modules whose weight stays quantised on the device, in the form of its file, and becomes numbers when it is used.
 
-A `QuantLinear` takes the place of an `nn.Linear` before loading; names stay: a manifest entry is still a parameter.
-LoRAs change the numbers each time: (dequantise, fuse) per use gives bit for bit what fusing into a dequantised copy
-would give, for every kind of update. Adding B (A x) to the output instead would round otherwise, could not do DoRA or
-LoKr, and costs as much from some two thousand tokens on.
+A `QuantLinear` takes the place of an `nn.Linear` before loading; names stay: a manifest entry is still a parameter, and
+the parts of a weight (scales) stand beside it. LoRAs change the numbers each time: (dequantise, fuse) per use gives
+bit for bit what fusing into a dequantised copy would give, for every kind of update. Adding B (A x) to the output
+instead would round otherwise, could not do DoRA or LoKr, and costs as much from some two thousand tokens on.
+
+Where several passes use a layer in turn, its numbers are made once and held meanwhile (`QuantWeight.hold`).
 """
 from __future__ import annotations
 
@@ -16,40 +18,70 @@ from torch.nn import functional
 
 from ..lora.apply import apply
 from ..lora.layers import ChangedLayer
-from ..overlay.bytes.ggml import READABLE, row_bytes
-from ..overlay.bytes.source import AnyRef, QuantRef
-from ..weights.ggml import dequantise
+from ..overlay.bytes.ggml import GGUF_FORMATS, READABLE
+from ..overlay.bytes.source import AnyRef, QuantRef, TensorRef
+from ..overlay.packed.formats import FP8
+from ..weights.dequant import FORMATS, dequantise, needed
+from ..weights.reader import TORCH_DTYPES
 
 ROWS_AT_ONCE = 1 << 14  # of an embedding as a head: 126 MB of Gemma 12B in bfloat16
+_BY_ROW = ("fp8", *READABLE)  # formats of which single rows can be made: all that belongs to a row is in its place
 
 
 class QuantWeight(ChangedLayer):
-    """A matrix as blocks: buffer ``weight`` (rows, bytes of a row), uint8.
+    """A quantised matrix: buffer ``weight`` and its other parts, as the file has them.
 
     Args:
-        shape: rows and columns of the numbers.
-        kind: ggml type.
+        ref: the weight in its file; nothing of it is read.
         dtype: of the numbers when they are used.
     """
 
-    def __init__(self, shape: tuple[int, int], kind: str, dtype: torch.dtype) -> None:
+    def __init__(self, ref: QuantRef, dtype: torch.dtype) -> None:
         super().__init__()
-        self.shape, self.kind, self.dtype = shape, kind, dtype
-        self.register_buffer("weight", torch.empty(shape[0], row_bytes(kind, shape[1]), dtype=torch.uint8,
-                                                   device="meta"))
+        self.shape, self.format, self.parameters, self.dtype = ref.shape, ref.format, dict(ref.parameters), dtype
+        self.part_names, self._held, self._holds = tuple(kept_parts(ref)), None, False
+        for name, part in kept_parts(ref).items():
+            self.register_buffer(name, torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype], device="meta"))
+
+    def is_for(self, ref: QuantRef, dtype: torch.dtype) -> bool:
+        """Whether this was made for such a weight."""
+        mine = {name: getattr(self, name) for name in self.part_names}
+        return (self.format, self.shape, self.parameters, self.dtype) == (
+            ref.format, ref.shape, dict(ref.parameters), dtype) and {
+                name: (tuple(part.shape), part.dtype) for name, part in mine.items()} == {
+                    name: (part.shape, TORCH_DTYPES[part.dtype]) for name, part in kept_parts(ref).items()}
 
     def numbers(self) -> Tensor:
         """The weight, (rows, columns), with its LoRAs."""
-        weight = dequantise(self.weight, self.kind, self.dtype)
+        if self._held is not None:
+            return self._held
+        parts = {name: getattr(self, name) for name in self.part_names}
+        weight = dequantise(self.format, parts, self.parameters, self.shape, self.dtype)
         changes = [change for change in self.changes() if change.strength]
-        return apply(weight, changes) if changes else weight
+        weight = apply(weight, changes) if changes else weight
+        if self._holds:
+            self._held = weight
+        return weight
+
+    def hold(self, on: bool) -> None:
+        """From now on keep the numbers that are made until this is called with False."""
+        self._held, self._holds = None, on
+
+    def rows(self, at: Tensor | slice) -> Tensor:
+        """Numbers of some rows, (n, columns), without LoRAs: the formats of `_BY_ROW`."""
+        parts = {"weight": self.weight[at]}
+        scale = getattr(self, "weight_scale", None)
+        if scale is not None:
+            parts["weight_scale"] = scale if scale.numel() == 1 else scale.reshape(-1)[at]
+        shape = len(parts["weight"]), self.shape[1]
+        return dequantise(self.format, parts, self.parameters, shape, self.dtype)
 
 
 class QuantLinear(QuantWeight):
     """`nn.Linear` with such a weight; the bias is an ordinary parameter."""
 
-    def __init__(self, linear: nn.Linear | QuantLinear, kind: str, dtype: torch.dtype) -> None:
-        super().__init__((linear.out_features, linear.in_features), kind, dtype)
+    def __init__(self, linear: nn.Linear | QuantLinear, ref: QuantRef, dtype: torch.dtype) -> None:
+        super().__init__(ref, dtype)
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,16 +92,15 @@ class QuantLinear(QuantWeight):
 class QuantEmbedding(QuantWeight):
     """`nn.Embedding` (or Gemma's, which scales) with such a weight: only the rows that are asked for become numbers."""
 
-    def __init__(self, embedding: nn.Embedding | QuantEmbedding, kind: str, dtype: torch.dtype) -> None:
-        shape = embedding.num_embeddings, embedding.embedding_dim
-        super().__init__(shape, kind, dtype)
-        self.num_embeddings, self.embedding_dim = shape
+    def __init__(self, embedding: nn.Embedding | QuantEmbedding, ref: QuantRef, dtype: torch.dtype) -> None:
+        super().__init__(ref, dtype)
+        self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
         scaled = getattr(embedding, "embed_scale", None) is not None  # transformers 4.50: a number; later: a buffer
         self.register_buffer("embed_scale", torch.empty((), device="meta") if scaled else None, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """As `nn.Embedding`."""
-        rows = dequantise(self.weight[ids], self.kind, self.dtype)
+        rows = self.rows(ids.flatten()).unflatten(0, ids.shape)
         return rows if self.embed_scale is None else rows * self.embed_scale.to(self.dtype)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -77,13 +108,30 @@ class QuantEmbedding(QuantWeight):
 
         A piece of the table at a time: Gemma's as numbers would be 2 GB.
         """
-        return torch.cat([functional.linear(x, dequantise(piece, self.kind, self.dtype))
-                          for piece in self.weight.split(ROWS_AT_ONCE)], dim=-1)
+        pieces = (slice(start, start + ROWS_AT_ONCE) for start in range(0, self.num_embeddings, ROWS_AT_ONCE))
+        return torch.cat([functional.linear(x, self.rows(piece)) for piece in pieces], dim=-1)
+
+
+def as_quantised(ref: AnyRef) -> QuantRef | None:
+    """A weight as quantised one: a plain cast to fp8 is the format fp8 without scale; None: it is not quantised."""
+    if isinstance(ref, QuantRef):
+        return ref
+    return QuantRef("fp8", ref.shape, {"weight": ref}) if ref.dtype in FP8 else None
+
+
+def kept_parts(ref: QuantRef) -> dict[str, TensorRef]:
+    """The parts that are kept on the device: all that the arithmetic uses."""
+    return {name: ref.parts[name] for name in needed(ref.format) if name in ref.parts}
 
 
 def stays_quantised(name: str, ref: AnyRef) -> bool:
-    """Whether a tensor stays as blocks on the device: matrices of layers do; tables and vectors become numbers."""
-    return isinstance(ref, QuantRef) and ref.format in READABLE and name.endswith(".weight") and len(ref.shape) == 2
+    """Whether a tensor stays quantised on the device: matrices of layers do; tables and vectors become numbers."""
+    quantised = as_quantised(ref)
+    if quantised is None or not name.endswith(".weight") or len(ref.shape) != 2:
+        return False
+    if name.endswith("embed_tokens.weight"):
+        return quantised.format in _BY_ROW
+    return quantised.format in FORMATS or quantised.format in GGUF_FORMATS
 
 
 def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype) -> set[str]:
@@ -102,29 +150,41 @@ def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.d
         if not stays_quantised(name, ref):
             continue
         path, _, last = name.removesuffix(".weight").rpartition(".")
-        parent = module.get_submodule(path)
+        parent, quantised = module.get_submodule(path), as_quantised(ref)
         layer = getattr(parent, last)
-        if not isinstance(layer, QuantWeight) or (layer.kind, layer.dtype) != (ref.format, dtype):
+        if not isinstance(layer, QuantWeight) or not layer.is_for(quantised, dtype):
             made = QuantLinear if isinstance(layer, nn.Linear | QuantLinear) else QuantEmbedding
-            setattr(parent, last, made(layer, ref.format, dtype).eval())
+            setattr(parent, last, made(layer, quantised, dtype).eval())
         kept.add(name)
     return kept
 
 
 def logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a module's tensors, of quantised ones as numbers."""
+    """Names and shapes of a module's tensors, of quantised ones as numbers and without their scales."""
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    return shapes | {f"{name}.weight": layer.shape for name, layer in module.named_modules()
-                     if isinstance(layer, QuantWeight)}
+    for path, layer in module.named_modules():
+        if isinstance(layer, QuantWeight):
+            for part in layer.part_names:
+                del shapes[f"{path}.{part}"]
+            shapes[f"{path}.weight"] = layer.shape
+    return shapes
+
+
+def tensor_bytes_on_device(name: str, ref: AnyRef, dtype: torch.dtype | None) -> int:
+    """Bytes that a tensor takes on a device: quantised as it is kept, all else in its dtype."""
+    if stays_quantised(name, ref):
+        return sum(part.size_bytes for part in kept_parts(as_quantised(ref)).values())
+    stored = TORCH_DTYPES.get(ref.dtype) if isinstance(ref, TensorRef) else None
+    if stored is not None and not stored.is_floating_point:
+        return ref.size_bytes
+    return prod(ref.shape) * (dtype or torch.bfloat16).itemsize
 
 
 def device_bytes(refs: Mapping[str, AnyRef], dtype: torch.dtype | None) -> int:
-    """Bytes that a component's tensors take on a device: blocks as they are, all else in its dtype.
+    """Bytes that a component's tensors take on a device.
 
     Args:
         refs: parameter -> tensor.
         dtype: of the numbers.
     """
-    item = (dtype or torch.bfloat16).itemsize
-    return sum(ref.parts["weight"].size_bytes if stays_quantised(name, ref) else prod(ref.shape) * item
-               for name, ref in refs.items())
+    return sum(tensor_bytes_on_device(name, ref, dtype) for name, ref in refs.items())

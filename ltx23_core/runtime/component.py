@@ -2,25 +2,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from ..lora.plan import LoraPlan, LoraUse
-    from ..overlay.bytes.source import AnyRef
+from ..config import Stack
+from ..lora.layers import linear_weights, set_all_changes, set_layer_changes
+from ..lora.plan import LoraPlan, LoraUse, ParameterLoras, plan_loras
+from ..memory.room import Need
+from ..overlay.bytes.source import AnyRef
+from ..weights.pages import Pages
+from .block_content import BlockContent
+from .file_embedding import FileEmbedding
+from .load import load_tensors, prepare_module
+from .policy import Policy, Whole
+from .sizes import Sizes
+from .switch import switch_loras
 
 log = logging.getLogger("ltx23")
 META = torch.device("meta")
+_NOTHING = ParameterLoras()
 
 
 class Component:
     """One component of the model and where its weights are.
 
-    On the meta device it holds no memory at all: releasing drops the weights, loading reads their byte ranges
+    On the meta device it holds no memory at all: releasing drops the weights, placing reads their byte ranges
     again (the operating system's page cache makes that cheap while there is room).
 
     Args:
@@ -29,62 +38,70 @@ class Component:
         refs: tensor name -> where its bytes are.
         dtype: dtype of the loaded weights.
         loras: as of `set_loras`.
-        verify: called before each load; raises if a source file changed.
+        stack: its blocks, where they may be streamed.
+        verify: called before weights are read; raises if a source file changed.
         after_load: called with (module, device) after the weights are there, for buffers that no file holds.
     """
 
     def __init__(self, name: str, build: Callable[[], nn.Module], refs: Mapping[str, AnyRef], dtype: torch.dtype, *,
-                 loras: Sequence[LoraUse] = (), verify: Callable[[], None] | None = None,
+                 loras: Sequence[LoraUse] = (), stack: Stack | None = None, verify: Callable[[], None] | None = None,
                  after_load: Callable[[nn.Module, torch.device], None] | None = None) -> None:
         self.name, self.refs, self.dtype = name, refs, dtype
-        self._build, self._module = build, None
+        self._build, self._module, self._stack = build, None, stack
         self._verify, self._after_load = verify, after_load
-        self._device = META
+        self._device, self._policy = META, None
+        self._there: set[str] = set()  # names of the tensors on the device
+        self._pages: Pages | None = None
         self._loras: tuple[LoraUse, ...] = ()
         self._wanted: LoraPlan = {}
-        self._applied: LoraPlan = {}
-        self.loads = 0  # of all weights
-        self.bytes_read = 0  # so far, LoRAs and changes of LoRAs included
+        self._applied: LoraPlan = {}  # on the tensors that are on the device
+        self._placed: LoraPlan = {}  # of the last `place`
+        self.loads = 0  # from nothing
+        self.bytes_read = 0  # so far, LoRAs and changes of LoRAs included; streamed blocks are not counted
         if loras:
             self.set_loras(loras)
 
     @property
     def module(self) -> nn.Module:
-        """The module; its parameters are on `device`."""
+        """The module; its parameters are on `device`, those of blocks that are streamed only while they run."""
         if self._module is None:
             self._module = self._build()
         return self._module
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; meta while they are only in files."""
+        """Where it runs; meta while its weights are only in files."""
         return self._device
 
-    @cached_property
-    def _quantised(self) -> frozenset[str]:
-        from ..quant.layers import stays_quantised
-        return frozenset(name for name, ref in self.refs.items() if stays_quantised(name, ref))
+    @property
+    def streamed(self) -> int:
+        """How many blocks are brought in when they are needed."""
+        return 0 if self._policy is None else self._policy.streamed
 
+    # -- what it takes -----------------------------------------------------------------------------------------------
     @cached_property
-    def _base_bytes(self) -> int:
-        from ..quant.layers import device_bytes
-        return device_bytes(self.refs, self.dtype)
+    def _sizes(self) -> Sizes:
+        return Sizes(self.name, self.refs, self.dtype, self._stack)
+
+    @property
+    def block_modules(self) -> list[nn.Module]:
+        """The blocks that may be streamed, in the order in which they run."""
+        return list(self.module.get_submodule(self._stack.path)) if self._sizes.blocks else []
+
+    @property
+    def shared_blocks(self) -> bool:
+        """Whether several passes call a block in turn."""
+        return self._stack is not None and self._stack.shared
 
     def _plan(self, loras: Sequence[LoraUse]) -> LoraPlan:
-        from ..lora.layers import linear_weights
-        from ..lora.plan import plan_loras
         if not loras:
             return {}
-        return plan_loras(loras, self.refs, linear_weights(self.module), self._quantised)
-
-    def _bytes(self, plan: LoraPlan) -> int:
-        from ..lora.plan import factor_bytes
-        return self._base_bytes + factor_bytes(plan, self.dtype.itemsize)
+        return plan_loras(loras, self.refs, linear_weights(self.module), self._sizes.quantised)
 
     def set_loras(self, loras: Sequence[LoraUse]) -> None:
-        """The LoRAs that the weights shall have after the next `load`, in order. Reads nothing.
+        """The LoRAs that the weights shall have after the next `place`, in order. Reads nothing.
 
-        Loaded weights keep those that they have until then; `load` then changes only what differs
+        Loaded weights keep those that they have until then; `place` then changes only what differs
         (`weights.lora_switch`), and without LoRAs the base is back bit for bit.
 
         Raises:
@@ -93,62 +110,152 @@ class Component:
         self._wanted = self._plan(loras)
         self._loras = tuple(loras)
 
+    def need(self, loras: Sequence[LoraUse] | None = None) -> Need:
+        """What it takes on a device.
+
+        Args:
+            loras: with these; None: with those of `set_loras`.
+        """
+        return self._sizes.need(self._wanted if loras is None else self._plan(loras))
+
     def bytes_with(self, loras: Sequence[LoraUse]) -> int:
         """What `size_bytes` would be with these LoRAs."""
-        return self._bytes(self._plan(loras))
+        return self._sizes.bytes(self.refs, self._plan(loras))
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on a device after `load`: weights, those of a GGUF file quantised, and LoRA factors beside layers."""
-        return self._bytes(self._wanted)
+        """Bytes of the weights when everything is resident: quantised ones as they are, LoRA factors included."""
+        return self._sizes.bytes(self.refs, self._wanted)
 
     @property
     def loaded_bytes(self) -> int:
         """Bytes that are on the device now."""
-        return 0 if self._device == META else self._bytes(self._applied)
+        if self._device == META:
+            return 0
+        return self._sizes.bytes(self._there, self._applied) + (self._policy.bytes(self) if self._policy else 0)
 
-    def load(self, device: torch.device, check: Callable[[], None] | None = None) -> int:
-        """Read the weights to a device if they are not there; returns the bytes that are there.
+    # -- where it is -------------------------------------------------------------------------------------------------
+    @property
+    def pages(self) -> Pages | None:
+        """Registered pages of its files: from the second load on, or for streaming."""
+        return self._pages
 
-        Weights that are there and have other LoRAs than `set_loras` said are changed. An interrupt leaves each of
-        them with the old or the new LoRAs, and the next call goes on.
+    def place(self, policy: Policy, device: torch.device, check: Callable[[], None] | None = None) -> int:
+        """Have the weights where a policy wants them, with the LoRAs of `set_loras`; returns the bytes on the device.
+
+        What is there already stays. An interrupt of a first load leaves nothing behind; one of a change leaves each
+        weight with the old or the new LoRAs, and the next call goes on.
 
         Raises:
             OverlayError: a source file changed. WeightsError: a tensor is missing or unreadable.
         """
-        from ..runtime.load import load_module
-        from .switch import switch_loras
-        if self._device == device:
-            if self._applied != self._wanted:
-                self.bytes_read += switch_loras(self.module, self.refs, self._applied, self._wanted, device,
-                                                self.dtype, check=check, name=self.name).bytes
-            return self.size_bytes
-        self.release()
+        if self._device == device and self._policy is not None and self._policy.streamed == policy.streamed and (
+                self._placed == self._wanted):
+            return self.loaded_bytes
+        fresh = self._device != device
+        if fresh:
+            self.release()
+            prepare_module(self.module, self.refs, self.dtype, self.name)
+        self._leave_policy()
         if self._verify is not None:
             self._verify()
+        if device.type == "cuda" and self._pages is None and (policy.streamed or self.loads):
+            self._pages = Pages(device)
         try:
-            self.bytes_read += load_module(self.module, self.refs, device, self.dtype, loras=self._loras, check=check,
-                                           name=self.name).bytes
-            self._applied = dict(self._wanted)
-            if self._after_load is not None:
+            policy.enter(self, device, check)
+            if fresh and self._after_load is not None:
                 self._after_load(self.module, device)
         except BaseException:
-            self._drop()  # an interrupted load leaves nothing behind
+            policy.leave(self)
+            if fresh:
+                self._drop()
             raise
-        self._device = device
-        self.loads += 1
-        return self.size_bytes
+        self._device, self._policy, self._placed = device, policy, dict(self._wanted)
+        self.loads += fresh
+        return self.loaded_bytes
 
-    def release(self) -> None:
-        """Drop the weights."""
-        if self._device == META:
-            return
-        log.info("released %s: %.1f MB from %s", self.name, self.loaded_bytes / 1e6, self._device)
-        self._drop()
+    def load(self, device: torch.device, check: Callable[[], None] | None = None) -> int:
+        """`place` with everything resident."""
+        return self.place(Whole(), device, check)
+
+    def release(self, pages: bool = False) -> None:
+        """Drop the weights; with ``pages`` give back the registered pages of its files too."""
+        if self._device != META:
+            log.info("released %s: %.1f MB from %s", self.name, self.loaded_bytes / 1e6, self._device)
+            self._drop()
+        if pages and self._pages is not None:
+            self._pages.close()
+            self._pages = None
+
+    def _wanted_there(self) -> LoraPlan:
+        return {name: parts for name, parts in self._wanted.items() if name in self._there}
+
+    def _leave_policy(self) -> None:
+        if self._policy is not None:
+            self._policy.leave(self)
+            self._policy = None
 
     def _drop(self) -> None:
-        from ..lora.layers import set_all_changes
+        self._leave_policy()
         set_all_changes(self.module, {})
-        self._applied = {}
+        self._applied, self._there = {}, set()
         self.module.to(META)
         self._device = META
+
+    # -- what policies ask for -----------------------------------------------------------------------------------------
+    def keep(self, names: Collection[str], device: torch.device, check: Callable[[], None] | None) -> None:
+        """Have exactly these tensors on the device, with the LoRAs that are wanted."""
+        wanted = set(names)
+        for name in self._there - wanted:
+            self._let_go(name)
+        there = {name: self.refs[name] for name in self._there}
+        if self._applied != self._wanted_there():
+            self.bytes_read += switch_loras(self.module, there, self._applied, self._wanted_there(), device,
+                                            self.dtype, check=check, name=self.name).bytes
+        new = {name: self.refs[name] for name in self.refs if name in wanted and name not in self._there}
+        if new:
+            self.bytes_read += load_tensors(self.module, new, device, self.dtype, self._wanted, pages=self._pages,
+                                            check=check, name=self.name).bytes
+            self._there |= new.keys()
+            self._applied |= {name: parts for name, parts in self._wanted.items() if name in new}
+
+    def names_without(self, away: Collection[int]) -> set[str]:
+        """All tensors but those of these blocks, and but a table that can stay in its file."""
+        gone = {name for number in away for name in self._sizes.blocks[number]}
+        return self.refs.keys() - gone - {self._sizes.table}
+
+    def content(self, number: int) -> BlockContent:
+        """What is streamed of a block, with the LoRAs that are wanted."""
+        prefix = f"{self._stack.path}.{number}."
+        refs = {name.removeprefix(prefix): self.refs[name] for name in self._sizes.blocks[number]}
+        loras = {name.removeprefix(prefix): parts for name, parts in self._wanted.items() if name.startswith(prefix)}
+        return BlockContent(self.block_modules[number], refs, self.dtype, loras)
+
+    def leave_table(self, device: torch.device) -> None:
+        """Read the rows of the table from its file from now on."""
+        if self._sizes.table is not None:
+            path, _, leaf = self._sizes.table.removesuffix(".weight").rpartition(".")
+            owner = self.module.get_submodule(path)
+            setattr(owner, leaf, FileEmbedding(getattr(owner, leaf), self.refs[self._sizes.table], device, self.dtype))
+
+    def take_table_back(self) -> None:
+        """The opposite of `leave_table`; the table is on the meta device then."""
+        if self._sizes.table is not None:
+            path, _, leaf = self._sizes.table.removesuffix(".weight").rpartition(".")
+            owner = self.module.get_submodule(path)
+            embedding = getattr(owner, leaf)
+            if isinstance(embedding, FileEmbedding):
+                setattr(owner, leaf, *embedding.replaced)
+
+    def _let_go(self, name: str) -> None:
+        """Drop one tensor, and what acts on it."""
+        if self._applied.pop(name, _NOTHING).at_use:
+            set_layer_changes(self.module, name, ())
+        self._there.discard(name)
+        path, _, leaf = name.rpartition(".")
+        owner = self.module.get_submodule(path)
+        parts = owner.part_names if name in self._sizes.quantised else (leaf,)
+        for part in parts:
+            table = owner._parameters if part in owner._parameters else owner._buffers
+            tensor = table[part].to(META)
+            table[part] = nn.Parameter(tensor, requires_grad=False) if table is owner._parameters else tensor

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..lora.apply import Change, apply, prepare
-from ..lora.layers import linear_weights, set_all_changes
+from ..lora.layers import linear_weights, set_all_changes, set_layer_changes
 from ..lora.plan import LoraPlan, LoraUse, Part, plan_loras
 from ..ops.matmul import Together
 from ..overlay.bytes.source import AnyRef
 from ..overlay.names.architecture import differences
-from ..quant.layers import logical_shapes, replace_layers
+from ..quant.layers import as_quantised, kept_parts, logical_shapes, replace_layers, stays_quantised
 from ..weights.count import ReadCounter, byte_text
+from ..weights.pages import Pages
 from ..weights.reader import RangeReader, in_file_order
 
 _log = logging.getLogger("ltx23")
@@ -26,15 +27,15 @@ _log = logging.getLogger("ltx23")
 def load_module(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device | str,
                 dtype: torch.dtype | None, *, loras: Sequence[LoraUse] = (),
                 check: Callable[[], None] | None = None, name: str | None = None) -> ReadCounter:
-    """Give a module its weights, straight from the files. All or nothing: an interrupt leaves the module as it was.
+    """Give a module all its weights, straight from the files. All or nothing: an interrupt leaves it as it was.
 
     Args:
         module: of `models.registry.build`; all its parameters and persistent buffers are replaced, so none of
             them stays on the meta device. Buffers that are in no file are left alone (Gemma restores its own).
         refs: parameter name -> byte range, exactly the module's.
         device: where the weights shall be.
-        dtype: of floating-point weights; None: as stored. Matrices of a GGUF file stay as they are
-            (`quant_modules`), and become this dtype when they are used.
+        dtype: of floating-point weights; None: as stored. Quantised matrices stay as they are (`quant.layers`), and
+            become this dtype when they are used.
         loras: fused while loading, in this order, or put beside the layers (`LoraUse.runtime`).
         check: called before each tensor; may raise to interrupt.
         name: of the component, for the log.
@@ -44,14 +45,39 @@ def load_module(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.dev
         OverlayError: a file changed after the overlay was made.
     """
     name = name or type(module).__name__
-    _check_names(name, module, refs)
-    counter, begin = ReadCounter(), time.perf_counter()
-    quantised = replace_layers(module, refs, dtype or torch.bfloat16)
+    quantised = prepare_module(module, refs, dtype, name)
     plan = plan_loras(loras, refs, linear_weights(module), quantised)
-    places = Together(module, apart=quantised)
-    state, at_use = _read(refs, torch.device(device), dtype, plan, quantised, places, check, counter)
-    module.load_state_dict(state, strict=True, assign=True)
-    set_all_changes(module, at_use)
+    set_all_changes(module, {})
+    return load_tensors(module, refs, torch.device(device), dtype, plan, check=check, name=name)
+
+
+def prepare_module(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype | None, name: str) -> set[str]:
+    """Check a module against its tensors and put quantised layers into it; returns the weights that stay quantised.
+
+    Raises:
+        WeightsError: names or shapes differ.
+    """
+    _check_names(name, module, refs)
+    return replace_layers(module, refs, dtype or torch.bfloat16)
+
+
+def load_tensors(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None,
+                 plan: LoraPlan, *, pages: Pages | None = None, check: Callable[[], None] | None = None,
+                 name: str = "module") -> ReadCounter:
+    """Give a module some of its weights, all of these or none; what they have of LoRAs is as planned.
+
+    Args:
+        module: of `prepare_module`.
+        refs: those to read.
+        device, dtype, check, name: as in `load_module`.
+        plan: of `plan_loras`; entries of other parameters do not count.
+        pages: registered pages to read from where they can be had.
+    """
+    counter, begin = ReadCounter(), time.perf_counter()
+    state, at_use = _read(module, refs, device, dtype, plan, pages, check, counter)
+    module.load_state_dict(state, strict=False, assign=True)
+    for key, changes in at_use.items():
+        set_layer_changes(module, key, changes)
     counter.seconds = time.perf_counter() - begin
     _log.info("loaded %s: %d tensors, %s from %s in %.2f s to %s", name, counter.tensors, byte_text(counter.bytes),
               _files(refs), counter.seconds, device)
@@ -65,34 +91,45 @@ def _check_names(name: str, module: nn.Module, refs: Mapping[str, AnyRef]) -> No
                            "Make the overlay again; if that does not help, download the weights again.")
 
 
-def _read(refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None, plan: LoraPlan,
-          quantised: Collection[str], places: Together, check: Callable[[], None] | None,
+def _read(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None,
+          plan: LoraPlan, pages: Pages | None, check: Callable[[], None] | None,
           counter: ReadCounter) -> tuple[dict[str, Tensor], dict[str, Sequence[Change]]]:
-    """The module's tensors, LoRAs fused, and what acts at use. Those of ``quantised`` stay as blocks."""
+    """The module's tensors, LoRAs fused, and what acts at use. Those that stay quantised come part by part."""
     state: dict[str, Tensor] = {}
     at_use: dict[str, Sequence[Change]] = {}
-    with closing(RangeReader(device)) as reader, torch.no_grad():
+    with closing(RangeReader(device, pages)) as reader, torch.no_grad():
         read = counter.reading(reader)
 
         def prepared(parts: Sequence[Part], numbers: torch.dtype) -> list[Change]:
             return [prepare(part.update, part.strength, numbers, read) for part in parts]
 
         ordered = in_file_order(refs)
-        reader.expect(ref.parts["weight"] if key in quantised else ref for key, ref in ordered)
+        places = Together(module, apart=[key for key, ref in refs.items() if stays_quantised(key, ref)])
+        reader.expect(part for key, ref in ordered for part in _stored(key, ref).values())
         for key, ref in ordered:
             if check is not None:
                 check()
-            blocks = key in quantised
-            weight = read(ref.parts["weight"], None) if blocks else places.placed(key, read(ref, dtype))
-            state[key] = weight
+            quantised = stays_quantised(key, ref)
+            parts = {name: read(part, None if quantised else dtype) for name, part in _stored(key, ref).items()}
+            if not quantised:
+                parts[key] = places.placed(key, parts[key])
+            state |= parts
             loras = plan.get(key)
             if loras is None:
                 continue
             if loras.fused:
-                apply(weight, prepared(loras.fused, weight.dtype))
+                apply(parts[key], prepared(loras.fused, parts[key].dtype))
             if loras.at_use:
-                at_use[key] = prepared(loras.at_use, dtype or torch.bfloat16 if blocks else weight.dtype)
+                at_use[key] = prepared(loras.at_use, dtype or torch.bfloat16 if quantised else parts[key].dtype)
     return state, at_use
+
+
+def _stored(key: str, ref: AnyRef) -> dict[str, AnyRef]:
+    """What is read of a tensor, under the names that the module has for it."""
+    if not stays_quantised(key, ref):
+        return {key: ref}
+    layer = key.removesuffix("weight")
+    return {layer + name: part for name, part in kept_parts(as_quantised(ref)).items()}
 
 
 def _files(refs: Mapping[str, AnyRef]) -> str:

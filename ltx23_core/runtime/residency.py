@@ -1,13 +1,20 @@
 """Which components are on the device, outside ComfyUI (inside it, ComfyUI's own memory management decides)."""
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
-from ..errors import OutOfMemoryError
+from ..memory.memory_plan import plan_line
+from ..memory.room import Memory, gb, place, refusal
 from .component import Component
+from .policy import policy_for
 
+log = logging.getLogger("ltx23")
+
+SECOND_TRY = 0.8  # of the memory that is free, after an allocation has failed
 RESERVE_BYTES = 1 << 30  # for the allocator's fragments and the library's workspaces
 
 
@@ -33,12 +40,16 @@ class LocalResidency:
     Args:
         device: where the modules run.
         budget_bytes: most bytes of weights and activations together; None: what is free on the device.
+        memory: how much the weights may take (`memory.room.Memory`): "auto", "resident", "stream", or GB.
     """
 
-    def __init__(self, device: torch.device, budget_bytes: int | None = None) -> None:
+    def __init__(self, device: torch.device, budget_bytes: int | None = None, *,
+                 memory: str | float | Memory = "auto") -> None:
         self.device = device
-        self._budget = budget_bytes
+        self._memory = Memory.parse(memory)
+        self._budget = self._memory.budget if budget_bytes is None else budget_bytes
         self._resident: list[Component] = []
+        self._said = ""
 
     def check(self) -> None:
         """Nothing interrupts a local run but Ctrl-C."""
@@ -49,41 +60,63 @@ class LocalResidency:
         return self._free_bytes() + sum(c.loaded_bytes for c in self._resident)
 
     def _free_bytes(self) -> float:
-        if self._budget is not None:
-            return self._budget - sum(c.loaded_bytes for c in self._resident)
+        free = float("inf")  # the CPU and MPS share the system's memory, which the system manages
         if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
+            on_device, _ = torch.cuda.mem_get_info(self.device)
             cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            return free + cached - RESERVE_BYTES
-        return float("inf")  # the CPU and MPS share the system's memory, which the system manages
+            free = on_device + cached - RESERVE_BYTES
+        if self._budget is not None:
+            free = min(free, self._budget - sum(c.loaded_bytes for c in self._resident))
+        return free
 
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """See `Residency.use`.
 
         Raises:
-            OutOfMemoryError: not even these components alone fit.
+            OutOfMemoryError: not even these components alone fit, however little of them is resident.
         """
+        try:
+            self._use(components, activation_bytes, self.capacity_bytes)
+        except torch.cuda.OutOfMemoryError:
+            for component in components:
+                component.release()
+            torch.cuda.empty_cache()
+            capacity = SECOND_TRY * self.capacity_bytes
+            log.warning("The device had less memory than it said: one more try with %s.", gb(capacity))
+            try:
+                self._use(components, activation_bytes, capacity)
+            except torch.cuda.OutOfMemoryError as error:
+                for component in components:
+                    component.release()
+                raise refusal([c.need() for c in components], self.capacity_bytes, activation_bytes,
+                              self._memory) from error
+
+    def _say(self, line: str) -> None:
+        """Log a plan, unless it is the last one again: the same stage runs many times."""
+        if line.partition(":")[2] != self._said:
+            log.info("%s", line)
+            self._said = line.partition(":")[2]
+
+    def _use(self, components: Sequence[Component], activation_bytes: int, capacity: float) -> None:
+        needs = [component.need() for component in components]
+        placements = place(needs, capacity, activation_bytes, self._memory, [c.streamed or None for c in components])
+        self._say(plan_line(needs, placements, self._memory.capacity(capacity), activation_bytes))
         for component in components:
             if component in self._resident:
                 self._resident.remove(component)
             self._resident.append(component)
-        need = activation_bytes + sum(c.size_bytes - c.loaded_bytes for c in components)
+        need = activation_bytes + sum(placed.peak - c.loaded_bytes
+                                      for c, placed in zip(components, placements, strict=True))
         for old in [c for c in self._resident if c not in components]:
             if self._free_bytes() >= need:
                 break
             old.release()
             self._resident.remove(old)
-        if self._free_bytes() < need:
-            names = ", ".join(c.name for c in components)
-            raise OutOfMemoryError(
-                f"{names} with {activation_bytes / 1e9:.1f} GB of activations need {need / 1e9:.1f} GB more on "
-                f"{self.device}, where {max(self._free_bytes(), 0) / 1e9:.1f} GB are free", "enough free memory",
-                "Close other programs that use the device, or choose a smaller size or fewer frames.")
-        for component in components:
-            component.load(self.device, self.check)
+        for component, placed in zip(components, placements, strict=True):
+            component.place(policy_for(placed), self.device, self.check)
 
     def release(self) -> None:
-        """Drop the weights of every component."""
+        """Drop the weights of every component, and give back the pages of their files."""
         for component in self._resident:
-            component.release()
+            component.release(pages=True)
         self._resident.clear()

@@ -77,7 +77,8 @@ class ReadAhead:
         self._source, self._make, self._release = source, make, release
         self._size = size
         self._buffers: list[Tensor | None] = [None] * count
-        self._pieces: list[Piece] = []
+        self._pieces: dict[int, Piece] = {}  # by number: those not used up
+        self._known = 0  # pieces so far
         self._queue: deque[tuple[TensorRef, list[Span]]] = deque()
         self._reads: dict[int, Future[None]] = {}  # by number of the piece: those begun and not used up
         self._begun = 0
@@ -85,9 +86,10 @@ class ReadAhead:
 
     def expect(self, refs: Iterable[TensorRef]) -> None:
         """Announce tensors, after all those announced before; reading begins at once."""
-        first = len(self._pieces)
+        first = self._known
         pieces, places = cut(refs, self._size)
-        self._pieces += pieces
+        self._pieces |= dict(enumerate(pieces, first))
+        self._known += len(pieces)
         self._queue += ((ref, [(first + number, offset, count) for number, offset, count in spans])
                         for ref, spans in places)
         self._begin()
@@ -112,13 +114,13 @@ class ReadAhead:
             done += count
             self._pieces[number].uses -= 1
             if not self._pieces[number].uses:
-                del self._reads[number]
+                del self._reads[number], self._pieces[number]
                 self._waits[number % len(self._buffers)] = self._release()
                 self._begin()
 
     def _begin(self) -> None:
         """Start reading into every free buffer."""
-        while self._begun < len(self._pieces) and self._begun - self._finished() < len(self._buffers):
+        while self._begun < self._known and self._begun - self._finished() < len(self._buffers):
             slot = self._begun % len(self._buffers)
             self._reads[self._begun] = self._source.pool.submit(
                 self._fill, self._pieces[self._begun], slot, self._waits[slot])

@@ -1,35 +1,42 @@
-"""Upload to a CUDA device through pinned buffers: threads fill some of them while others are being copied."""
+"""Upload to a CUDA device: from the files' own registered pages, or through pinned buffers that threads fill ahead."""
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from ..overlay.bytes.source import TensorRef
+from ..overlay.bytes.source import DTYPE_BITS, TensorRef
 from .ahead import ReadAhead
 from .files import SourceReader
+from .pages import Pages
 
 # Measured on an H100 machine: smaller buffers are slower, from the disk and from the page cache.
 SLOT_BYTES = 16 << 20
 SLOTS = 16  # read ahead
 SINGLE_SLOTS = 4  # for tensors that nobody announced
+LOOK_AHEAD = 1 << 30  # bytes of announced tensors of which is decided how they are read
 
 
 class Upload:
     """Copies tensors from files to a device, on the stream that is current. Casts run on the device."""
 
-    def __init__(self, device: torch.device, source: SourceReader) -> None:
+    def __init__(self, device: torch.device, source: SourceReader, pages: Pages | None = None) -> None:
         """Allocate nothing yet.
 
         Args:
             device: a CUDA device.
             source: reads the files.
+            pages: registered pages, which come before the ring where they can be had; the caller's to close.
         """
-        self.device, self._source = device, source
+        self.device, self._source, self._pages = device, source, pages
         self._ahead = ReadAhead(source, SLOTS, SLOT_BYTES, _pinned, self._copied)
         self._single: ReadAhead | None = None
         self._staged: Tensor | None = None  # device side of one buffer, only where something is cast
+        self._announced: deque[TensorRef] = deque()
+        self._decided: deque[TensorRef] = deque()  # announced, and read ahead or registered
+        self._decided_bytes = 0
 
     def close(self) -> None:
         """Wait for all copies: the buffers are freed next. Reads must have ended."""
@@ -37,7 +44,8 @@ class Upload:
 
     def expect(self, refs: Iterable[TensorRef]) -> None:
         """Announce tensors in the order in which they will be uploaded; others may come in between."""
-        self._ahead.expect(refs)
+        self._announced += refs
+        self._look_ahead()
 
     def upload(self, ref: TensorRef, target: Tensor, stored: torch.dtype) -> None:
         """Fill a device tensor from a file, cast to its dtype.
@@ -51,13 +59,41 @@ class Upload:
             WeightsError: the file is too short or unreadable.
             OverlayError: the file changed after the overlay was made.
         """
-        for host, offset in self._reader(ref).take():
-            numbers, start = host.view(stored), offset // stored.itemsize
-            part = target[start:start + numbers.numel()]
-            if target.dtype == stored:
-                part.copy_(numbers, non_blocking=True)
-            else:
-                part.copy_(self._on_device(host).view(stored))
+        casts = target.dtype != stored
+        for host, offset in self._pieces(ref, stored.itemsize if casts else 1):
+            if not casts:  # as bytes: a file may have a tensor at any place
+                target.view(torch.uint8)[offset:offset + len(host)].copy_(host, non_blocking=True)
+                continue
+            for at, part in zip(range(offset, offset + len(host), SLOT_BYTES), host.split(SLOT_BYTES), strict=True):
+                numbers = self._on_device(part).view(stored)
+                start = at // stored.itemsize
+                target[start:start + len(numbers)].copy_(numbers)
+        if self._decided and self._decided[0] is ref:
+            self._decided_bytes -= self._decided.popleft().size_bytes
+            self._look_ahead()
+
+    def _pieces(self, ref: TensorRef, element: int) -> Iterable[tuple[Tensor, int]]:
+        """A tensor's bytes in memory that the device reads, each piece with its offset."""
+        if not self._ahead.is_next(ref) and (spans := self._spans(ref, element)) is not None:
+            return spans
+        return self._reader(ref).take()
+
+    def _spans(self, ref: TensorRef, element: int) -> list[tuple[Tensor, int]] | None:
+        """Registered pages of a tensor, in pieces of whole elements."""
+        return None if self._pages is None or ref.start % element else self._pages.spans(ref)
+
+    def _look_ahead(self) -> None:
+        """Decide of the next tensors how they are read, in lots: registering them, or reading ahead, begins here."""
+        if self._decided_bytes > LOOK_AHEAD // 2:
+            return
+        lot = []
+        while self._announced and self._decided_bytes < LOOK_AHEAD:
+            ref = self._announced.popleft()
+            self._decided.append(ref)
+            self._decided_bytes += ref.size_bytes
+            if self._spans(ref, DTYPE_BITS[ref.dtype] // 8 or 1) is None:
+                lot.append(ref)
+        self._ahead.expect(lot)
 
     def _reader(self, ref: TensorRef) -> ReadAhead:
         """Who reads a tensor, which is the next one there."""

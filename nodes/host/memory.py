@@ -11,6 +11,9 @@ import comfy.model_management as mm
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...ltx23_core.errors import LTX23Error
+from ...ltx23_core.memory.room import Memory, Need, Placement, fitting, freeing, place
+
 if TYPE_CHECKING:
     from ...ltx23_core.runtime.component import Component
 
@@ -34,46 +37,76 @@ class LTX23Component(torch.nn.Module):
 
 
 class _ComponentPatcher(ModelPatcher):
-    """Tells ComfyUI the truth about a component, and loads or releases it whole.
+    """Tells ComfyUI the truth about a component, and keeps within the budgets that it gives.
 
-    A partly loaded plain torch module cannot run, so: `partially_load` loads all, `partially_unload` frees nothing
-    (ComfyUI then detaches the whole), and `detach` drops the weights. They are read again from their files, hence
-    there is no copy in RAM while they are off the device. Overrides take extra arguments because newer hosts pass some.
+    A component with blocks may be partly on the device: the others are streamed while it runs. One without blocks
+    cannot run partly, so it is loaded whole whatever the budget, and gives nothing back but all of it. What leaves the
+    device is read again from its files, hence there is no copy in RAM. Overrides take extra arguments because newer
+    hosts pass some.
     """
 
+    wish = Memory()  # of the pipeline
+
     def model_size(self) -> int:
-        """Bytes of the weights when loaded."""
+        """Bytes of the weights when all are resident."""
         return self.model.component.size_bytes
 
     def loaded_size(self) -> int:
-        """Bytes of the weights on the device now."""
+        """Bytes of the weights on the device now, places of streamed blocks included."""
         return self.model.component.loaded_bytes
 
-    def partially_load(self, device_to: torch.device, *_: Any, **__: Any) -> int:  # noqa: ANN401
-        """Load everything, whatever the budget; ComfyUI has made room before. Returns the bytes added."""
+    def partially_load(self, device_to: torch.device, extra_memory: float = 0, *_: Any,  # noqa: ANN401
+                       **__: Any) -> int:  # noqa: ANN401
+        """Take at most ``extra_memory`` more bytes, or less than now where that is negative; the bytes added."""
         before, component = self.loaded_size(), self.model.component
+        need = component.need()
+        room = before + extra_memory + max(need.work, need.streamed_work)  # the work stands in what `use` asked for
+        if self.wish.budget is not None:
+            room = min(room, self.wish.budget)
+        placed = fitting(need, room, self.wish, component.streamed or None) or _least(need, self.wish)
+        from ...ltx23_core.runtime.policy import policy_for  # imports torch's share of the library
+
         try:
-            component.load(device_to, mm.throw_exception_if_processing_interrupted)
+            component.place(policy_for(placed), device_to, mm.throw_exception_if_processing_interrupted)
         except BaseException:
-            component.release()  # loaded before and changed now: ComfyUI has taken it out of its list already
+            component.release(pages=True)  # ComfyUI has taken it out of its list already
             raise
         self._note(device_to)
         return self.loaded_size() - before
 
-    def partially_unload(self, *_: Any, **__: Any) -> int:  # noqa: ANN401
-        """Free nothing: ComfyUI then calls `detach`."""
-        return 0
+    def partially_unload(self, device_to: torch.device, memory_to_free: float = 0, *_: Any,  # noqa: ANN401
+                         **__: Any) -> int:  # noqa: ANN401
+        """Give blocks back, at least that many bytes; 0 where that is not possible: ComfyUI then calls `detach`."""
+        component = self.model.component
+        placed = freeing(component.need(), component.streamed, memory_to_free)
+        if placed is None or self.loaded_size() == 0:
+            return 0
+        from ...ltx23_core.runtime.policy import policy_for
+
+        before = self.loaded_size()
+        try:
+            component.place(policy_for(placed), component.device)
+        except LTX23Error:  # a file changed: whoever uses it next is told; here another model wants the room
+            return 0
+        self._note(component.device)
+        return before - self.loaded_size()
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
         """Release the weights; with `unpatch_all` False only the list entry goes (ComfyUI is about to renew it)."""
         if unpatch_all:
-            self.model.component.release()
+            self.model.component.release(pages=True)
             self._note(self.offload_device)
         return super().detach(unpatch_all)
 
     def _note(self, device: torch.device) -> None:
         self.model.device = device
         self.model.model_loaded_weight_memory = self.loaded_size()
+
+
+def _least(need: Need, wish: Memory) -> Placement:
+    """What runs where the host gives less than that (--novram: a tenth of a byte): as few bytes as the wish allows."""
+    mode = "resident" if wish.mode == "resident" else "stream"
+    return fitting(need, float("inf"), Memory(mode))
 
 
 def _offload_device(component: Component) -> torch.device:
@@ -91,8 +124,13 @@ class Residency:
     Holds the patchers; ComfyUI's list has weak references, so both end with the pipeline.
     """
 
-    def __init__(self) -> None:
-        """Start with nothing loaded."""
+    def __init__(self, memory: str | float | Memory = "auto") -> None:
+        """Start with nothing loaded.
+
+        Args:
+            memory: how much of the device the weights may take: "auto", "resident", "stream", or GB.
+        """
+        self._wish = Memory.parse(memory)
         self._patchers: dict[int, _ComponentPatcher] = {}
 
     @property
@@ -113,8 +151,15 @@ class Residency:
         """Bring components onto their devices, after ComfyUI has made room for them and for the activations.
 
         Called before every stage: in between, other nodes may have evicted them.
+
+        Raises:
+            OutOfMemoryError: they do not fit, however little of them is resident.
         """
-        mm.load_models_gpu([self._patcher(component) for component in components], memory_required=activation_bytes)
+        needs = [component.need() for component in components]
+        place(needs, self.capacity_bytes, activation_bytes, self._wish)  # refuses before a byte is read
+        work = sum(max(need.work, need.streamed_work) for need in needs)
+        mm.load_models_gpu([self._patcher(component) for component in components],
+                           memory_required=activation_bytes + work)
 
     def check(self) -> None:
         """Raise ComfyUI's own exception if the user pressed cancel."""
@@ -123,7 +168,8 @@ class Residency:
     def _patcher(self, component: Component) -> _ComponentPatcher:
         if id(component) not in self._patchers:  # the patcher keeps the component alive, so the id stays its own
             devices = self.device, _offload_device(component)
-            self._patchers[id(component)] = _ComponentPatcher(LTX23Component(component), *devices)
+            patcher = self._patchers[id(component)] = _ComponentPatcher(LTX23Component(component), *devices)
+            patcher.wish = self._wish
         return self._patchers[id(component)]
 
 

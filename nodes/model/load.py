@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ...ltx23_core.lora.settings import MODES
 from ...ltx23_core.plan.names import ATTENTION
-from ..host import memory
+from ..host import memory as host_memory
 from ..sockets import Model, Overlay, advanced, schema
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ PRECISIONS = ["auto", "bf16", "fp32"]
 
 # Two Load nodes with equal settings share one pipeline, so no weight is loaded twice. Weak: the node's output is
 # the cache, and ComfyUI decides how long it lives.
-_PIPELINES: WeakValueDictionary[tuple[str, str, str, str], Pipeline] = WeakValueDictionary()
+_PIPELINES: WeakValueDictionary[tuple[str, str, str, str, str], Pipeline] = WeakValueDictionary()
 
 
 class LoadNode(io.ComfyNode):
@@ -44,19 +44,24 @@ class LoadNode(io.ComfyNode):
                     "How the overlay's distilled LoRA acts in recipes of two stages. fused: in the weights, with the "
                     "official rounding; between the stages 38 GB are read again. runtime: beside the weights, 7.6 GB "
                     "more memory. auto (default): runtime for two_stage and hq where it fits, else fused."))),
+                advanced(io.String.Input("memory", optional=True, default="auto", tooltip=(
+                    "How much of the device the weights may take. auto (default): as much as fits, the rest comes in "
+                    "block by block while it runs. resident: all, or refused. stream: as little as possible. A number: "
+                    "a budget in GB for weights and calculation together, such as 12. Results are the same."))),
             ],
             outputs=[Model.Output(display_name="model", tooltip="The model, for Prompt, Sampler and the decoders.")],
         )
 
     @classmethod
-    def execute(cls, overlay: OverlayFiles, precision: str, attention: str, lora_mode: str = "auto") -> io.NodeOutput:
+    def execute(cls, overlay: OverlayFiles, precision: str, attention: str, lora_mode: str = "auto",
+                memory: str = "auto") -> io.NodeOutput:
         """Build the pipeline, or hand out the one that an equal node has built."""
         from ...ltx23_core.pipeline import Pipeline
 
-        key = (overlay.id, precision, attention, lora_mode)
+        key = (overlay.id, precision, attention, lora_mode, memory)
         pipeline = _PIPELINES.get(key)
         if pipeline is None:
-            pipeline = Pipeline.load(overlay, dtype=precision, attention=attention, residency=memory.Residency(),
-                                     lora_mode=lora_mode)
+            pipeline = Pipeline.load(overlay, dtype=precision, attention=attention, lora_mode=lora_mode,
+                                     residency=host_memory.Residency(memory))
             _PIPELINES[key] = pipeline
         return io.NodeOutput(pipeline)

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import weakref
 from pathlib import Path
 
 SOURCE, PACK, MANIFEST = map(Path, sys.argv[1:4])
@@ -31,7 +32,12 @@ FAKE = torch.device("cpu", 0)
 def fake_device() -> None:
     """Make ComfyUI believe in a GPU with `BUDGET` bytes."""
     def free_memory(device: torch.device | None = None, torch_free_too: bool = False) -> object:
-        free = BUDGET - sum(model.model.loaded_size() for model in mm.current_loaded_models if model.model)
+        # What is there counts, listed or not: ComfyUI takes a model out of its list while it loads it again.
+        held = sum(component.loaded_bytes for component in FakeComponent.all)
+        listed = (model.model for model in mm.current_loaded_models if model.model)
+        held += sum(model.loaded_size() for model in listed
+                    if not isinstance(getattr(model.model, "component", None), FakeComponent))
+        free = BUDGET - held
         return (free, free) if torch_free_too else free
 
     mm.is_device_cpu = lambda device: False
@@ -54,18 +60,29 @@ def import_pack() -> object:
 class FakeComponent:
     """Behaves like `runtime.component.Component`, of any size, without holding it."""
 
-    def __init__(self, name: str, megabytes: int) -> None:
-        self.name, self.size_bytes, self.loaded_bytes, self.loads = name, megabytes * MB, 0, 0
-        self.device = torch.device("meta")
+    all: weakref.WeakSet[FakeComponent] = weakref.WeakSet()
 
-    def load(self, device: torch.device, check: object = None) -> int:
+    def __init__(self, name: str, megabytes: int, blocks: int = 0) -> None:
+        self.name, self.size_bytes, self.loaded_bytes, self.loads = name, megabytes * MB, 0, 0
+        self.blocks, self.streamed = blocks, 0
+        self.device = torch.device("meta")
+        FakeComponent.all.add(self)
+
+    def need(self) -> object:
+        room = importlib.import_module("pack_x_path.ltx23_core.memory.room")
+        each = self.size_bytes // max(self.blocks, 1)
+        return room.Need(self.name, self.size_bytes, (each,) * self.blocks, each)
+
+    def place(self, policy: object, device: torch.device, check: object = None) -> int:
         if self.device != device:
             self.loads += 1
-        self.device, self.loaded_bytes = device, self.size_bytes
-        return self.size_bytes
+        self.device, self.streamed = device, policy.streamed
+        away = max(self.streamed - 2, 0) * self.size_bytes // max(self.blocks, 1)  # two places are shared
+        self.loaded_bytes = self.size_bytes - away
+        return self.loaded_bytes
 
-    def release(self) -> None:
-        self.device, self.loaded_bytes = torch.device("meta"), 0
+    def release(self, pages: bool = False) -> None:
+        self.device, self.loaded_bytes, self.streamed = torch.device("meta"), 0, 0
 
 
 def foreign_model(megabytes: int) -> ModelPatcher:
@@ -92,6 +109,37 @@ def real_pipeline(host: object) -> dict[str, object]:
     found = {"pipeline_frames": frames, "pipeline_device": str(decoder.device), "pipeline_bytes": [listed, [held]]}
     del pipeline, decoder, overlay
     return found | {"entries_after_pipeline": len(mm.current_loaded_models)}
+
+
+def partly(host: object) -> dict[str, object]:
+    """A component of 40 blocks that is larger than the device, beside others' models."""
+    errors = importlib.import_module("pack_x_path.ltx23_core.errors")
+    residency, found = host.Residency(), {}
+    large = FakeComponent("transformer", 8000, blocks=40)
+    residency.use(large, activation_bytes=1000 * MB)
+    found["large_megabytes"], found["large_streamed"] = large.loaded_bytes // MB, large.streamed
+    found["large_listed"] = [model.model.loaded_size() // MB for model in mm.current_loaded_models]
+    residency.use(large, activation_bytes=1000 * MB)
+    found["large_again"] = [large.loaded_bytes // MB, large.loads]
+    other = foreign_model(1500)
+    mm.load_models_gpu([other])
+    found["beside_another"] = [large.loaded_bytes // MB, large.loads, other.loaded_size() // MB]
+    residency.use(large, activation_bytes=3500 * MB)
+    found["more_activations"] = [large.loaded_bytes // MB, large.loads]
+    mm.unload_all_models()
+    mm.vram_state = mm.VRAMState.NO_VRAM
+    residency.use(large)
+    found["large_no_vram"] = [large.streamed, large.loaded_bytes // MB]
+    mm.vram_state = mm.VRAMState.NORMAL_VRAM
+    mm.unload_all_models()
+    found["large_after_unload"] = large.loaded_bytes
+    for name, wish, activations in (("refused_resident", "resident", 0), ("refused_activations", "auto", 5900)):
+        fresh = FakeComponent("transformer", 8000, blocks=40)
+        try:
+            host.Residency(wish).use(fresh, activation_bytes=activations * MB)
+        except errors.OutOfMemoryError as error:
+            found[name] = [str(error), fresh.loads]
+    return found
 
 
 def main() -> None:
@@ -137,6 +185,8 @@ def main() -> None:
     mm.vram_state = mm.VRAMState.NORMAL_VRAM
 
     residency.use(decoder)
+    for part in (text, transformer, decoder):
+        part.release()  # as it ends with its pipeline
     del other, residency
     gc.disable()
     found["entries_after_del"] = len(mm.current_loaded_models)  # by reference counting alone: no cycle
@@ -148,7 +198,7 @@ def main() -> None:
 
     residency = host.Residency()
     stopped = FakeComponent("transformer", 1000)
-    stopped.load = lambda device, check: check()
+    stopped.place = lambda policy, device, check: check()
     mm.interrupt_current_processing(True)
     try:
         residency.use(stopped)
@@ -158,13 +208,15 @@ def main() -> None:
     changed = FakeComponent("transformer", 1000)
     residency.use(changed)
     found["capacity"] = [residency.capacity_bytes, BUDGET - mm.extra_reserved_memory()]
-    changed.load = lambda device, check: check()
+    changed.place = lambda policy, device, check: check()
     mm.interrupt_current_processing(True)
     try:
         residency.use(changed)
     except mm.InterruptProcessingException:
         found["bytes_after_interrupted_change"] = changed.loaded_bytes
     found["entries_after_interrupt"] = len(mm.current_loaded_models)
+    mm.interrupt_current_processing(False)
+    found |= partly(host)
     print(json.dumps(found))
 
 

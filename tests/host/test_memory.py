@@ -95,3 +95,30 @@ def test_interrupt_while_loras_change(found: dict) -> None:
 
 def test_capacity_is_all_that_could_be_free(found: dict) -> None:
     assert found["capacity"][0] == found["capacity"][1]
+
+
+def test_a_part_larger_than_the_device_is_partly_there_within_the_budget(found: dict) -> None:
+    """6000 MB, of which 1000 are for activations and 400 ComfyUI's own: 23 blocks of 200 MB, places included."""
+    assert found["large_megabytes"] == 4600 and found["large_streamed"] == 19
+    assert found["large_listed"] == [4600], "ComfyUI sees what is there"
+    assert found["large_again"] == [4600, 1]
+
+
+def test_another_model_gets_blocks_back_and_not_everything(found: dict) -> None:
+    megabytes, loads, other = found["beside_another"]
+    assert other == 1500 and loads == 1 and 1000 < megabytes <= 6000 - 1500
+
+
+def test_activations_take_the_place_of_blocks(found: dict) -> None:
+    megabytes, loads = found["more_activations"]
+    assert megabytes <= 6000 - 3500 and loads == 1
+
+
+def test_no_vram_streams_all(found: dict) -> None:
+    assert found["large_no_vram"] == [40, 400] and found["large_after_unload"] == 0
+
+
+def test_what_cannot_be_placed_is_refused_before_a_byte_is_read(found: dict) -> None:
+    for name in ("refused_resident", "refused_activations"):
+        text, loads = found[name]
+        assert "GB" in text and "Next:" in text and loads == 0

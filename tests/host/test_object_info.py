@@ -23,7 +23,7 @@ CLIP, CLIP_AUDIO = ["video", "images"], ["video", "images", "audio"]
 WIDGETS = {
     "LTX23Overlay": ["checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant", "text_projection",
                      "video_vae", "audio_vae"],
-    "LTX23Load": ["overlay", "precision", "attention", "lora_mode"],
+    "LTX23Load": ["overlay", "precision", "attention", "lora_mode", "memory"],
     "LTX23Prompt": ["model", "prompt", "negative_prompt"],
     "LTX23ImageCondition": ["image", "frame", "strength", "crf", "conditions", "placement"],
     "LTX23Guidance": ["video_cfg", "video_stg", "video_modality", "video_rescale", "audio_cfg", "audio_stg",
@@ -123,7 +123,7 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
         ("LTX23ImageCondition", "placement"), ("LTX23Keyframe", "crf"), ("LTX23ReferenceVideo", "downscale"),
         ("LTX23ReferenceVideo", "temporal"),
         ("LTX23Overlay", "text_projection"), ("LTX23Overlay", "video_vae"), ("LTX23Overlay", "audio_vae"),
-        ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23Load", "lora_mode"),
+        ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23Load", "lora_mode"), ("LTX23Load", "memory"),
         ("LTX23ImageCondition", "crf"),
         ("LTX23Guidance", "video_stg_blocks"), ("LTX23Guidance", "audio_stg_blocks"), ("LTX23Sampler", "steps"),
         ("LTX23Sampler", "negative_prompt"), ("LTX23Sampler", "stages"), ("LTX23Sampler", "audio_stage"),

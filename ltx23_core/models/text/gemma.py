@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...config import TEXT_TOKENS
 from ...errors import OverlayError, WeightsError
+from ...ops.attention import changing_shapes
 from ._transformers import transformers_class
 
 _FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -115,7 +116,8 @@ def restore_buffers(gemma: nn.Module, device: torch.device) -> None:
 
 def refuse_unknown_buffers(module: nn.Module) -> None:
     """Raise `WeightsError` where buffers that are in no checkpoint were not restored: they would hold nothing."""
-    left = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    loaded = module.state_dict().keys()  # quantised weights are buffers too, away while they are streamed
+    left = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in loaded]
     if left:
         import transformers
         raise WeightsError(f"transformers {transformers.__version__} has buffers {left} in Gemma 3",
@@ -134,10 +136,14 @@ def check_ids(gemma: nn.Module, ids: Sequence[int]) -> None:
 
 @contextmanager
 def checked(gemma: nn.Module, check: Callable[[], None] | None) -> Iterator[None]:
-    """While this holds, ``check`` is called before every layer; what it raises ends the pass."""
+    """While this holds, ``check`` is called before every layer; what it raises ends the pass.
+
+    Prompts have any length, and a text grows by a token a pass: attention kernels that prepare for each shape are out.
+    """
     handles = [] if check is None else [layer.register_forward_pre_hook(lambda *_: check()) for layer in gemma.layers]
     try:
-        yield
+        with changing_shapes():
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -163,7 +169,7 @@ def hidden_states(gemma: nn.Module, ids: Sequence[int], check: Callable[[], None
     Raises:
         OverlayError: an id that the model has no embedding for.
     """
-    device = gemma.embed_tokens.weight.device
+    device = gemma.norm.weight.device
     check_ids(gemma, ids)
     restore_buffers(gemma, device)
     with checked(gemma, check):

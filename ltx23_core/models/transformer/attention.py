@@ -88,8 +88,8 @@ class Attention(nn.Module):
         if context is None and keys_values is None:
             layers = (self.to_gate_logits, self.to_q, self.to_k, self.to_v)
             logits, query, key, value = linears(x, layers)
-            query, key = norm_rope_pair((query, self.q_norm.weight, rope), (key, self.k_norm.weight, rope),
-                                        self.heads, self.q_norm.eps)
+            query, key = norm_rope_pair((query, self.q_norm.weight), (key, self.k_norm.weight), rope, self.heads,
+                                        self.q_norm.eps)
         else:
             logits, query = linears(x, (self.to_gate_logits, self.to_q))
             query = norm_rope(query, self.q_norm.weight, rope, self.heads, self.q_norm.eps)

@@ -81,17 +81,18 @@ def test_norm_and_rope(form, dtype, width, heads):
     query, key, _, _ = product.split([width, width, width, heads], -1)
     weights = [1 + 0.1 * random(width, dtype=dtype, seed=s) for s in (1, 2)]
     rope = tables(7, width, dtype=dtype)
-    one, two = norm_rope_pair((query, weights[0], rope), (key, weights[1], rope), heads, EPS)
+    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), rope, heads, EPS)
     agrees("query", one, exact_norm_rope(query, weights[0], rope, heads), dtype)
     agrees("key", two, exact_norm_rope(key, weights[1], rope, heads), dtype)
     assert one.is_contiguous() and two.is_contiguous()
     plain = norm_rope(query, weights[0], None, heads, EPS)
     agrees("no positions", plain, exact_norm_rope(query, weights[0], None, heads), dtype)
     assert torch.equal(norm_rope(key, weights[1], rope, heads, EPS), two), "alone or as a pair"
-    longer, other = random(2, 11, width, dtype=dtype, seed=5), tables(11, width, axes=1, dtype=dtype)
-    one, two = norm_rope_pair((query, weights[0], rope), (longer, weights[1], other), heads, EPS)
-    agrees("queries of another length", one, exact_norm_rope(query, weights[0], rope, heads), dtype)
-    agrees("keys of another length", two, exact_norm_rope(longer, weights[1], other, heads), dtype)
+    each = tuple(torch.cat((table, table.flip(1))) for table in rope)  # tables of every sample
+    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), each, heads, EPS)
+    agrees("tables of every sample", one, exact_norm_rope(query, weights[0], each, heads), dtype)
+    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), None, heads, EPS)
+    assert torch.equal(one, plain)
 
 
 @pytest.mark.parametrize("width", [4096, 2048, 48])
@@ -169,20 +170,22 @@ def test_packed_layers_are_one_product_under_their_names():
     before = {name: value.clone() for name, value in module.state_dict().items()}
     apart = linears(x, module.all())
     assert packed(module.all()) is None
+    for one, layer in zip(apart, module.all(), strict=True):
+        assert torch.allclose(one, layer(x), atol=1e-6)
     pack(module)
     weight, bias = packed(module.all())
     assert weight.shape == (44, 32) and bias.shape == (44,)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
     for one, other in zip(linears(x, module.all()), apart, strict=True):
-        assert one.shape == other.shape and torch.allclose(one, other, atol=1e-6)
+        assert torch.equal(one, other), "the same bytes, wherever the weights lie"
     module.k.weight.add_(1)  # as a fused LoRA does: in place
     assert torch.equal(weight[16:32], module.k.weight)
     assert torch.allclose(linears(x, module.all())[1], module.k(x), atol=1e-5)
 
 
 @torch.no_grad()
-def test_what_is_not_together_is_multiplied_apart():
+def test_what_is_not_together_is_seen():
     module, x = Layers(), random(2, 7, 32)
     pack(module)
     assert packed([module.k, module.q]) is None, "another order"
@@ -196,8 +199,7 @@ def test_what_is_not_together_is_multiplied_apart():
     other = Beside(32, 16, device=DEVICE)
     other.weight, other.bias = module.k.weight, module.k.bias
     module.k = other
-    assert packed(module.all()) is None
-    assert torch.allclose(linears(x, module.all())[1], plain[1] + 1, atol=1e-5)
+    assert torch.allclose(linears(x, module.all())[1], plain[1] + 1, atol=1e-5), "a layer with a way of its own"
     module = Layers()
     pack(module)
     module.k.weight = nn.Parameter(module.k.weight.clone())

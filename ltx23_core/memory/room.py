@@ -1,0 +1,209 @@
+"""Does it fit, and how is it placed? The one answer for both residencies and for the automatic choice of files.
+
+Bytes only. What cannot be placed is refused here, before a byte is read.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from ..errors import OutOfMemoryError, RequestError
+
+SLOTS = 2  # places on the device that streamed blocks share: one computes while the next one arrives
+KEPT_WITHIN = 2  # blocks
+MODES = ("auto", "resident", "stream")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much of the device the weights may take.
+
+    Attributes:
+        mode: "auto" (resident as far as it fits), "resident" (whole or refused) or "stream" (as little as possible).
+        budget: most bytes of weights and activations together; None: what the device has free.
+    """
+
+    mode: str = "auto"
+    budget: int | None = None
+
+    @classmethod
+    def parse(cls, value: str | float | Memory) -> Memory:
+        """From "auto", "resident", "stream", or a budget in GB (10^9 bytes) as number or text.
+
+        Raises:
+            RequestError: anything else.
+        """
+        if isinstance(value, Memory):
+            return value
+        if value in MODES:
+            return cls(str(value))
+        try:
+            budget = float(value)
+        except (TypeError, ValueError):
+            budget = 0.0
+        if isfinite(budget) and budget > 0:
+            return cls("auto", int(budget * 1e9))
+        raise RequestError(f"memory is {value!r}", f"{', '.join(MODES)}, or a budget in GB such as 12", "Choose auto.")
+
+    def capacity(self, free: float) -> float:
+        """Bytes that may be used where ``free`` bytes are there."""
+        return free if self.budget is None else min(free, float(self.budget))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one component takes on a device, in bytes.
+
+    Attributes:
+        name: for messages.
+        weights: all of them, LoRA factors included.
+        blocks: weights of each block that can be streamed, in order; () where it is whole or not at all.
+        slot: of one of the places that streamed blocks share: the largest block as it is stored in its file.
+        work: beside the weights while a block runs, wherever they are: numbers that are made of quantised weights.
+        streamed_work: the same while a streamed block runs: also what is made of it because its file has another dtype.
+        apart: part of the weights outside the blocks that is left in the file when blocks are streamed.
+    """
+
+    name: str
+    weights: int
+    blocks: tuple[int, ...] = ()
+    slot: int = 0
+    work: int = 0
+    streamed_work: int = 0
+    apart: int = 0
+
+    @property
+    def least(self) -> int:
+        """Fewest bytes with which it runs."""
+        whole = _whole(self).peak
+        return min(whole, _streamed(self, len(self.blocks)).peak) if self.blocks else whole
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a component's weights shall be.
+
+    Attributes:
+        streamed: how many blocks are brought in when they are needed; 0: everything is resident.
+        blocks: how many it has.
+        weights: bytes on the device: resident weights, and the places that streamed blocks share.
+        peak: with what is made of a block while it runs.
+    """
+
+    streamed: int
+    blocks: int
+    weights: int
+    peak: int
+
+    @property
+    def text(self) -> str:
+        """For the plan's line: "resident" or "streamed 31 of 48 blocks"."""
+        return f"streamed {self.streamed} of {self.blocks} blocks" if self.streamed else "resident"
+
+
+def streaming_order(blocks: int) -> tuple[int, ...]:
+    """Block numbers in the order in which they give up their place: the first n of them are streamed.
+
+    Any n of them lie about evenly apart, so that the bus also has the time of the resident blocks between; and a
+    change of n moves only the difference. (Bits of the number in reverse: van der Corput's sequence.)
+    """
+    width = max(blocks - 1, 1).bit_length()
+    return tuple(sorted(range(blocks), key=lambda number: int(f"{number:0{width}b}"[::-1], 2)))
+
+
+def streamed_blocks(blocks: int, streamed: int) -> frozenset[int]:
+    """The numbers of the blocks that are streamed where ``streamed`` of ``blocks`` are."""
+    return frozenset(streaming_order(blocks)[:streamed])
+
+
+def _whole(need: Need) -> Placement:
+    return Placement(0, len(need.blocks), need.weights, need.weights + need.work)
+
+
+def _streamed(need: Need, count: int) -> Placement:
+    away = sum(need.blocks[number] for number in streamed_blocks(len(need.blocks), count))
+    weights = need.weights - need.apart - away + min(SLOTS, count) * need.slot
+    return Placement(count, len(need.blocks), weights, weights + max(need.work, need.streamed_work))
+
+
+def fitting(need: Need, room: float, memory: Memory = Memory(), now: int | None = None) -> Placement | None:
+    """The placement with most resident blocks whose peak fits into ``room`` bytes; None where none does.
+
+    Args:
+        need: of the component.
+        room: bytes.
+        memory: the user's wish; its budget does not count here.
+        now: how many of its blocks are streamed at present: kept where the best would be about the same, so that what
+            other programs take and give back does not move blocks to and fro.
+    """
+    whole, count = _whole(need), len(need.blocks)
+    if memory.mode != "stream" or not need.blocks:
+        if whole.peak <= room:
+            return whole
+        if memory.mode == "resident" or not need.blocks:
+            return None
+    fewest = count if memory.mode == "stream" else min(SLOTS + 1, count)  # below that the places would hold them all
+    for streamed in range(fewest, count + 1):
+        placed = _streamed(need, streamed)
+        if placed.peak <= room:
+            return _streamed(need, now) if now is not None and streamed < now <= streamed + KEPT_WITHIN else placed
+    return None
+
+
+def freeing(need: Need, now: int, bytes_to_free: float) -> Placement | None:
+    """The placement with most resident blocks that gives back that many bytes of weights; None where none does."""
+    present = _streamed(need, now) if now else _whole(need)
+    for streamed in range(max(now + 1, min(SLOTS + 1, len(need.blocks))), len(need.blocks) + 1):
+        placed = _streamed(need, streamed)
+        if present.weights - placed.weights >= bytes_to_free:
+            return placed
+    return None
+
+
+def place(needs: Sequence[Need], capacity: float, activations: int = 0, memory: Memory = Memory(),
+          now: Sequence[int | None] = ()) -> tuple[Placement, ...]:
+    """Where the weights of components that run together shall be.
+
+    Args:
+        needs: of each component; those that can be streamed share what the others leave, the first one first.
+        capacity: bytes that are free for all of it, infinite where that is no question.
+        activations: bytes of these.
+        memory: the user's wish.
+        now: as in `fitting`, of each.
+
+    Returns:
+        One placement a component.
+
+    Raises:
+        OutOfMemoryError: they do not fit, however little of them is resident (or the user wants all resident).
+    """
+    room = memory.capacity(capacity) - activations
+    least = [need.weights + need.work if memory.mode == "resident" else need.least for need in needs]
+    placed = []
+    for number, need in enumerate(needs):
+        found = fitting(need, room - sum(least[number + 1:]), memory, now[number] if now else None)
+        if found is None:
+            raise refusal(needs, capacity, activations, memory)
+        placed.append(found)
+        room -= found.peak
+    return tuple(placed)
+
+
+def refusal(needs: Sequence[Need], capacity: float, activations: int, memory: Memory = Memory()) -> OutOfMemoryError:
+    """The error of components that do not fit, with the numbers."""
+    resident = memory.mode == "resident"
+    bytes_needed = activations + sum(need.weights + need.work if resident else need.least for need in needs)
+    names = ", ".join(need.name for need in needs)
+    limit = "the budget allows" if memory.budget is not None and memory.budget <= capacity else "are free"
+    room = max(memory.capacity(capacity), 0)
+    fix = "Choose memory auto or stream." if resident and any(need.blocks for need in needs) else (
+        "Close other programs that use the device, or choose a smaller size or fewer frames.")
+    return OutOfMemoryError(
+        f"{names} with {gb(activations)} of activations need {gb(bytes_needed)}"
+        f"{' resident' if resident else ''}, {gb(room)} {limit}", "enough free memory", fix)
+
+
+def gb(count: float) -> str:
+    """Bytes for people, in GB (10^9), small numbers with more digits."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 or not count else f"{count / 1e9:.2g} GB"

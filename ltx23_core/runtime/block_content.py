@@ -1,0 +1,232 @@
+"""What is streamed of one block: byte ranges, where each lies in the block's place, and which parameter it becomes."""
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from ..lora.apply import Change, apply, prepare
+from ..lora.layers import set_layer_changes
+from ..lora.plan import LoraPlan, ParameterLoras, Part
+from ..ops.matmul import Together
+from ..overlay.bytes.source import AnyRef, TensorRef
+from ..quant.layers import as_quantised, kept_parts, stays_quantised
+from ..weights.dequant import dequantise
+from ..weights.reader import TORCH_DTYPES, RangeReader
+from .sizes import aligned
+
+Views = Mapping[str, Tensor]
+_NOTHING = ParameterLoras()
+
+
+@dataclass
+class Target:
+    """A parameter or buffer of a block.
+
+    Args:
+        name: of the tensor in the block.
+        owner, leaf: module, and its name there.
+        spans: part -> (its bytes in the file, where they lie in the place).
+        make: from the parts as stored; None: the one part itself.
+        fused: LoRA updates of it, whose tensors are parts too: (update, role -> part).
+    """
+
+    name: str
+    owner: nn.Module
+    leaf: str
+    spans: dict[str, tuple[TensorRef, int]]
+    make: Callable[[Views], Tensor] | None = None
+    fused: tuple[tuple[Change, dict[str, str]], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Remember what stands there while the block is away."""
+        self.away = self._table[self.leaf]
+
+    @property
+    def _table(self) -> dict[str, Tensor | None]:
+        return self.owner._parameters if self.leaf in self.owner._parameters else self.owner._buffers
+
+    def views(self, place: Tensor) -> dict[str, Tensor]:
+        """The parts as tensors of the place."""
+        return {name: place[at:at + ref.size_bytes].view(TORCH_DTYPES[ref.dtype]).view(ref.shape)
+                for name, (ref, at) in self.spans.items()}
+
+    def value(self, views: Views) -> Tensor:
+        """What the parameter is, LoRAs fused."""
+        weight = views["weight"] if self.make is None else self.make(views)
+        if self.fused:
+            apply(weight, [replace(change, tensors={role: views[name].to(_factor_dtype(change, weight))
+                                                    for role, name in roles.items()})
+                           for change, roles in self.fused])
+        return weight
+
+    def put(self, tensor: Tensor | None) -> None:
+        """Let it be the parameter."""
+        table = self._table
+        if tensor is not None and table is self.owner._parameters and not isinstance(tensor, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=False)
+        table[self.leaf] = tensor
+
+
+def _factor_dtype(change: Change, weight: Tensor) -> torch.dtype:
+    return weight.dtype if change.plain else torch.float32
+
+
+class BlockContent:
+    """All that is streamed of one block."""
+
+    def __init__(self, block: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype, loras: LoraPlan) -> None:
+        """Read nothing but the scales of LoRAs; layers get their LoRA updates at use.
+
+        Args:
+            block: with its quantised layers in place, on the meta device.
+            refs: its tensors, by their names in the block.
+            dtype: of the numbers.
+            loras: on these.
+        """
+        self._block, self._refs, self._dtype, self._end = block, refs, dtype, 0
+        self._ready: dict[int, list[tuple[Target, dict[str, Tensor], nn.Parameter | Tensor | None]]] = {}
+        self._targets: list[Target] = []
+        self._apart = [name for name, ref in refs.items() if stays_quantised(name, ref)]
+        self._changed = tuple(name for name, parts in loras.items() if parts.at_use and name in refs)
+        for name in self._changed:
+            set_layer_changes(block, name, _skeletons(loras[name].at_use, dtype))
+        self._joined: set[str] = set()  # names that are laid together when they are bound
+        self._lay_out()
+        for target in list(self._targets):
+            self._add_factors(target, loras.get(target.name, _NOTHING))
+
+    def _lay_out(self) -> None:
+        """A place for each tensor; those of layers that make one product (`ops.matmul`) follow each other."""
+        groups = _groups(self._block, self._apart)
+        for group in groups:
+            if any(_casts(self._refs[name], self._dtype) for name in group):
+                self._joined |= set(group)
+        rest = self._refs.keys() - {name for group in groups for name in group}
+        for group in (*groups, *([name] for name in self._refs if name in rest)):
+            for number, name in enumerate(group):
+                self._add(name, self._refs[name], follows=number > 0 and name not in self._joined)
+
+    @property
+    def size(self) -> int:
+        """Bytes of a place for it."""
+        return aligned(self._end)
+
+    def parts(self, place: Tensor) -> list[tuple[TensorRef, Tensor]]:
+        """What is read, and where to: 1-D bytes of the place."""
+        return [(ref, place[at:at + ref.size_bytes]) for target in self._targets for ref, at in target.spans.values()]
+
+    def bind(self, number: int, place: Tensor) -> None:
+        """Make the bytes in a place the block's parameters.
+
+        Args:
+            number: of the place; it is the same memory at every call.
+            place: its bytes.
+        """
+        if number not in self._ready:
+            self._ready[number] = [(target, views, self._fixed(target, views)) for target in self._targets
+                                   for views in (target.views(place),)]
+        joined = Together(self._block, self._apart) if self._joined else None
+        for target, views, fixed in self._ready[number]:
+            value = target.value(views) if fixed is None else fixed
+            target.put(joined.placed(target.name, value) if target.name in self._joined else value)
+
+    def _fixed(self, target: Target, views: dict[str, Tensor]) -> Tensor | None:
+        """The parameter, if it is nothing but bytes of the place."""
+        if target.make is not None or target.fused or target.name in self._joined:
+            return None
+        weight = views["weight"]
+        return nn.Parameter(weight, requires_grad=False) if target.leaf in target.owner._parameters else weight
+
+    def unbind(self) -> None:
+        """The block is away."""
+        for target in self._targets:
+            target.put(target.away)
+
+    def close(self) -> None:
+        """Let go of the places, and take the LoRAs off the layers. The block is away."""
+        self._ready.clear()
+        for name in self._changed:
+            set_layer_changes(self._block, name, ())
+
+    def _add(self, name: str, ref: AnyRef, follows: bool) -> None:
+        """A tensor of the block; ``follows``: right behind the one before."""
+        path, _, leaf = name.rpartition(".")
+        owner = self._block.get_submodule(path)
+        if name in self._apart:
+            for part, stored in kept_parts(as_quantised(ref)).items():
+                self._targets.append(Target(name, owner, part, {"weight": self._span(stored)}))
+            return
+        if isinstance(ref, TensorRef):
+            spans = {"weight": self._span(ref, follows)}
+        else:
+            spans = {part: self._span(stored) for part, stored in kept_parts(ref).items()}
+        self._targets.append(Target(name, owner, leaf, spans, _maker(ref, self._dtype)))
+
+    def _add_factors(self, target: Target, loras: ParameterLoras) -> None:
+        """The factors of LoRAs on a tensor: fused ones as parts of it, those at use as buffers of its layer."""
+        if not target.name.endswith(target.leaf):
+            return  # a scale
+        changes = []
+        for number, (part, change) in enumerate(zip(loras.fused, _skeletons(loras.fused, self._dtype), strict=True)):
+            roles = {role: f"lora_{number}_{role}" for role in part.update.tensors}
+            target.spans |= {roles[role]: self._span(ref) for role, ref in part.update.tensors.items()}
+            changes.append((change, roles))
+        target.fused = tuple(changes)
+        for number, part in enumerate(loras.at_use):
+            wanted = self._dtype if part.update.plain else torch.float32
+            for role, ref in part.update.tensors.items():
+                leaf = f"lora_{number}_{role}"
+                self._targets.append(Target(leaf, target.owner, leaf, {"weight": self._span(ref)},
+                                            _maker(ref, wanted)))
+
+    def _span(self, ref: TensorRef, follows: bool = False) -> tuple[TensorRef, int]:
+        at = self._end if follows else aligned(self._end)
+        self._end = at + ref.size_bytes
+        return ref, at
+
+
+def _casts(ref: AnyRef, dtype: torch.dtype) -> bool:
+    """Whether a tensor's numbers are not the bytes that are stored."""
+    if not isinstance(ref, TensorRef):
+        return True
+    stored = TORCH_DTYPES[ref.dtype]
+    return stored.is_floating_point and stored != dtype
+
+
+def _maker(ref: AnyRef, dtype: torch.dtype) -> Callable[[Views], Tensor] | None:
+    """How a tensor's parts become numbers; None: they are."""
+    if not _casts(ref, dtype):
+        return None
+    if isinstance(ref, TensorRef):
+        return lambda views: views["weight"].to(dtype)
+    return lambda views: dequantise(ref.format, views, ref.parameters, ref.shape, dtype)
+
+
+def _groups(block: nn.Module, apart: Collection[str]) -> list[list[str]]:
+    """Names of parameters that lie behind each other in a resident block: those of `ops.matmul.Together`."""
+    found = []
+    for path, part in block.named_modules():
+        for layers in getattr(part, "together", ()):
+            names = [".".join(filter(None, (path, layer))) for layer in layers]
+            if not any(f"{name}.weight" in apart for name in names):
+                found += [[f"{name}.{kind}" for name in names] for kind in ("weight", "bias")]
+    return found
+
+
+def _skeletons(parts: tuple[Part, ...], dtype: torch.dtype) -> list[Change]:
+    """LoRA updates whose tensors are on the meta device; only their scales are read."""
+    reader = RangeReader(torch.device("cpu"))
+
+    def read(ref: TensorRef, wanted: torch.dtype | None) -> Tensor:
+        if prod(ref.shape) == 1:  # an alpha
+            return reader.read(ref, wanted)
+        return torch.empty(ref.shape, dtype=wanted, device="meta")
+
+    try:
+        return [prepare(part.update, part.strength, dtype, read) for part in parts]
+    finally:
+        reader.close()

@@ -1,0 +1,158 @@
+"""Where the bytes of streamed blocks come from: registered pages of files, a ring of pinned buffers, or plain reads.
+
+Which of them, is found out block by block: pages that can be registered are (and stay so), all others take the ring,
+and where the system grants no pinned memory the ring's buffers are ordinary ones.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..overlay.bytes.source import TensorRef
+from ..weights.files import SourceReader
+from ..weights.pages import Pages
+from ..weights.ring import Upload
+
+Parts = Sequence[tuple[TensorRef, Tensor]]  # what is read, and the bytes (1-D, uint8, on the device) that it fills
+
+
+class Arrival(Protocol):
+    """Parts on their way."""
+
+    def wait(self) -> None:
+        """Make what runs next on the current stream come after them; raises what went wrong while reading."""
+
+
+class BlockSource(Protocol):
+    """Gives the bytes of blocks."""
+
+    def fetch(self, parts: Parts) -> Arrival:
+        """Begin to fill targets, after all that has been asked of the current stream so far."""
+
+    def close(self) -> None:
+        """Wait for what is under way, and close the files."""
+
+
+def block_source(device: torch.device, pages: Pages | None = None) -> BlockSource:
+    """The source for a device; ``pages`` stay the caller's to close, after the source."""
+    return DeviceSource(device, pages) if device.type == "cuda" else PlainSource(device)
+
+
+class _Here:
+    """Nothing to wait for."""
+
+    def wait(self) -> None:
+        """See `Arrival`."""
+
+
+class PlainSource:
+    """Reads at once, into the memory of the CPU; to other devices by way of it."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Open nothing yet."""
+        self._device, self._source = device, SourceReader()
+
+    def fetch(self, parts: Parts) -> Arrival:
+        """See `BlockSource`.
+
+        Raises:
+            WeightsError, OverlayError: as `SourceReader.fill`.
+        """
+        for ref, target in parts:
+            host = target if target.device.type == "cpu" else torch.empty(target.shape, dtype=torch.uint8)
+            self._source.fill(ref, memoryview(host.numpy()), 0)
+            if host is not target:
+                target.copy_(host)
+        return _Here()
+
+    def close(self) -> None:
+        """See `BlockSource`."""
+        self._source.close()
+
+
+class _Copy:
+    """A copy on a stream of its own; where it has to be read first, by a thread that then starts it."""
+
+    def __init__(self, device: torch.device, event: torch.cuda.Event, started: Future[None] | None) -> None:
+        self._device, self._event, self._started = device, event, started
+
+    def wait(self) -> None:
+        """See `Arrival`. Waits on the host only until the copy has been started."""
+        if self._started is not None:
+            self._started.result()
+        torch.cuda.current_stream(self._device).wait_event(self._event)
+
+
+class DeviceSource:
+    """Copies to a CUDA device on a stream of its own, beside what computes there.
+
+    Args:
+        device: the device.
+        pages: registered pages; None: the ring alone.
+    """
+
+    def __init__(self, device: torch.device, pages: Pages | None) -> None:
+        """Open nothing yet."""
+        self._device, self._pages = device, pages
+        self._stream = torch.cuda.Stream(device)
+        self._thread: ThreadPoolExecutor | None = None
+        self._ring: tuple[SourceReader, Upload] | None = None
+        self._last: Future[None] | None = None
+
+    def fetch(self, parts: Parts) -> Arrival:
+        """See `BlockSource`."""
+        asked = torch.cuda.Event()
+        asked.record(torch.cuda.current_stream(self._device))
+        there = torch.cuda.Event()
+        for _, target in parts[:1]:  # all lie in one place, which must outlive its copies even where nobody waits
+            target.record_stream(self._stream)
+        spans = [None if self._pages is None else self._pages.spans(ref) for ref, _ in parts]
+        idle = self._last is None or self._last.done()
+        if idle and all(found is not None for found in spans):
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_event(asked)
+                for (_, target), found in zip(parts, spans, strict=True):
+                    for host, offset in found:
+                        target[offset:offset + len(host)].copy_(host, non_blocking=True)
+                there.record()
+            return _Copy(self._device, there, None)
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="ltx23-stream")
+        self._last = self._thread.submit(self._read, parts, asked, there)
+        return _Copy(self._device, there, self._last)
+
+    def _read(self, parts: Parts, asked: torch.cuda.Event, there: torch.cuda.Event) -> None:
+        """In the thread: read, and start the copies."""
+        if self._ring is None:
+            source = SourceReader()
+            self._ring = source, Upload(self._device, source, self._pages)
+        upload = self._ring[1]
+        try:
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                upload.expect(ref for ref, _ in parts)
+                self._stream.wait_event(asked)
+                for ref, target in parts:
+                    upload.upload(ref, target, torch.uint8)
+                there.record()
+        except BaseException:
+            self._drop_ring()  # what it had announced is not what comes next
+            raise
+
+    def _drop_ring(self) -> None:
+        if self._ring is not None:
+            source, _ = self._ring
+            self._ring = None
+            source.close()
+            self._stream.synchronize()  # the buffers are freed next
+
+    def close(self) -> None:
+        """See `BlockSource`."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        self._drop_ring()
+        self._stream.synchronize()

@@ -1,0 +1,104 @@
+"""What a component's tensors take on a device: all of them, each block, and a block on its way."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from math import prod
+
+import torch
+
+from ..config import Stack
+from ..lora.plan import LoraPlan, factor_bytes
+from ..memory.room import Need
+from ..overlay.bytes.source import AnyRef, TensorRef
+from ..quant.layers import kept_parts, stays_quantised, tensor_bytes_on_device
+from ..weights.reader import TORCH_DTYPES
+from .file_embedding import can_stay
+
+ALIGNMENT = 256  # bytes: every tensor begins where the allocator would let it begin, so that products choose alike
+
+
+def aligned(size: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def stored_parts(ref: AnyRef) -> list[TensorRef]:
+    """What is read of a tensor when it is streamed."""
+    if isinstance(ref, TensorRef):
+        return [ref]
+    return list(kept_parts(ref).values())
+
+
+class Sizes:
+    """Bytes of one component's tensors.
+
+    Args:
+        name: of the component, for messages.
+        refs: its tensors.
+        dtype: of the numbers.
+        stack: its blocks, if it has some.
+    """
+
+    def __init__(self, name: str, refs: Mapping[str, AnyRef], dtype: torch.dtype, stack: Stack | None) -> None:
+        """Compute nothing yet."""
+        self._name, self._refs, self._dtype, self._stack = name, refs, dtype, stack
+
+    @cached_property
+    def quantised(self) -> frozenset[str]:
+        """The tensors that stay quantised on the device."""
+        return frozenset(name for name, ref in self._refs.items() if stays_quantised(name, ref))
+
+    @cached_property
+    def _each(self) -> dict[str, int]:
+        return {name: tensor_bytes_on_device(name, ref, self._dtype) for name, ref in self._refs.items()}
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """Names of each block's tensors; () where there are no blocks."""
+        if self._stack is None:
+            return ()
+        prefix = self._stack.path + "."
+        found: dict[int, list[str]] = {}
+        for name in self._refs:
+            if name.startswith(prefix):
+                found.setdefault(int(name[len(prefix):].partition(".")[0]), []).append(name)
+        return tuple(tuple(found[number]) for number in sorted(found))
+
+    @property
+    def table(self) -> str | None:
+        """The parameter that stays in its file when blocks are streamed."""
+        table = None if self._stack is None else self._stack.table
+        return table if table in self._refs and can_stay(self._refs[table]) else None
+
+    def bytes(self, names: Iterable[str], plan: LoraPlan) -> int:
+        """Of some tensors, with the factors of LoRAs that act at use."""
+        chosen = set(names)
+        factors = {name: parts for name, parts in plan.items() if name in chosen}
+        return sum(self._each[name] for name in chosen) + factor_bytes(factors, self._dtype.itemsize)
+
+    def need(self, plan: LoraPlan) -> Need:
+        """Of the whole component with these LoRAs, for `memory.room.place`."""
+        blocks = tuple(self.bytes(names, plan) for names in self.blocks)
+        shared = self._stack is not None and self._stack.shared
+        work = max(map(self._numbers, self.blocks), default=0) if shared else 0
+        casts = max(map(self._casts, self.blocks), default=0)
+        slot = max((self._stored(names, plan) for names in self.blocks), default=0)
+        apart = 0 if self.table is None else self._each[self.table]
+        return Need(self._name, self.bytes(self._refs, plan), blocks, slot, work, work + casts, apart)
+
+    def _numbers(self, names: Iterable[str]) -> int:
+        """Of a block's quantised weights as numbers."""
+        return sum(prod(self._refs[name].shape) * self._dtype.itemsize for name in names if name in self.quantised)
+
+    def _casts(self, names: Iterable[str]) -> int:
+        """Of what is made of a streamed block's tensors that their file has in another form."""
+        return sum(self._each[name] for name in names
+                   if name not in self.quantised and TORCH_DTYPES.get(self._refs[name].dtype) != self._dtype)
+
+    def _stored(self, names: Iterable[str], plan: LoraPlan) -> int:
+        """Of a block as it is streamed: as its file has it, LoRA factors included."""
+        factors = (ref for name in names if name in plan for part in (*plan[name].fused, *plan[name].at_use)
+                   for ref in part.update.tensors.values())
+        parts = (part for name in names for part in stored_parts(self._refs[name]))
+        return sum(aligned(part.size_bytes) for part in (*parts, *factors))
