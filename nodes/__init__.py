@@ -3,9 +3,11 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..ltx23_core.errors import name_paths
 from .conditions.clips import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
 from .conditions.edit import ExtendNode, InpaintNode, RetakeNode
 from .conditions.image import ImageConditionNode, KeyframeNode
+from .host import places
 from .model.fetch import FetchNode
 from .model.load import LoadNode
 from .model.lora import LoraNode
@@ -34,4 +36,5 @@ class LTX23Extension(ComfyExtension):
 
 async def comfy_entrypoint() -> LTX23Extension:
     """Return the extension; ComfyUI calls this once at start-up."""
+    name_paths(places.for_clients)
     return LTX23Extension()

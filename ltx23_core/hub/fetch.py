@@ -221,7 +221,7 @@ def _alone(target: Path) -> Iterator[None]:
                        f"Wait for it, or delete {error.path} if there is none.") from error
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
-                               errno.EEXIST, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG):
+                               errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG):
             raise
         raise HubError(f"{target} cannot be written ({error.strerror})", "a folder with room that you may write to",
                        "Choose another folder, or free some room; what has arrived is kept.") from error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import OverlayError
+from ..errors import OverlayError, reason, word
 from ..locks import Busy, locked
 from .bytes.header import read_json
 from .bytes.source import (
@@ -98,7 +98,7 @@ class Overlay:
         path = Path(os.path.abspath(path))
         content = read_json(path)
         if content.get("format") != FORMAT:
-            raise OverlayError(f"{path} has the format {content.get('format')!r}", f"{FORMAT!r}", REMAKE)
+            raise OverlayError(f"{path} has the format {word(content.get('format'))}", f"{FORMAT!r}", REMAKE)
         stored = content.pop("id", None)
         try:
             if encode(content)[1] != stored:
@@ -106,7 +106,7 @@ class Overlay:
                                    "a manifest as materialize wrote it", REMAKE)
             overlay = _from_content(path, stored, content)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise OverlayError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})",
+            raise OverlayError(f"{path} is damaged ({reason(error)})",
                                "a manifest as materialize wrote it", REMAKE) from error
         overlay.verify()
         with refusing_unreadable():

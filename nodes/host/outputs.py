@@ -10,12 +10,14 @@ from comfy.cli_args import args as host_arguments
 from comfy_api.latest import InputImpl, io, ui
 
 from ...ltx23_core.errors import MediaError
+from .names import FORBIDDEN
 
 
 def output_problem(prefix: str) -> str | None:
     """What is wrong with a file name prefix, or None: it must stay in the output folder."""
     root = Path(folder_paths.get_output_directory()).resolve()
-    if prefix.strip() and (root / prefix).resolve().is_relative_to(root):
+    is_plain = prefix.strip() and not FORBIDDEN.search(prefix) and not prefix.startswith(("/", "\\"))
+    if is_plain and (root / prefix).resolve().is_relative_to(root):
         return None
     return str(MediaError(f"filename_prefix is {prefix!r}", "a name inside ComfyUI's output folder",
                           "Use a relative name such as video/LTX-2.3."))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ...ltx23_core.errors import LTX23Error, RequestError
-from ..host import access, folders, progress
+from ..host import access, folders, places, progress
 from ..sockets import schema
 
 if TYPE_CHECKING:
@@ -97,4 +97,5 @@ class FetchNode(io.ComfyNode):
         else:
             report = (f"{request.name} is there: {path}" if path else
                       f"{request.name} is not in {root}. Turn on download to get it from {request.repo}.")
+        report = places.for_clients(report)
         return io.NodeOutput(str(path or ""), report, ui={"text": [report]})

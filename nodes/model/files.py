@@ -5,11 +5,12 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ltx23_core.errors import OverlayError
 from ..host import folders, memory, server
+from ..host.names import listed_name
 
 if TYPE_CHECKING:
     from ...ltx23_core.overlay.shelf.choose import Choice
@@ -90,11 +91,10 @@ class Files:
         from ...ltx23_core.overlay.shelf.identify import identify
         from ...ltx23_core.overlay.shelf.shelf import Item
 
-        name = name.replace("\\", "/")
         part, places, what = INPUTS[key]
-        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts and name != ""
+        name = listed_name(name, key)
         there = [Item(folder, name, identify(root / name, self._memory())) for folder, root in folders.model_roots()
-                 if inside and (root / name).exists()]
+                 if (root / name).exists()]
         if not there:
             where = " or ".join(f"models/{folder}" for folder in places)
             have = ", ".join(self.names(key)[:5]) or "nothing that can be used"

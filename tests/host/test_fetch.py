@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -54,7 +55,7 @@ def test_interrupted_then_finished(online: Host, hub: FakeHub) -> None:
     run = online.client.run(graph("upscaler-x2", True))
     assert run.ok and (folder / FILE).read_bytes() == CONTENT and not part.exists()
     assert hub.gets()[-1].headers["range"].startswith("bytes=")
-    assert f"downloaded, hash checked -> {folder / FILE}" in run.outputs["1"]["text"][0]
+    assert f"downloaded, hash checked -> models/latent_upscale_models/{FILE}" in run.outputs["1"]["text"][0]
     assert run.progress("1")[-1] == (len(CONTENT), len(CONTENT))
     hub.asked.clear()
     run = online.client.run(graph("upscaler-x2", False))
@@ -75,3 +76,42 @@ def test_errors_reach_the_page(online: Host, hub: FakeHub) -> None:
 def test_unknown_names_are_refused(online: Host) -> None:
     with pytest.raises(ClientError, match="the file to fetch is 'gema'"):
         online.client.queue(graph("gema", True))
+
+
+def test_an_open_server_downloads_for_nobody(start_host: Callable[..., Host], hub: FakeHub) -> None:
+    """Other computers reach it, and its owner has not set the switch; looking is allowed."""
+    host = start_host("open", models=False, options=("--listen", "0.0.0.0"), environment={
+        "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "NO_PROXY": "127.0.0.1"})
+    hub.asked.clear()
+    with pytest.raises(ClientError) as refused:
+        host.client.queue(graph("upscaler-x2", True))
+    assert "LTX23_ALLOW_FETCH=1" in str(refused.value.body) and "--listen 0.0.0.0" in str(refused.value.body)
+    linked = graph("upscaler-x2", False)
+    linked["1"]["inputs"]["download"] = ["2", 0]
+    linked["2"] = {"class_type": "PrimitiveBoolean", "inputs": {"value": True}}
+    assert "LTX23_ALLOW_FETCH=1" in host.client.run(linked).error["exception_message"]
+    run = host.client.run(graph("upscaler-x2", False))
+    assert run.ok and "Turn on download" in run.outputs["1"]["text"][0]
+    assert not hub.asked
+
+
+def test_no_answer_carries_a_path_of_the_server(online: Host, hub: FakeHub) -> None:
+    """Of the routes, of a refused prompt and of a run."""
+    root, loras = str(online.base.root), online.base.models / "loras"
+    loras.mkdir(exist_ok=True)
+    (loras / "broken.safetensors").write_bytes(b"the password is hunter2")
+    texts = [urllib.request.urlopen(f"{online.url}{path}").read().decode() for path in (
+        "/ltx23/files", "/api/ltx23/files", "/ltx23/recipes")]
+    with pytest.raises(ClientError) as refused:
+        online.client.queue({"1": {"class_type": "LTX23Overlay", "inputs": {"checkpoint": "broken.safetensors"}}})
+    texts.append(str(refused.value.body))
+    blocker = online.base.models / "latent_upscale_models" / f".{FILE}.lock"
+    blocker.mkdir()
+    try:
+        run = online.client.run(graph("upscaler-x2", True))
+    finally:
+        blocker.rmdir()
+    texts.append(run.error["exception_message"])
+    assert "models/latent_upscale_models/" in texts[-1]
+    for text in texts:
+        assert root not in text and "hunter2" not in text, text

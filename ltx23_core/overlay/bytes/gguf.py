@@ -190,7 +190,7 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
     for _ in range(pairs):
         key = cursor.text()
         if key in values or not is_name(key):
-            raise ValueError(f"the key {key[:80]!r} occurs twice, or is no name")
+            raise ValueError("a key occurs twice, or is no name")
         values[key] = cursor.value(cursor.number("I"))
     entries: dict[str, _Entry] = {}
     for _ in range(tensors):
@@ -200,7 +200,7 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
         entries[name] = entry
     alignment = values.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
-        raise ValueError(f"general.alignment is {alignment!r}")
+        raise ValueError("general.alignment is out of range")
     return data[:cursor.at], values, entries, -(-cursor.at // alignment) * alignment
 
 
@@ -208,7 +208,7 @@ def _entry(cursor: _Cursor) -> tuple[str, _Entry]:
     name = cursor.text()
     dimensions = cursor.number("I")
     if not is_name(name):
-        raise ValueError(f"{name[:80]!r} is no name")
+        raise ValueError("a tensor has no name")
     if dimensions > 8:
         raise ValueError(f"{name[:80]} has {dimensions} dimensions")
     shape = tuple(reversed([cursor.number("Q") for _ in range(dimensions)]))  # stored with the row's length first

@@ -223,7 +223,7 @@ FOREIGN: tuple[Foreign, ...] = (
             "Download the file again with the page's download button (a /resolve/ link, not /blob/)."),
     Foreign("error_message", re.compile(
         rb"\s*(\{\s*\"error|Access to model|Invalid (username|credentials)|Entry not found|Repository not found)"),
-        "error message of the download site saved as {suffix}, {size}: {text}",
+        "error message of the download site saved as {suffix}, {size}",
         "Log in to the site, accept the model's licence, and download the file again."),
     Foreign("overlay", re.compile(rb'\{"id":"[0-9a-f]{64}",'), "overlay manifest of this pack, {size}",
             "Give it to Overlay.load(...), or to --overlay; where weights are asked for, give the weight file."),

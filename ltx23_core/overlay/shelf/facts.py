@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
 from ..bytes.source import AnyRef, QuantRef
@@ -62,7 +62,7 @@ def facts_of(header: Header) -> Facts:
         return _lora(names, header, dtypes, end)
     model = header.metadata.get("general.architecture")  # of a GGUF file
     if model is not None and model not in kinds.GGUF_MODELS:
-        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {_plain(model)!r}"
+        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {word(model)}"
         return Facts("other", f"GGUF file with {what}, {dtypes}", (), dtypes, fix=kinds.USE_OFFICIAL, end=end)
     if not kind.part:
         name = _ARTICLE.sub("", kind.name)
@@ -91,11 +91,6 @@ def _components(header: Header) -> tuple[tuple[str, ...], str]:
     if found is None or not found.components:
         return (), "not laid out as any known file of LTX-2.3"
     return tuple(name for name in found.components if name != "text_encoder_vision"), ""
-
-
-def _plain(text: str) -> str:
-    """Text of a file, made short and harmless."""
-    return "".join(c for c in text[:40] if c.isprintable())
 
 
 def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.header import Header, read_header, read_json
 from ..names.kinds import DIFFUSERS_FOLDERS, GEMMA, USE_GEMMA, USE_OFFICIAL
 from .facts import VARIANT, Facts, facts_of, gemma_name
@@ -219,7 +219,7 @@ def _pipeline(path: Path, parts: dict[str, Path]) -> Identity:
     """A diffusers pipeline: each component folder by itself."""
     name = str(_config(path / "model_index.json").get("_class_name", "LTX2Pipeline"))
     if not name.startswith("LTX2"):
-        return Identity(path, "other", f"diffusers folder of {name}", fix=USE_OFFICIAL)
+        return Identity(path, "other", f"diffusers folder of {word(name)}", fix=USE_OFFICIAL)
     brings, problems, size = [], [], 0
     fits: dict[str, int] = {}
     dtypes = generation = ""
