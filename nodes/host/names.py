@@ -26,7 +26,8 @@ def listed_name(name: str, what: str) -> str:
     plain = name.replace("\\", "/")
     if len(name) > LONGEST or FORBIDDEN.search(name) or not all(map(_is_plain, plain.split("/"))):
         shown = name[:SHOWN] + ("…" if len(name) > SHOWN else "")
-        raise OverlayError(f"{what} is {shown!r}", "a name of the list: relative, below the model folders",
+        raise OverlayError(f"{what} is no name of a list: {shown!r}",
+                           "a name below the model folders, without a drive, a root, a colon, '..' or a hidden part",
                            "Choose a file of the list.")
     return plain
 

@@ -118,6 +118,7 @@ class OverlayNode(io.ComfyNode):
                 audio_vae: str = AUTO) -> io.NodeOutput:
         """Write the manifest to models/ltx23_overlays and give the overlay and its report."""
         from ...ltx23_core.overlay import materialize
+        from ...ltx23_core.overlay.clean import clean
         from ...ltx23_core.overlay.shelf.report import report as full_report
 
         _check_variant(variant)
@@ -125,6 +126,8 @@ class OverlayNode(io.ComfyNode):
             "checkpoint": checkpoint, "text_encoder": text_encoder, "upsampler": upsampler, "distilled_lora":
             distilled_lora, "text_projection": text_projection, "video_vae": video_vae, "audio_vae": audio_vae})
         arguments = choice.arguments() | ({} if variant == AUTO else {"variant": variant})
-        overlay = materialize(**arguments, output=folders.manifest_path(_manifest_name(choice, variant)))
+        path = folders.manifest_path(_manifest_name(choice, variant))
+        clean(path.parent, keep=[path])  # before, so that a full disk has room for it
+        overlay = materialize(**arguments, output=path)
         report = full_report(overlay, choice, items)
         return io.NodeOutput(overlay, report, ui={"text": [report]})

@@ -34,7 +34,7 @@ def test_names_of_lists(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_other_names(name: str) -> None:
-    with pytest.raises(OverlayError, match="^lora is .*Choose a file of the list") as refused:
+    with pytest.raises(OverlayError, match="^lora is no name of a list: .*Choose a file of the list") as refused:
         names.listed_name(name, "lora")
     assert len(str(refused.value)) < 600
 
