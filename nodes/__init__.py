@@ -8,6 +8,7 @@ from .conditions.clips import ReferenceVideoNode, SourceAudioNode, SourceVideoNo
 from .conditions.edit import ExtendNode, InpaintNode, RetakeNode
 from .conditions.image import ImageConditionNode, KeyframeNode
 from .host import places
+from .model import get
 from .model.fetch import FetchNode
 from .model.load import LoadNode
 from .model.lora import LoraNode
@@ -37,4 +38,5 @@ class LTX23Extension(ComfyExtension):
 async def comfy_entrypoint() -> LTX23Extension:
     """Return the extension; ComfyUI calls this once at start-up."""
     name_paths(places.for_clients)
+    get.serve()
     return LTX23Extension()

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import os
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.conftest import Host
-from tests.host.client import ClientError, Graph
+from tests.host.client import ClientError, Graph, HostClient
 from tests.support.hub_server import FakeHub, running
 
 REPO, FILE = "Lightricks/LTX-2.3", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
@@ -115,3 +116,49 @@ def test_no_answer_carries_a_path_of_the_server(online: Host, hub: FakeHub) -> N
     assert "models/latent_upscale_models/" in texts[-1]
     for text in texts:
         assert root not in text and "hunter2" not in text, text
+
+
+def test_get_missing_files(online: Host, hub: FakeHub) -> None:
+    """What the page's button does: sizes and room first, then one download in the background, stopped and continued."""
+    client, folder = online.client, online.base.models / "latent_upscale_models"
+    (folder / FILE).unlink(missing_ok=True)
+    state = client.get("/ltx23/get")
+    files = {each["name"]: each for each in state["files"]}
+    assert files[FILE]["folder"] == "models/latent_upscale_models" and files[FILE]["size"] == 10**9
+    assert files[FILE]["address"] == f"https://huggingface.co/{REPO}/blob/main/{FILE}"
+    assert state["refused"] == "" and state["free"] > 0 and state["reserved"] > 0 and not state["running"]
+    for asked in ({}, {"action": "start", "components": ["../x"]}, {"action": "start", "components": "upsampler_x2"}):
+        with pytest.raises(ClientError, match="names no download"):
+            client.post("/ltx23/get", asked)
+    with pytest.raises(ClientError, match="no JSON object"):
+        client.post("/ltx23/get", ["start"])
+    for each in state["files"]:  # the hub gets them all
+        repo, path = each["address"].removeprefix("https://huggingface.co/").split("/blob/main/")
+        hub.files.setdefault(repo, {}).setdefault(path, CONTENT)
+    hub.slow = 0.1
+    start = {"action": "start", "components": ["upsampler_x2"]}
+    assert client.post("/ltx23/get", start)["running"]
+    with pytest.raises(ClientError, match="runs already"):
+        client.post("/ltx23/get", start)
+    wait_for(client, lambda now: now["done"] > 1 << 18)
+    client.post("/ltx23/get", {"action": "stop"})
+    stopped = wait_for(client, lambda now: not now["running"])
+    assert stopped["said"].startswith("Stopped.") and 0 < stopped["done"] < stopped["total"]
+    hub.slow = 0
+    client.post("/ltx23/get", start)
+    ended = wait_for(client, lambda now: not now["running"])
+    assert ended["done"] == ended["total"] and f"-> models/latent_upscale_models/{FILE}" in ended["said"]
+    assert str(online.base.root) not in str(ended)
+    assert (folder / FILE).read_bytes() == CONTENT
+    wanted = [each for each in state["files"] if "lora" not in each["folder"]]  # which was not asked for
+    for each in wanted:
+        assert (online.base.models / each["folder"].removeprefix("models/") / each["name"]).is_file()
+
+
+def wait_for(client: HostClient, is_so: Callable[[dict], bool]) -> dict:
+    """The state of the download, as soon as something is so of it."""
+    deadline = time.monotonic() + 60
+    while not is_so(state := client.get("/ltx23/get")):
+        assert time.monotonic() < deadline, state
+        time.sleep(0.2)
+    return state
