@@ -10,22 +10,22 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..atomic import is_leftover, write_whole
 from ..errors import OverlayError, reason, word
 from ..locks import Busy, locked
+from .bytes.endings import TOKENIZER_FILES
 from .bytes.header import read_json
 from .bytes.source import (
     MAX_DIMENSIONS,
     MAX_HEAD,
     REMAKE,
     SIDE_FILES,
-    TOKENIZER_FILES,
     AnyRef,
     QuantRef,
     SourceFile,
@@ -249,7 +249,7 @@ def encode(content: Mapping[str, Any]) -> tuple[str, str]:
 def remove_stale(path: Path) -> None:
     """Delete the temporary files of writers that were killed, which nobody else would do."""
     for name in os.listdir(path.parent):
-        if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
+        if is_leftover(name, path.name):
             with contextlib.suppress(OSError):
                 if time.time() - (path.parent / name).stat().st_mtime > _LOCK_SECONDS:
                     (path.parent / name).unlink()
@@ -261,21 +261,12 @@ def save(path: Path, text: str) -> None:
     Raises:
         OverlayError: the folder cannot be written, or another process holds the lock for a minute.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock, _LOCK_SECONDS):
             remove_stale(path)
-            try:
-                with open(temporary, "x", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:  # what is left of a failure
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
+            write_whole(path, text)
     except Busy as error:
         raise OverlayError(f"another process has been writing {path} for {_LOCK_SECONDS} s", "a free manifest",
                            f"Wait for it, or delete {error.path} if none is running.") from error

@@ -75,7 +75,7 @@ def test_errors_reach_the_page(online: Host, hub: FakeHub) -> None:
 
 
 def test_unknown_names_are_refused(online: Host) -> None:
-    with pytest.raises(ClientError, match="the file to fetch is 'gema'"):
+    with pytest.raises(ClientError, match="file is 'gema'"):
         online.client.queue(graph("gema", True))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ltx23_core.overlay.shelf.shelf import walk
 from tests.support.node_modules import node_module
 
-names = node_module("nodes.host.names")
+names = node_module("nodes.host.listed")
 OverlayError = node_module("ltx23_core.errors").OverlayError
 ROOTS = PureWindowsPath("C:\\Comfy\\models\\loras"), PurePosixPath("/srv/models/loras")
 
