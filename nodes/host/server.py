@@ -22,15 +22,16 @@ MAX_BYTES = 4 << 20   # of an answer
 LEFT_OUT = "left_out"  # key of an answer: name of a list -> how many of its items were cut off
 
 
-def add_route(path: str, answer: Callable[[], Mapping[str, Any]]) -> None:
+def add_route(path: str, answer: Callable[[], Mapping[str, Any]], keep: float = KEEP_SECONDS) -> None:
     """Serve a JSON object at an address of ComfyUI's server; nothing happens where there is none (unit tests).
 
     Args:
         path: of the address.
         answer: makes it, in a thread; one at a time.
+        keep: seconds for which an answer serves all who ask; 0 for what a command changes.
     """
     if (server := _server()) is not None:
-        server.routes.get(path)(Route(answer).handle)
+        server.routes.get(path)(Route(answer, keep).handle)
 
 
 def add_command(path: str, act: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
@@ -57,15 +58,15 @@ def _server() -> Any:  # noqa: ANN401 (ComfyUI's PromptServer)
 class Route:
     """One address. However many clients ask, one thread makes the answer, and they share it."""
 
-    def __init__(self, answer: Callable[[], Mapping[str, Any]]) -> None:
-        """Nothing is made yet."""
-        self._answer = answer
+    def __init__(self, answer: Callable[[], Mapping[str, Any]], keep: float = KEEP_SECONDS) -> None:
+        """Nothing is made yet; see `add_route`."""
+        self._answer, self._keep = answer, keep
         self._made: asyncio.Task[tuple[int, bytes]] | None = None
         self._when = 0.0
 
     async def handle(self, request: web.Request) -> web.Response:
         """The answer with its ETag; 304 for a client that has it already."""
-        if self._made is None or (self._made.done() and time.monotonic() - self._when >= KEEP_SECONDS):
+        if self._made is None or (self._made.done() and time.monotonic() - self._when >= self._keep):
             self._made = asyncio.ensure_future(asyncio.to_thread(self._make))
         # Shielded: a client that goes away takes the answer from nobody else.
         status, body = await asyncio.shield(self._made)

@@ -129,5 +129,5 @@ def act(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def serve() -> None:
     """Add the addresses to ComfyUI's server."""
-    server.add_route("/ltx23/get", overview)
+    server.add_route("/ltx23/get", overview, keep=0)
     server.add_command("/ltx23/get", act)

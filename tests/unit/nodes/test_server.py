@@ -49,14 +49,13 @@ def test_made_once_for_all_who_ask() -> None:
     assert len(made) == 1 and made[0] != threading.main_thread().name
 
 
-def test_made_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_SECONDS", 0)
+def test_made_again_after_a_while() -> None:
     numbers = iter(range(10))
 
     async def use(session: ClientSession, url: str) -> list[int]:
         return [(await (await session.get(url)).json())["number"] for _ in range(3)]
 
-    assert served(server.Route(lambda: {"number": next(numbers)}), use) == [0, 1, 2]
+    assert served(server.Route(lambda: {"number": next(numbers)}, 0), use) == [0, 1, 2]
 
 
 def test_a_client_that_goes_away_takes_the_answer_from_nobody() -> None:
@@ -75,8 +74,7 @@ def test_a_client_that_goes_away_takes_the_answer_from_nobody() -> None:
     assert served(server.Route(answer), use) == {"x": "y"}
 
 
-def test_etag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_SECONDS", 0)
+def test_etag() -> None:
     content = {"value": 1}
 
     async def use(session: ClientSession, url: str) -> None:
@@ -91,7 +89,7 @@ def test_etag(monkeypatch: pytest.MonkeyPatch) -> None:
         changed = await session.get(url, headers={"If-None-Match": tag})
         assert changed.status == 200 and await changed.json() == {"value": 2} and changed.headers["ETag"] != tag
 
-    served(server.Route(lambda: content), use)
+    served(server.Route(lambda: content, 0), use)
 
 
 @pytest.mark.parametrize(("error", "status", "words"), [
