@@ -26,10 +26,10 @@ class LTX23Error(Exception):
     """
 
     def __init__(self, found: str, expected: str, fix: str) -> None:
-        self.found = _named(found.strip().rstrip("."))
-        self.expected = _named(expected.strip().rstrip("."))
-        self.fix = _named(fix.strip())
-        message = f"{self.found}. Expected: {self.expected}. Next: {self.fix}"
+        self.found = found.strip().rstrip(".")
+        self.expected = expected.strip().rstrip(".")
+        self.fix = fix.strip()
+        message = _named(f"{self.found}. Expected: {self.expected}. Next: {self.fix}")
         super().__init__(_UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), message))
 
 
@@ -68,6 +68,11 @@ def name_paths(named: Callable[[str], str]) -> None:
     """
     global _named
     _named = named
+
+
+def spoken(text: str) -> str:
+    """Any text with its paths written as messages have them."""
+    return _named(text)
 
 
 def word(value: object) -> str:

@@ -64,7 +64,6 @@ DEBTS = frozenset({
     ("ltx23_core.overlay.manifest", "ltx23_core.overlay.shelf.downloads"),
     ("ltx23_core.overlay.manifest", "ltx23_core.overlay.shelf.report"),
     ("ltx23_core.overlay.shelf.identify", "ltx23_core.overlay.shelf.identify_folder"),
-    ("ltx23_core.overlay.shelf.identify", "ltx23_core.overlay.shelf.remembered"),
 })
 
 

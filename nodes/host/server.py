@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...ltx23_core.errors import LTX23Error
+from ...ltx23_core.errors import LTX23Error, spoken
 
 if TYPE_CHECKING:
     from aiohttp import web  # which a server has loaded
@@ -107,10 +107,11 @@ def bounded(answer: Mapping[str, Any]) -> bytes:
 def _cut(name: str, value: Any, limit: int, left_out: dict[str, int]) -> Any:  # noqa: ANN401 (any JSON)
     if isinstance(value, Mapping):
         return {key: _cut(f"{name}.{key}", each, limit, left_out) for key, each in value.items()}
-    if isinstance(value, (list, tuple)) and len(value) > limit:
-        left_out[name] = len(value) - limit
-        return value[:limit]
-    return value
+    if isinstance(value, (list, tuple)):
+        if len(value) > limit:
+            left_out[name] = len(value) - limit
+        return [_cut(name, each, limit, {}) for each in value[:limit]]
+    return spoken(value) if isinstance(value, str) else value
 
 
 def _encoded(answer: Mapping[str, Any]) -> bytes:

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ...errors import OverlayError, word
 from .foreign import AGAIN, foreign_of, pointed_size
@@ -48,20 +49,55 @@ def read_header(path: Path) -> Header:
     try:
         size = stat_file(path).st_size
         with open(path, "rb") as file:
-            start = file.read(512)
-            length = _header_length(path, start, size)
-            head = start[:8 + length] + file.read(max(0, 8 + length - len(start)))
+            head = header_bytes(path, file, size)
     except OSError as error:
         raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
                            "Check the path and the permissions.") from error
-    source = SourceFile.of(path, head)
+    return header_of(SourceFile.of(path, head), head, size)
+
+
+class Readable(Protocol):
+    """What a header is read from."""
+
+    def read(self, count: int, /) -> bytes:
+        """So many bytes, fewer where the file ends."""
+
+
+def header_bytes(path: Path, file: Readable, size: int) -> bytes:
+    """The header of a file that was just opened, with the eight bytes before it.
+
+    Args:
+        path: of the file, for messages.
+        file: at its beginning.
+        size: bytes of the file.
+
+    Raises:
+        OverlayError: not a safetensors file (and what it is instead), or its header is cut off.
+    """
+    start = file.read(512)
+    length = _header_length(path, start, size)
+    return start[:8 + length] + file.read(max(0, 8 + length - len(start)))
+
+
+def header_of(source: SourceFile, head: bytes, size: int) -> Header:
+    """Check and parse what `header_bytes` read.
+
+    Args:
+        source: the file.
+        head: its header, with the eight bytes before it.
+        size: bytes of the file.
+
+    Raises:
+        OverlayError: truncated, damaged or inconsistent.
+    """
+    path = source.path
     table = _parse(path, memoryview(head)[8:])
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of texts")
     check_names(path, table)
-    tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in table.items()}
-    _check_ranges(path, tensors, 8 + length, size)
+    tensors = {name: _tensor(source, name, entry, len(head)) for name, entry in table.items()}
+    _check_ranges(path, tensors, len(head), size)
     return Header(source, tensors, metadata)
 
 
@@ -98,8 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
         OverlayError: missing, too large, not JSON or not an object.
     """
     try:
-        size = stat_file(path).st_size
+        stat_file(path)
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size  # of the file that was opened: another may take its place meanwhile
             data = file.read(min(size, MAX_JSON) + 1)
         value = parse_json(data.decode(json.detect_encoding(data))) if len(data) <= MAX_JSON else None
     except OSError as error:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ...config import MAX_LAYERS, gemma_config
 from ...errors import OverlayError, examples, reason
-from ...models.registry import build
 from ..bytes.source import AnyRef, QuantRef
 
 Shapes = dict[str, tuple[int, ...]]
@@ -53,6 +52,7 @@ def _module_tensors(component: str, config: Mapping[str, Any]) -> Shapes:
 
 
 def _shapes(component: str, config: Mapping[str, Any]) -> Shapes:
+    from ...models.registry import build  # torch, which recognition does without
     return {name: tuple(value.shape) for name, value in build(component, config).state_dict().items()}
 
 

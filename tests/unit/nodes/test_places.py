@@ -56,4 +56,4 @@ def test_errors_pass_through_it() -> None:
         errors.name_paths(str)
     assert str(error) == ("models/loras/x.safetensors is empty. Expected: a file. "
                           "Next: Delete models/loras/x.safetensors.")
-    assert error.found == "models/loras/x.safetensors is empty"
+    assert error.found.startswith(loras)  # for the library, which puts it into other sentences
