@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .conditioning.base import Condition
 from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig, UpsamplerConfig, VideoVAEConfig
+from .decode.frames import byte_chunks, unit_frames
 from .decode.tiles import (
     Tiling,
     auto_tiling,
@@ -441,6 +442,19 @@ class Pipeline:
         Yields:
             (f, H, W, 3) float32 in [0, 1] on the CPU, in order, as soon as they cannot change.
         """
+        for pixels in self._decoded(latent, tiling):
+            yield unit_frames(pixels).float().cpu()
+
+    def decode_frames(self, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING) -> Iterator[Tensor]:
+        """`decode_video` for a file: (f, H, W, 3) uint8 on the CPU, made and tested on the device.
+
+        Raises:
+            MediaError: NaN or infinity in the picture.
+        """
+        return byte_chunks(self._decoded(latent, tiling))
+
+    def _decoded(self, latent: Tensor, tiling: Tiling | str | None) -> Iterator[Tensor]:
+        """Pixels (3, f, H, W) on the device."""
         config = VideoVAEConfig.from_dict(self.overlay.require("video_decoder").config)
         if latent.ndim != 5 or latent.shape[1] != config.latent_channels:
             raise RequestError(f"the video latent has shape {tuple(latent.shape)}",
@@ -449,10 +463,13 @@ class Pipeline:
         tiles = auto_tiling(latent.shape) if tiling == AUTO_TILING else tiling
         need = tiled_decode_bytes(config, latent.shape, tiles, self.dtype)
         [decoder] = self._use("video_decoder", activation_bytes=need)
-        with torch.no_grad():
-            for chunk in tiled_decode(decoder, latent.to(self.residency.device, self.dtype), tiles,
-                                      self.residency.check):
-                yield ((chunk[0] + 1) * 0.5).clamp(0, 1).permute(1, 2, 3, 0).float().cpu()
+        chunks = tiled_decode(decoder, latent.to(self.residency.device, self.dtype), tiles, self.residency.check)
+        while True:
+            with torch.no_grad():  # not while the caller has the frames
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk[0]
 
     @torch.no_grad()
     def decode_audio(self, latent: Tensor) -> Audio:
@@ -478,5 +495,5 @@ class Pipeline:
         audio = latents.waveform
         if audio is None and latents.audio is not None:
             audio = self.decode_audio(latents.audio)
-        write_video(path, self.decode_video(latents.video, tiling), latents.fps, audio)
+        write_video(path, self.decode_frames(latents.video, tiling), latents.fps, audio)
         return Path(path)

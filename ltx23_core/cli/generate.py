@@ -105,7 +105,7 @@ class StepBar:
 def _write(pipe: Pipeline, latents: Latents, options: Namespace, metadata: dict[str, str]) -> int:
     """Decode into the output file; returns the number of frames."""
     audio = None if latents.audio is None else pipe.decode_audio(latents.audio)
-    chunks = _counted(pipe.decode_video(latents.video), latents.frames, options.quiet)
+    chunks = _counted(pipe.decode_frames(latents.video), latents.frames, options.quiet)
     return write_video(options.output, chunks, latents.fps, audio, metadata=metadata)
 
 

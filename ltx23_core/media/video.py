@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,8 @@ import av
 import numpy as np
 import torch
 
-from ..errors import MediaError
+from ..errors import NAN_FIX, MediaError
+from .aside import use_aside
 from .audio import Audio
 from .image import to_uint8
 
@@ -24,7 +25,7 @@ CRF, PRESET = 19, "veryfast"
 # 1 to 40 % of repeated encodes of smooth motion at 96, 192, 288 and 416 pixels differed, none of 128, 256, 768, 1920.
 MBTREE_STEP = 128  # pixels
 BT709, LIMITED_RANGE = 1, 1  # codes of H.273, used for primaries, transfer and matrix alike
-_NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
+FRAMES_BETWEEN_LOOKS = 4  # that are encoded before an interrupt is noticed
 NTSC_RATES = (24, 30, 48, 60, 120)  # 23.976 means 24000/1001, not 2997/125
 
 
@@ -168,18 +169,24 @@ class VideoWriter:
                              "Give all frames the same size.")
         if frames.is_floating_point() and not bool(torch.isfinite(frames).all()):
             raise MediaError(f"the picture holds NaN or infinity from frame {self.frames} on", "finite pixels",
-                             _NAN_FIX)
+                             NAN_FIX)
 
 
 def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float, audio: Audio | None = None,
                 *, metadata: Mapping[str, str] | None = None) -> int:
-    """Write an mp4 from chunks (f, H, W, 3) float32 in [0, 1] as they come; returns the number of frames.
+    """Write an mp4 from chunks (f, H, W, 3), float in [0, 1] or uint8, as they come; returns the number of frames.
 
-    Nothing is left behind if the iterator raises. Raises `MediaError`. Quality: see `VideoWriter`.
+    A chunk is encoded in a thread of its own while the iterator makes the next one. Nothing is left behind if the
+    iterator raises. Raises `MediaError`. Quality: see `VideoWriter`.
     """
     with VideoWriter(path, fps, audio, metadata=metadata) as writer:
-        for chunk in chunks:
-            writer.write(chunk)
+        def encode(chunk: torch.Tensor, unwanted: Callable[[], bool]) -> None:
+            for piece in chunk.split(FRAMES_BETWEEN_LOOKS):
+                if unwanted():
+                    return
+                writer.write(piece)
+
+        use_aside(chunks, encode)
     return writer.frames
 
 
@@ -203,5 +210,5 @@ def _stereo(audio: Audio) -> np.ndarray:
                          "Write one video for each item of a batch; duplicate the channel of mono sound.")
     if not bool(torch.isfinite(waveform).all()):
         raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]",
-                         _NAN_FIX)
+                         NAN_FIX)
     return waveform.detach().float().cpu().numpy()

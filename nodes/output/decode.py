@@ -131,7 +131,7 @@ class DecodeToFileNode(io.ComfyNode):
         for index, one in enumerate(latent.split(1)):
             path, record = outputs.output_file(filename_prefix, width, height)
             sound = None if audio is None else sound_of(model, audio, index)
-            write_video(path, counted(model.decode_video(one)), fps or video.get("fps", DEFAULT_FPS), sound,
+            write_video(path, counted(model.decode_frames(one)), fps or video.get("fps", DEFAULT_FPS), sound,
                         metadata=outputs.metadata(cls.hidden))
             saved.append((path, record))
         return outputs.saved_videos(saved)

@@ -1,0 +1,36 @@
+"""Frames for a file: the bytes of the float way, refused where the picture is broken."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx23_core.decode.frames import byte_chunks, byte_frames, unit_frames
+from ltx23_core.errors import MediaError
+from ltx23_core.media import to_uint8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("frames", [0, 1, 5])
+def test_the_bytes_of_the_float_way(dtype, frames):
+    pixels = (1.3 * torch.randn(3, frames, 6, 10, generator=torch.Generator().manual_seed(1))).to(dtype)
+    got = byte_frames(pixels, 0)
+    assert got.dtype == torch.uint8 and got.shape == (frames, 6, 10, 3) and got.is_contiguous()
+    assert torch.equal(got, to_uint8(unit_frames(pixels).float()))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 4])
+def test_a_broken_picture_is_refused_by_frame(bad, place):
+    chunks = [torch.zeros(3, 8, 4, 6), torch.zeros(3, 5, 4, 6)]
+    chunks[1][1, place, 2, 3] = bad
+    made = byte_chunks(chunks)
+    assert len(next(made)) == 8
+    with pytest.raises(MediaError, match="frames 8 to 12"):
+        next(made)
+
+
+def test_a_pipeline_decodes_the_same_to_both(tiny_pipeline):
+    channels = 8
+    latent = torch.randn(1, channels, 3, 2, 3, generator=torch.Generator().manual_seed(2))
+    whole = torch.cat(list(tiny_pipeline.decode_video(latent)))
+    assert torch.equal(torch.cat(list(tiny_pipeline.decode_frames(latent))), to_uint8(whole))
