@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 
@@ -17,6 +19,22 @@ def allowed(device: torch.device) -> bool:
     return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing())
 
 
+@lru_cache(maxsize=16)
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream on which a device is recorded: libraries keep a workspace for every stream they have seen."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """Work on the stream for recording, between what came before and what comes after."""
+    stream, usual = _stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(usual)
+    with torch.cuda.stream(stream):
+        yield
+    usual.wait_stream(stream)
+
+
 class Repeated:
     """A function that is called again and again and reads and writes the same tensors each time.
 
@@ -28,7 +46,7 @@ class Repeated:
     """
 
     def __init__(self, function: Callable[[], torch.Tensor], device: torch.device) -> None:
-        self._function, self._records = function, allowed(device)
+        self._function, self._device, self._records = function, device, allowed(device)
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: torch.Tensor | None = None
@@ -44,10 +62,9 @@ class Repeated:
         return self._result
 
     def _record(self) -> None:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.stream(stream):
+            with aside(self._device):
                 graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device meanwhile
                 try:
                     self._result = self._function()
@@ -56,5 +73,4 @@ class Repeated:
         except RuntimeError as error:  # nothing has run: the usual way gives the same result
             _log.info("CUDA graphs: not here (%s)", " ".join(str(error).split())[:200])
             return
-        torch.cuda.current_stream().wait_stream(stream)
         self._graph = graph

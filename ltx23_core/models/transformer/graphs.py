@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ...ops.record import allowed, aside
 from .outline import outline, over
 
 MOST_TOKENS = 8192  # of video and all samples; above it the kernels of an H100 take longer than their launches
@@ -57,13 +58,9 @@ def wanted(latent: Tensor, weight: Tensor) -> bool:
     ``LTX23_GRAPHS=0`` in the environment keeps it off. torch's other allocator (``cudaMallocAsync``) ties memory to
     the graph that took it, and ours hand tensors on to each other: ``LTX23_GRAPHS=1`` records there all the same.
     """
-    choice = os.environ.get("LTX23_GRAPHS", "auto")
-    if not weight.is_cuda or torch.version.cuda is None or choice == "0" or torch.is_grad_enabled():
+    if not allowed(weight.device) or latent.shape[0] * latent.shape[1] > MOST_TOKENS:
         return False
-    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
-        return False
-    native = choice == "1" or torch.cuda.get_allocator_backend() == "native"
-    return native and latent.shape[0] * latent.shape[1] <= MOST_TOKENS
+    return os.environ.get("LTX23_GRAPHS") == "1" or torch.cuda.get_allocator_backend() == "native"
 
 
 class Recording:
@@ -79,17 +76,13 @@ class Recording:
     def __init__(self, model: Cut, given: tuple[object, ...], tensors: dict[int, Tensor],
                  pool: tuple[int, int]) -> None:
         """Record; nothing runs on the device, so the result is that of the first `replay`."""
-        self._inputs = [torch.empty(value.shape, dtype=value.dtype, device=value.device)
-                        for value in tensors.values()]
+        self._inputs = [value.clone(memory_format=torch.contiguous_format) for value in tensors.values()]
         self._graphs: list[torch.cuda.CUDAGraph] = []
         work = model.pieces(*over(given, dict(zip(tensors, self._inputs, strict=True))))
         self._outputs: list | None = None
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with aside(self._inputs[0].device):
             while self._outputs is None:
                 self._outputs = self._record(work, pool)
-        torch.cuda.current_stream().wait_stream(stream)
 
     def _record(self, work: Work, pool: tuple[int, int]) -> list | None:
         """A few blocks; the result after the last ones."""
@@ -107,11 +100,17 @@ class Recording:
         self._graphs.append(graph)
         return result
 
-    def replay(self, tensors: dict[int, Tensor], check: Callable[[], None] | None) -> list:
-        """Run with other values; ``check`` is called before each graph."""
+    def replay(self, tensors: dict[int, Tensor], behind: deque[torch.cuda.Event],
+               check: Callable[[], None] | None) -> list:
+        """Run with other values.
+
+        Args:
+            tensors: the values, in the order of the recorded ones.
+            behind: ends of graphs that the device may not have reached yet.
+            check: called before each graph, and while the host waits.
+        """
         for static, value in zip(self._inputs, tensors.values(), strict=True):
             static.copy_(value, non_blocking=True)
-        behind: deque[torch.cuda.Event] = deque()
         for graph in self._graphs:
             _keep_up(behind, check)
             graph.replay()
@@ -149,6 +148,7 @@ class Graphs:
         self._tables: list[dict[str, Tensor | None]] = []
         self._addresses: list[int] = []
         self._pool: tuple[int, int] | None = None
+        self._behind: deque[torch.cuda.Event] = deque()
         self._works = True
 
     def forget(self) -> None:
@@ -179,6 +179,11 @@ class Graphs:
             self.forget()
         tensors: dict[int, Tensor] = {}
         key = outline(given, tensors), kernels
+        with torch.cuda.device(next(iter(tensors.values())).device):
+            return self._run(key, model, given, tensors, room, check)
+
+    def _run(self, key: Hashable, model: Cut, given: tuple[object, ...], tensors: dict[int, Tensor], room: int,
+             check: Callable[[], None] | None) -> list | None:
         if key in self._made:
             self._made.move_to_end(key)
         elif key in self._seen:
@@ -187,7 +192,7 @@ class Graphs:
         else:
             self._seen.append(key)
             return None
-        return self._made[key].replay(tensors, check)
+        return self._made[key].replay(tensors, self._behind, check)
 
     def _add(self, key: Hashable, model: Cut, given: tuple[object, ...], tensors: dict[int, Tensor]) -> bool:
         """Record; whether that worked."""
