@@ -74,9 +74,16 @@ def _can_order() -> bool:
 
 def _ordered(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """The first of some kernels that can do it."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    with sdpa_kernel([getattr(SDPBackend, name) for name in kernels], set_priority=True):
+    from torch.nn.attention import sdpa_kernel
+    with sdpa_kernel(_backends(kernels), set_priority=True):
         return scaled_dot_product_attention(query, key, value, bias)
+
+
+@lru_cache(maxsize=8)
+def _backends(kernels: tuple[str, ...]) -> list[object]:
+    """torch's names for kernels."""
+    from torch.nn.attention import SDPBackend
+    return [getattr(SDPBackend, name) for name in kernels]
 
 
 def _forced(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
