@@ -57,6 +57,9 @@ class MediaError(LTX23Error):
     """An image, video or audio file or tensor that cannot be used."""
 
 
+NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
+
+
 class OutOfMemoryError(LTX23Error, MemoryError):
     """Not enough device memory for what was asked."""
 

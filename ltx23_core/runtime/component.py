@@ -132,7 +132,20 @@ class Component:
         """Bytes that are on the device now."""
         if self._device == META:
             return 0
-        return self._sizes.bytes(self._there, self._applied) + (self._policy.bytes(self) if self._policy else 0)
+        streamed = self._policy.bytes(self) if self._policy else 0
+        return self._sizes.bytes(self._there, self._applied) + streamed + self.recorded_bytes
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Bytes that a module which records its work (`models.transformer.graphs`) holds for that."""
+        graphs = getattr(self._module, "graphs", None)
+        return 0 if graphs is None else graphs.bytes
+
+    def _forget_recordings(self) -> None:
+        """Weights are about to move or to change."""
+        graphs = getattr(self._module, "graphs", None)
+        if graphs is not None:
+            graphs.forget()
 
     # -- where it is -------------------------------------------------------------------------------------------------
     @property
@@ -153,6 +166,7 @@ class Component:
                 self._placed == self._wanted):
             return self.loaded_bytes
         fresh = self._device != device
+        self._forget_recordings()
         if fresh:
             self.release()
             prepare_module(self.module, self.refs, self.dtype, self.name)
@@ -197,6 +211,7 @@ class Component:
 
     def _drop(self) -> None:
         self._leave_policy()
+        self._forget_recordings()
         set_all_changes(self.module, {})
         self._applied, self._there = {}, set()
         self.module.to(META)
