@@ -1,6 +1,7 @@
 """Previews: a linear map from latent to RGB, fitted once per VAE against its own decoder and kept."""
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..atomic import sweep
 from ..config import VIDEO_SCALE
 
 log = logging.getLogger("ltx23")
@@ -66,6 +68,8 @@ class LatentToRGB:
     def save(self, path: Path, decoder: str) -> None:
         """Keep the map beside the overlay; a folder that cannot be written only costs the next fit."""
         content = {"format": _FORMAT, "decoder": decoder, "matrix": self.matrix.tolist(), "bias": self.bias.tolist()}
+        sweep(path.parent, f"{path.name}*.tmp")
+        name = ""
         try:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -75,6 +79,9 @@ class LatentToRGB:
             os.replace(name, path)
         except OSError as error:
             log.info("The preview map is not kept: %s", error)
+            if name:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
 
     @classmethod
     def load(cls, path: Path, decoder: str) -> LatentToRGB | None:
