@@ -1,4 +1,4 @@
-"""Files whole or not at all: publishing without replacing anything, and removing what a killed process left."""
+"""Files whole or not at all: a temporary file beside, fsync, rename; and removing what a killed process left."""
 from __future__ import annotations
 
 import contextlib
@@ -6,17 +6,62 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
+TEMPORARY = ".tmp"  # ending of what is being written; `is_leftover` knows it
 DAY = 86_400.0  # seconds; who writes touches his file far more often
 _OWNED = re.compile(r"\.(\d+)-[0-9a-f]+\.\w+$")  # of `temporary_beside`
 _KEPT = 100  # characters of the final name that a temporary shows
 
 
-def temporary_beside(path: Path, suffix: str) -> Path:
+def temporary_beside(path: Path, suffix: str = TEMPORARY) -> Path:
     """A new hidden name in the same folder that says what it becomes and which process writes it."""
     return path.with_name(f".{path.name[:_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:  # noqa: ANN401 (of `open`)
+    """A file to write that takes the place of `path` when the block ends, and leaves no trace where it fails.
+
+    Args:
+        path: the file; its folder is there.
+        mode: "wb" or "w".
+        options: of `open`, for example the encoding.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with open(temporary, mode.replace("w", "x"), **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write text (UTF-8) or bytes with `replacing`."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file that others wrote its name, once its bytes are on the disk."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def is_leftover(name: str, of: str) -> bool:
+    """Whether a file of this name is what a killed writer of `of` left behind."""
+    return name.startswith(f".{of}.") and name.endswith(TEMPORARY)
 
 
 def publish_new(part: Path, path: Path) -> None:

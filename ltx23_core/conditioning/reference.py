@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..config import MAX_REFERENCE_SCALE, REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ..errors import MediaError, RequestError
 from ..geometry import TIME_SCALE, VideoGrid, video_positions
 from ..overlay.bytes.header import read_header
@@ -19,12 +20,6 @@ from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
 from .mask import check_mask, visible
 from .source import SourceClip, encode_frames, note_cut
-
-MAX_SCALE = 16
-# Keys of a LoRA's metadata, the newer name first (spec/09 §5).
-SPATIAL_KEYS = ("reference_spatial_scale_factor", "reference_downscale_factor")
-TEMPORAL_KEYS = ("reference_temporal_scale_factor",)
-TRAINER_PREFIX = "ss_"  # of what trainers of kohya's family write
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,9 @@ class ReferenceVideo:
             if not 0 <= value <= 1:
                 raise RequestError(f"reference {what} is {value}", "a number from 0 to 1", "Use 1.0.")
         for what, value in (("downscale", self.downscale), ("temporal", self.temporal)):
-            if not (isinstance(value, int) and 1 <= value <= MAX_SCALE):
-                raise RequestError(f"reference {what} factor is {value}", f"a whole number from 1 to {MAX_SCALE}",
+            if not (isinstance(value, int) and 1 <= value <= MAX_REFERENCE_SCALE):
+                raise RequestError(f"reference {what} factor is {value}",
+                                   f"a whole number from 1 to {MAX_REFERENCE_SCALE}",
                                    "Use the factor of the LoRA's metadata, or 1.")
         if self.mask is not None:
             check_mask(self.mask, len(self.source.frames))
@@ -170,20 +166,16 @@ def reference_scales(lora: str | Path | Mapping[str, str]) -> tuple[int, int]:
         MediaError: a factor that is no whole number.
     """
     metadata = lora if isinstance(lora, Mapping) else read_header(Path(lora)).metadata
-    return _scale(metadata, SPATIAL_KEYS), _scale(metadata, TEMPORAL_KEYS)
+    return _scale(metadata, REFERENCE_SPATIAL), _scale(metadata, REFERENCE_TEMPORAL)
 
 
 def _scale(metadata: Mapping[str, str], keys: tuple[str, ...]) -> int:
-    names = (*keys, *(TRAINER_PREFIX + key for key in keys))
-    key = next((name for name in names if name in metadata), None)
-    if key is None:
+    stated = reference_factor(metadata, keys)
+    if stated is None:
         return 1
-    text = str(metadata[key])
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (value.is_integer() and 1 <= value <= MAX_SCALE):
-        raise MediaError(f"the LoRA states {key} {text!r}", f"a whole number from 1 to {MAX_SCALE}",
+    key, value = stated
+    if value is None:
+        raise MediaError(f"the LoRA states {key} {str(metadata[key])!r}",
+                         f"a whole number from 1 to {MAX_REFERENCE_SCALE}",
                          "Set the factors by hand.")
-    return int(value)
+    return value

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..overlay.bytes.source import TensorRef
+from ..overlay.bytes.source import AnyRef, TensorRef
 from ..overlay.lora.update import Update
 
-Read = Callable[[TensorRef, "torch.dtype | None"], Tensor]
+Read = Callable[[AnyRef, "torch.dtype | None"], Tensor]
 
 
 @dataclass(frozen=True)

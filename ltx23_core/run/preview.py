@@ -1,18 +1,15 @@
 """Previews: a linear map from latent to RGB, fitted once per VAE against its own decoder and kept."""
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..atomic import sweep
+from ..atomic import sweep, write_whole
 from ..config import VIDEO_SCALE
 
 log = logging.getLogger("ltx23")
@@ -68,20 +65,12 @@ class LatentToRGB:
     def save(self, path: Path, decoder: str) -> None:
         """Keep the map beside the overlay; a folder that cannot be written only costs the next fit."""
         content = {"format": _FORMAT, "decoder": decoder, "matrix": self.matrix.tolist(), "bias": self.bias.tolist()}
-        sweep(path.parent, f"{path.name}*.tmp")
-        name = ""
+        for pattern in (f".{path.name}.*.tmp", f"{path.name}*.tmp"):  # of now, and of earlier versions
+            sweep(path.parent, pattern)
         try:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
+            write_whole(path, json.dumps(content))
         except OSError as error:
             log.info("The preview map is not kept: %s", error)
-            if name:
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
 
     @classmethod
     def load(cls, path: Path, decoder: str) -> LatentToRGB | None:

@@ -35,10 +35,10 @@ SCALES = [("cfg", CFG, 30.0), ("stg", STG, 10.0), ("modality", MODALITY, 10.0), 
 
 def blocks(text: str) -> tuple[int, ...]:
     """Read a list of block numbers such as "28" or "27, 28"; `RequestError` for anything else."""
-    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
-    if not all(word.isascii() and word.isdigit() for word in words):
+    words = text.replace(",", " ").split()
+    if not re.fullmatch("[0-9 ]*", " ".join(words)):
         raise RequestError(f"STG blocks are {text!r}", "whole numbers from 0, separated by commas", "Use 28.")
-    if any(len(word) > MAX_DIGITS for word in words):
+    if max(map(len, words), default=0) > MAX_DIGITS:
         raise RequestError(f"STG blocks are {text[:40]!r}", "numbers of transformer blocks", "Use 28.")
     return tuple(map(int, words))
 
@@ -78,9 +78,11 @@ class GuidanceNode(io.ComfyNode):
                         video_modality: float | None = None, video_rescale: float | None = None,
                         audio_cfg: float | None = None, audio_stg: float | None = None,
                         audio_modality: float | None = None, audio_rescale: float | None = None,
-                        video_stg_blocks: str | None = None, audio_stg_blocks: str | None = None) -> bool | str:
+                        video_stg_blocks: str | None = None,
+                        audio_stg_blocks: str | None = None) -> bool | str:
         """Refuse numbers out of range and block lists that are not numbers."""
-        given = {name: value for name, value in locals().items() if name != "cls"}
+        given = {**locals()}
+        del given["cls"]
 
         def more() -> None:
             blocks(video_stg_blocks or "")
@@ -92,7 +94,8 @@ class GuidanceNode(io.ComfyNode):
     @guarded
     def execute(cls, video_cfg: float, video_stg: float, video_modality: float, video_rescale: float,
                 audio_cfg: float, audio_stg: float, audio_modality: float, audio_rescale: float,
-                video_stg_blocks: str, audio_stg_blocks: str, video_skip_step: int = 0, audio_skip_step: int = 0,
+                video_stg_blocks: str, audio_stg_blocks: str,
+                video_skip_step: int = 0, audio_skip_step: int = 0,
                 video_cfg_star: bool = False, audio_cfg_star: bool = False) -> io.NodeOutput:
         """Collect the values."""
         return io.NodeOutput(GuidanceValues(

@@ -72,7 +72,8 @@ class LongVideoNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, window: int | None = None, overlap: int | None = None, prompts: str | None = None,
-                        overlap_strength: float | None = None, negative_prompt: str | None = None) -> bool | str:
+                        overlap_strength: float | None = None,
+                        negative_prompt: str | None = None) -> bool | str:
         """Refuse lengths that cannot be, and numbers out of range."""
         given = {"window": window, "overlap": overlap, "prompts": prompts, "overlap_strength": overlap_strength,
                  "negative_prompt": negative_prompt}

@@ -50,7 +50,8 @@ class SamplerNode(io.ComfyNode):
                         "effect within one transformer block.",
             inputs=[
                 Model.Input("model", tooltip="The model, from Load."),
-                io.String.Input("prompt", multiline=True, dynamic_prompts=True, default=DEFAULT_PROMPT, tooltip=(
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True,
+                                default=DEFAULT_PROMPT, tooltip=(
                     "What is seen and heard, in one flowing paragraph. Ignored where context is linked. At "
                     "most 1024 tokens, about 700 words.")),
                 widget("recipe"), widget("width"), widget("height"), widget("frames"), widget("fps"),

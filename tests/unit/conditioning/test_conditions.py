@@ -288,7 +288,7 @@ def test_factors_of_a_lora(tmp_path):
                          "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     assert reference_scales(file) == (2, 4) == reference_scales(str(file))
-    assert reference_scales({}) == (1, 1)
+    assert reference_scales({}) == (1, 1) == reference_scales({"ss_reference_downscale_factor": "None"})
     assert reference_scales({"reference_spatial_scale_factor": "2.0", "reference_downscale_factor": "3"}) == (2, 1)
     with pytest.raises(MediaError, match="reference_downscale_factor '0.5'"):
         reference_scales({"reference_downscale_factor": "0.5"})

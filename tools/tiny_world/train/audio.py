@@ -159,7 +159,7 @@ def centre_inputs(modules: list[nn.Module]) -> None:
     for module in (encoder, decoder):  # pixel norm needs offsets to tell loud from quiet
         for name, parameter in module.named_parameters():
             if name.endswith("bias") and "conv_out" not in name:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * 0.3)
 
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> list[nn.Module]:
