@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .overlay import Overlay, materialize
     from .overlay.export.export import export
     from .overlay.shelf import identify
-    from .overlay.shelf.identify import Identity
+    from .overlay.shelf.identity import Identity
     from .pipeline import Pipeline
     from .plan.guidance import Apg, Guidance, GuiderBins, GuiderParams, Nag
     from .plan.latents import Latents

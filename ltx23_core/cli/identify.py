@@ -5,8 +5,8 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from ..overlay.shelf.identify import Identity
 from ..overlay.shelf.identify import identify as identify_path
+from ..overlay.shelf.identity import Identity
 from ..overlay.shelf.shelf import walk
 
 
@@ -16,7 +16,7 @@ def identify(options: Namespace) -> None:
     for path in options.paths:
         found += _identities(path)
     if options.json:
-        print(json.dumps([{**vars(each), "path": str(each.path)} for each in found], indent=1))
+        print(json.dumps([_as_json(each) for each in found], indent=1))
         return
     for each in found:
         print(f"{each.path}: {each.sentence}")
@@ -29,3 +29,9 @@ def _identities(path: Path) -> list[Identity]:
     if whole.kind != "folder":
         return [whole]
     return [identify_path(path / name) for name in walk(path)] or [whole]
+
+
+def _as_json(found: Identity) -> dict[str, object]:
+    """All that is known, with the bytes of a component as one number."""
+    weights = {name: sizes[0] for name, sizes in found.weights.items()}
+    return {**vars(found), "path": str(found.path), "weights": weights}

@@ -51,10 +51,20 @@ LoraPlan = dict[str, ParameterLoras]
 
 
 def lora_pairs(tensors: Mapping[str, AnyRef]) -> dict[str, Update]:
-    """Updates by parameter, from the names of an overlay's LoRA component (official pairs)."""
+    """Updates by parameter, from the names of an overlay's LoRA component (`overlay.find.companions`)."""
     a, b = ".lora_A.weight", ".lora_B.weight"
-    return {name.removesuffix(a) + ".weight": Update("lora", {"a": ref, "b": tensors[name.removesuffix(a) + b]})
-            for name, ref in tensors.items() if name.endswith(a)}
+    updates = {}
+    for name, ref in tensors.items():
+        module, _, ending = name.rpartition(".diff")
+        if name.endswith(a):
+            module = name.removesuffix(a)
+            pair = {"a": ref, "b": tensors[module + b]}
+            alpha = tensors.get(f"{module}.alpha")
+            scale = {} if alpha is None else {"alpha": alpha, "rank": ref.shape[0]}
+            updates[f"{module}.weight"] = Update("lora", pair, **scale)
+        elif module:
+            updates[f"{module}.{'bias' if ending else 'weight'}"] = Update("diff", {"diff": ref})
+    return updates
 
 
 def check_update(name: str, shape: tuple[int, ...], update: Update) -> None:

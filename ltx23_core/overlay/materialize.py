@@ -2,14 +2,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import OverlayError
 from .bytes.endings import SAFETENSORS
-from .bytes.header import read_json
 from .bytes.source import SourceFile, refusing_unreadable
 from .find.companions import check_upsampler, find_upsampler, read_distilled_lora
 from .find.folders import find
@@ -20,13 +18,12 @@ from .garbage import no_collection
 from .manifest import VARIANTS, ComponentEntry, Overlay, encode, save, to_content
 from .names.architecture import Shapes
 from .names.layout import CONFIG
+from .names.variant import DEV, variant_of
 
 AnyPath = str | os.PathLike[str]
 MINIMUM = ("one checkpoint (46 GB) or transformer, text projection, video VAE and audio VAE as files of their own; "
            "always Gemma 3 12B; for two stages ltx-2.3-spatial-upscaler-x2-1.1.safetensors (1.0 GB) and, with dev "
            "weights, a distilled LoRA (7.6 GB)")
-_DEV = re.compile(r"(?<![a-z])dev(?![a-z])")
-_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 
 
 @no_collection()
@@ -65,11 +62,12 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
         raise _no_transformer(parts.found)
     entries, shapes = parts.entries([find_upsampler(_absolute(file)) for file in upsamplers])
     if distilled_lora is not None:
-        tensors, header = read_distilled_lora(_absolute(distilled_lora), shapes)
-        entries["distilled_lora"] = ComponentEntry({}, tensors)
-        parts.sources.append(header.source)
+        lora = read_distilled_lora(_absolute(distilled_lora), shapes)
+        entries["distilled_lora"] = ComponentEntry({}, lora.tensors)
+        parts.sources.append(lora.source)
+        parts.notes += lora.notes
     transformer = parts.chosen["transformer"]
-    chosen = _variant(path, transformer) if variant == "auto" else variant
+    chosen = _variant(transformer) if variant == "auto" else variant
     target = path.with_name(path.name + ".ltx23.json") if output is None else _absolute(output)
     content = (chosen, transformer.version or "2.3", parts.layout, parts.used_sources(entries), entries,
                parts.tokenizer, tuple(parts.notes))
@@ -178,19 +176,8 @@ def _no_transformer(found: Sequence[Found]) -> OverlayError:
                         "Add the transformer: give its file or folder as checkpoint, the others as components.")
 
 
-def _variant(root: Path, transformer: Found) -> str:
-    """By the name of the transformer's file, the scheduler of a diffusers folder, or the folders' names."""
-    names = [header.path.name.lower() for header in transformer.files.headers]
-    for name in names:
-        if "distilled" in name or _DEV.search(name):
-            return "distilled" if "distilled" in name else "dev"
-    scheduler = transformer.files.folder.parent / "scheduler" / "scheduler_config.json"
-    if transformer.files.folder.name == "transformer" and scheduler.is_file():
-        return "dev" if read_json(scheduler).get("use_dynamic_shifting", True) else "distilled"
-    if not root.is_dir():
-        return "dev"
-    folders = [transformer.files.folder, *transformer.files.folder.parents]
-    inside = [folder.name for folder in folders[:folders.index(root) + 1]] if root in folders else [root.name]
-    if _SNAPSHOT.fullmatch(root.name):  # of a Hugging Face cache: models--<owner>--<name>/snapshots/<commit>
-        inside.append(root.parent.parent.name)
-    return "distilled" if any("distilled" in name.lower() for name in inside) else "dev"
+def _variant(transformer: Found) -> str:
+    """What names and the scheduler say of the transformer (`names.variant`); dev where they say nothing."""
+    headers = transformer.files.headers
+    place = transformer.files.folder if len(headers) > 1 else headers[0].path
+    return variant_of(place).name or DEV

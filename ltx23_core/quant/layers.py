@@ -10,7 +10,6 @@ Where several passes use a layer in turn, its numbers are made once and held mea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +17,12 @@ from torch.nn import functional
 
 from ..lora.apply import apply
 from ..lora.layers import ChangedLayer
-from ..overlay.bytes.ggml import GGUF_FORMATS, READABLE
-from ..overlay.bytes.source import AnyRef, QuantRef, TensorRef
-from ..overlay.packed.formats import FP8
-from ..weights.dequant import FORMATS, dequantise, needed
+from ..overlay.bytes.source import AnyRef, QuantRef
+from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
+from ..weights.dequant import dequantise
 from ..weights.reader import TORCH_DTYPES
 
 ROWS_AT_ONCE = 1 << 14  # of an embedding as a head: 126 MB of Gemma 12B in bfloat16
-_BY_ROW = ("fp8", *READABLE)  # formats of which single rows can be made: all that belongs to a row is in its place
 
 
 class QuantWeight(ChangedLayer):
@@ -112,28 +109,6 @@ class QuantEmbedding(QuantWeight):
         return torch.cat([functional.linear(x, self.rows(piece)) for piece in pieces], dim=-1)
 
 
-def as_quantised(ref: AnyRef) -> QuantRef | None:
-    """A weight as quantised one: a plain cast to fp8 is the format fp8 without scale; None: it is not quantised."""
-    if isinstance(ref, QuantRef):
-        return ref
-    return QuantRef("fp8", ref.shape, {"weight": ref}) if ref.dtype in FP8 else None
-
-
-def kept_parts(ref: QuantRef) -> dict[str, TensorRef]:
-    """The parts that are kept on the device: all that the arithmetic uses."""
-    return {name: ref.parts[name] for name in needed(ref.format) if name in ref.parts}
-
-
-def stays_quantised(name: str, ref: AnyRef) -> bool:
-    """Whether a tensor stays quantised on the device: matrices of layers do; tables and vectors become numbers."""
-    quantised = as_quantised(ref)
-    if quantised is None or not name.endswith(".weight") or len(ref.shape) != 2:
-        return False
-    if name.endswith("embed_tokens.weight"):
-        return quantised.format in _BY_ROW
-    return quantised.format in FORMATS or quantised.format in GGUF_FORMATS
-
-
 def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype) -> set[str]:
     """Put quantised layers where the overlay has quantised weights; those that are in place stay.
 
@@ -168,23 +143,3 @@ def logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
                 del shapes[f"{path}.{part}"]
             shapes[f"{path}.weight"] = layer.shape
     return shapes
-
-
-def tensor_bytes_on_device(name: str, ref: AnyRef, dtype: torch.dtype | None) -> int:
-    """Bytes that a tensor takes on a device: quantised as it is kept, all else in its dtype."""
-    if stays_quantised(name, ref):
-        return sum(part.size_bytes for part in kept_parts(as_quantised(ref)).values())
-    stored = TORCH_DTYPES.get(ref.dtype) if isinstance(ref, TensorRef) else None
-    if stored is not None and not stored.is_floating_point:
-        return ref.size_bytes
-    return prod(ref.shape) * (dtype or torch.bfloat16).itemsize
-
-
-def device_bytes(refs: Mapping[str, AnyRef], dtype: torch.dtype | None) -> int:
-    """Bytes that a component's tensors take on a device.
-
-    Args:
-        refs: parameter -> tensor.
-        dtype: of the numbers.
-    """
-    return sum(tensor_bytes_on_device(name, ref, dtype) for name, ref in refs.items())

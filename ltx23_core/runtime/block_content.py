@@ -13,7 +13,7 @@ from ..lora.layers import set_layer_changes
 from ..lora.plan import LoraPlan, ParameterLoras, Part
 from ..ops.matmul import Together
 from ..overlay.bytes.source import AnyRef, TensorRef
-from ..quant.layers import as_quantised, kept_parts, stays_quantised
+from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
 from ..weights.dequant import dequantise
 from ..weights.reader import TORCH_DTYPES, RangeReader
 from .sizes import aligned

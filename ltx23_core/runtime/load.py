@@ -16,7 +16,8 @@ from ..lora.plan import LoraPlan, LoraUse, Part, plan_loras
 from ..ops.matmul import Together
 from ..overlay.bytes.source import AnyRef
 from ..overlay.names.architecture import differences
-from ..quant.layers import as_quantised, kept_parts, logical_shapes, replace_layers, stays_quantised
+from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
+from ..quant.layers import logical_shapes, replace_layers
 from ..weights.count import ReadCounter, byte_text
 from ..weights.pages import Pages
 from ..weights.reader import RangeReader, in_file_order

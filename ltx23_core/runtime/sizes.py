@@ -11,7 +11,7 @@ from ..config import Stack
 from ..lora.plan import LoraPlan, factor_bytes
 from ..memory.room import Need
 from ..overlay.bytes.source import AnyRef, TensorRef
-from ..quant.layers import kept_parts, stays_quantised, tensor_bytes_on_device
+from ..overlay.packed.sizes import bytes_on_device, kept_parts, stays_quantised
 from ..weights.reader import TORCH_DTYPES
 from .file_embedding import can_stay
 
@@ -51,7 +51,7 @@ class Sizes:
 
     @cached_property
     def _each(self) -> dict[str, int]:
-        return {name: tensor_bytes_on_device(name, ref, self._dtype) for name, ref in self._refs.items()}
+        return {name: bytes_on_device(name, ref, self._dtype.itemsize) for name, ref in self._refs.items()}
 
     @cached_property
     def blocks(self) -> tuple[tuple[str, ...], ...]:

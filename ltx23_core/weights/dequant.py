@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..overlay.bytes.ggml import GGUF_FORMATS
 from ..overlay.bytes.source import Parameter
+from ..overlay.packed.sizes import USED
 from . import ggml
 
 Parts = Mapping[str, Tensor]
@@ -35,8 +36,7 @@ def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], s
     """
     if format in GGUF_FORMATS:
         return ggml.numbers(format, parts["weight"], dtype)
-    make, _ = FORMATS[format]
-    rows, (count, columns) = make(parts, parameters), shape
+    rows, (count, columns) = FORMATS[format](parts, parameters), shape
     result = torch.empty(shape, dtype=dtype, device=parts["weight"].device)
     step = max(1, GROUP // max(1, columns))
     for start in range(0, count, step):
@@ -47,7 +47,7 @@ def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], s
 
 def needed(format: str) -> tuple[str, ...]:
     """Parts that the arithmetic uses; others (an input scale) need not be read."""
-    return ("weight", *(() if format in GGUF_FORMATS else FORMATS[format][1]))
+    return ("weight", *USED[format])
 
 
 def _scale(scale: Tensor) -> Callable[[slice], Tensor]:
@@ -200,10 +200,6 @@ def _awq(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
 
 
 # Format -> its function, and the parts that it uses beside the weight.
-FORMATS: dict[str, tuple[Callable[[Parts, Mapping[str, Parameter]], Rows], tuple[str, ...]]] = {
-    "fp8": (_fp8, ("weight_scale",)), "mxfp8": (_mxfp8, ("weight_scale",)),
-    "nvfp4": (_nvfp4, ("weight_scale", "weight_scale_2")), "int8": (_int8, ("weight_scale",)),
-    "int4": (_int4, ("weight_scale",)),
-    "w4a8": (_w4a8, ("weight_s_rel", "weight_s_channel", "weight_codebook", "weight_correction")),
-    "awq": (_awq, ("weight_scale", "weight_zero")),
+FORMATS: dict[str, Callable[[Parts, Mapping[str, Parameter]], Rows]] = {
+    "fp8": _fp8, "mxfp8": _mxfp8, "nvfp4": _nvfp4, "int8": _int8, "int4": _int4, "w4a8": _w4a8, "awq": _awq,
 }

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..checks import before_the_run, guarded, problem_of
-from ..model.files import FILES, NONE
+from ..model.files import FILES
+from ..model.inputs import NONE
 from ..sockets import advanced, schema
 from .inputs import chained, clip_inputs, output, rate_input, source_clip, to_audio
 
@@ -26,7 +27,6 @@ class ReferenceVideoNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
-        FILES.begin("LTX23ReferenceVideo")
         return schema(
             node_id="LTX23ReferenceVideo", display_name="Reference Video",
             aliases=["ic-lora", "control video", "depth", "pose", "canny", "video to video"],

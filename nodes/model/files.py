@@ -1,120 +1,103 @@
-"""What ComfyUI's model folders hold for the Overlay node: lists, names to files, and what auto chooses."""
+"""What ComfyUI's model folders hold for the nodes: lists, names to files, and what auto chooses."""
 from __future__ import annotations
 
 import hashlib
 import threading
-import time
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ltx23_core.errors import OverlayError
 from ..checks import LONGEST_NAME
 from ..host import folders, memory, server
+from ..host.listed import listed_name
 from ..host.values import text_problem
+from .inputs import AUTO, INPUTS, NONE, FileInput
 
 if TYPE_CHECKING:
+    from ...ltx23_core.overlay.manifest import Overlay
     from ...ltx23_core.overlay.shelf.choose import Choice
-    from ...ltx23_core.overlay.shelf.remembered import Memory
     from ...ltx23_core.overlay.shelf.shelf import Item, Shelf
 
-AUTO, NONE = "auto", "none"
-
-# Input -> (component that its file must bring, ComfyUI's folders for it, what it is called in messages).
-INPUTS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "checkpoint": ("transformer", ("checkpoints", "diffusion_models"), "the transformer of LTX-2.3"),
-    "text_encoder": ("text_encoder", ("text_encoders",), "Gemma 3 12B"),
-    "upsampler": ("upsampler", ("latent_upscale_models",), "a latent upscaler of LTX-2.3"),
-    "distilled_lora": ("lora", ("loras",), "a LoRA for LTX-2.3"),
-    "lora": ("lora", ("loras",), "a LoRA for LTX-2.3"),
-    "text_projection": ("text_projection", ("text_encoders", "checkpoints"), "the text projection of LTX-2.3"),
-    "video_vae": ("video_decoder", ("vae", "checkpoints"), "the video VAE of LTX-2.3"),
-    "audio_vae": ("audio_decoder", ("vae", "checkpoints"), "the audio VAE of LTX-2.3"),
-}
-PARTS = ("text_projection", "video_vae", "audio_vae")  # inputs for files without a transformer
-LIST_SECONDS = 0.8  # what a page that asks for the lists waits for files that were never read
+LIST_SECONDS = 0.8  # what the page's own question waits for files that were never read
 CHECK_SECONDS = 5.0  # the same before a run
-KEEP_SECONDS = 1.0  # lists are asked for several times in a row
+UNREAD = "unread"
 
 
 class Files:
-    """The model folders, looked at once and for all nodes; safe to use from several threads.
+    """The model folders, looked at for all nodes together; safe to use from several threads.
 
-    ComfyUI builds every schema while it starts. That first time nothing is looked at, nor is the code for it imported:
-    the lists are made when a page, a prompt or a test first asks.
+    Lists are what the last look found: building a schema, which ComfyUI does on the thread of its server, touches no
+    folder and waits for nobody. It asks for a new look, which a thread of its own makes.
     """
 
     def __init__(self) -> None:
-        """Nothing is read yet."""
+        """Nothing is looked at yet."""
         self._lock = threading.Lock()
         self._shelf: Shelf | None = None
-        self._items: list[Item] = []
-        self._when = -KEEP_SECONDS
-        self._schemas: dict[str, int] = {}
-        self._starting = True
+        self._starting: threading.Thread | None = None
 
-    def begin(self, node: str) -> None:
-        """Say that a node's schema is being built; each node's first one is that of the start."""
-        self._schemas[node] = self._schemas.get(node, 0) + 1
-        self._starting = self._schemas[node] == 1
-
-    def items(self, wait: float | None = None) -> list[Item]:
-        """Everything in the model folders; files not read within so many seconds have the kind "unread"."""
+    def _opened(self) -> Shelf:
         from ...ltx23_core.overlay.shelf.shelf import Shelf
 
         with self._lock:
-            self._shelf = shelf = self._shelf or Shelf(folders.manifest_path("files.json"))
-        return shelf.look(folders.model_roots(), wait)
+            self._shelf = self._shelf or Shelf(folders.manifest_path("files.json"))
+            return self._shelf
 
-    def recent(self) -> list[Item]:
-        """The same for lists, at most a second old."""
-        if time.monotonic() - self._when >= KEEP_SECONDS:
-            self._items = self.items(LIST_SECONDS)
-            self._when = time.monotonic()
-        return self._items
+    def items(self, wait: float | None = None) -> list[Item]:
+        """Everything in the model folders; files not read within so many seconds have the kind "unread"."""
+        return self._opened().look(folders.model_roots(), wait)
+
+    def known(self) -> list[Item]:
+        """What the last look found; asks for another one and does not wait for it."""
+        if self._shelf is not None:
+            self._shelf.look(folders.model_roots(), 0)
+            return self._shelf.known()
+        with self._lock:
+            if self._starting is None:  # the code for looking is imported there, too
+                self._starting = threading.Thread(target=self.items, args=(0,), name="ltx23-start", daemon=True)
+                self._starting.start()
+        return []
 
     def names(self, key: str) -> list[str]:
-        """The list of one input: files that can be used there; those never read stand in the list of their folder."""
-        if self._starting and self._shelf is None:
-            return []
-        part, places, _ = INPUTS[key]
-        found = [item for item in self.recent() if fits_input(key, item) or (
-            item.identity.kind == "unread" and item.folder in places)]
-        first = [item.name for item in found if key == "distilled_lora" and "distilled_lora" in item.identity.brings]
-        return list(dict.fromkeys([*first, *(item.name for item in found)]))
+        """The list of one input, of what the last look found."""
+        return names_of(INPUTS[key], self.known())
 
-    def find(self, key: str, name: str) -> Item:
-        """The file that an input names.
+    def find(self, key: str, name: str, items: Sequence[Item] | None = None) -> Item:
+        """The file that an input names: one of those that a look finds, whatever else the name could point to.
 
         Raises:
             OverlayError: it is not there, or is something else.
         """
-        from ...ltx23_core.overlay.shelf.identify import identify
-        from ...ltx23_core.overlay.shelf.shelf import Item
-
         wrong = text_problem(key, name, LONGEST_NAME)
         if wrong is not None:
             raise OverlayError(*wrong)
-        name = name.replace("\\", "/")
-        part, places, what = INPUTS[key]
-        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts and name != ""
-        there = [Item(folder, name, identify(root / name, self._memory())) for folder, root in folders.model_roots()
-                 if inside and _exists(root / name)]
+        wanted, name = INPUTS[key], listed_name(name, key)
+        items = self.items(CHECK_SECONDS) if items is None else items
+        there = [self._read(item) for item in items if item.name == name]
         if not there:
-            where = " or ".join(f"models/{folder}" for folder in places)
-            have = ", ".join(self.names(key)[:5]) or "nothing that can be used"
-            raise OverlayError(f"file {name!r} is not in {where} (there: {have})", f"{what}, in a file that is there",
-                               f"Put {Path(name).name or 'it'} into {where}, press R to refresh the lists, or choose "
-                               "another one.")
-        fitting = next((item for item in there if fits_input(key, item)), None)
+            where = " or ".join(f"models/{folder}" for folder in wanted.folders)
+            have = ", ".join(names_of(wanted, items)[:5]) or "nothing that can be used"
+            raise OverlayError(f"file {name!r} is not in {where} (there: {have})", f"{wanted.what}, in a file that is "
+                               "there", f"Put {Path(name).name or 'it'} into {where}, press R to refresh the lists, or "
+                               "choose another one.")
+        fitting = next((item for item in there if wanted.takes(item)), None)
         if fitting is None:
             who = there[0].identity
-            if who.usable and "transformer" in who.brings and key in PARTS:
+            fix = who.fix or "Choose another file, or auto."
+            if who.usable and "transformer" in who.brings and wanted.is_part:
                 fix = "Choose it as checkpoint."
-            else:
-                fix = who.fix or "Choose another file, or auto."
-            raise OverlayError(f"{there[0].place} cannot be used as {key}: {who.sentence}", what, fix)
+            raise OverlayError(f"{there[0].place} cannot be used as {key}: {who.sentence}", wanted.what, fix)
         return fitting
+
+    def _read(self, item: Item) -> Item:
+        """The same item, read if the look had not come to it."""
+        if item.identity.kind != UNREAD:
+            return item
+        from ...ltx23_core.overlay.shelf.identify import identify
+        from ...ltx23_core.overlay.shelf.shelf import Item
+
+        return Item(item.folder, item.name, identify(item.identity.path, self._opened().memory))
 
     def fingerprint(self, key: str, name: str) -> str:
         """Stands for path, size and time of the file that an input names; hashed, since ComfyUI saves it."""
@@ -123,63 +106,93 @@ class Files:
         text = f"{path} {state.st_size} {state.st_mtime_ns}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    def choose(self, inputs: Mapping[str, str], wait: float | None = None) -> tuple[Choice, list[Item]]:
-        """Files for the inputs, and everything that is there.
+    def choose(self, inputs: Mapping[str, str], wait: float | None = None) -> Choice:
+        """Files for the inputs.
 
         Raises:
             OverlayError: a file is not there, is something else, or there is no transformer at all.
         """
         from ...ltx23_core.overlay.shelf.choose import choose
-        from ...ltx23_core.overlay.shelf.downloads import how_to_get
 
-        wanted = {key: self.find(key, name) if not isinstance(name, str) or name not in (AUTO, NONE) else name
-                  for key, name in inputs.items()}
         items = self.items(wait)
-        choice = choose(items, wanted, memory.device_memory())
-        if "checkpoint" not in choice.files and not any(item.identity.kind == "unread" for item in items):
-            left_out = [f"{item.name} ({item.identity.sentence})" for item in items if not item.identity.usable]
-            raise OverlayError(
-                "there are no LTX-2.3 weights in ComfyUI's model folders"
-                + (f" (left out: {'; '.join(left_out[:3])})" if left_out else ""),
-                "a checkpoint or transformer of LTX-2.3", f"Download {how_to_get('transformer')}, then press R.")
-        return choice, items
+        choice = choose(items, self._wanted(inputs, items), memory.device_memory())
+        _check_there(choice, items)
+        return choice
 
-    def _memory(self) -> Memory | None:
-        return self._shelf.memory if self._shelf else None
+    def assemble(self, inputs: Mapping[str, str], variant: str) -> tuple[Overlay, Choice, list[Item]]:
+        """The overlay of the files for the inputs, the choice, and everything that is there.
+
+        Raises:
+            OverlayError: as of `choose`, or files that were asked for do not fit.
+        """
+        from ...ltx23_core.overlay.clean import clean
+        from ...ltx23_core.overlay.shelf.assemble import assemble
+        from ...ltx23_core.overlay.shelf.choose import choose
+
+        items = self.items()
+        wanted = self._wanted(inputs, items)
+        budget = memory.device_memory()
+        _check_there(choose(items, wanted, budget), items)
+        clean(folders.model_folders("ltx23_overlays")[0])
+        overlay, choice = assemble(
+            items, wanted, budget,
+            output=lambda choice: folders.manifest_path(_manifest_name(choice, variant)),
+            variant=variant)
+        return overlay, choice, items
+
+    def _wanted(self, inputs: Mapping[str, str], items: Sequence[Item]) -> dict[str, Item | str]:
+        return {key: name if isinstance(name, str) and name in (AUTO, NONE) else self.find(key, name, items)
+                for key, name in inputs.items()}
 
 
-def _exists(path: Path) -> bool:
-    """Whether there is such a file; a name that the file system does not take is none."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+def names_of(wanted: FileInput, items: Sequence[Item]) -> list[str]:
+    """Files that an input can take, the fitting LoRA first; those never read stand in the list of their folder."""
+    found = [item for item in items
+             if wanted.takes(item) or (item.identity.kind == UNREAD and item.folder in wanted.folders)]
+    first = [item.name for item in found if wanted.key in item.identity.brings]
+    return list(dict.fromkeys([*first, *(item.name for item in found)]))
 
 
-def fits_input(key: str, item: Item) -> bool:
-    """Whether a file can be chosen for an input."""
-    brings = item.identity.brings
-    part = INPUTS[key][0]
-    return item.identity.usable and any(name.startswith(part) for name in brings) and not (
-        key in (*PARTS, "upsampler") and "transformer" in brings)
+def _manifest_name(choice: Choice, variant: str) -> str:
+    paths = sorted(f"{role}={item.identity.path}" for role, item in choice.files.items())
+    digest = hashlib.sha256("\n".join([*paths, variant]).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{choice.files['checkpoint'].identity.path.stem}-{digest}.ltx23.json"
+
+
+def _check_there(choice: Choice, items: Sequence[Item]) -> None:
+    """Refuse to go on where no file brings a transformer."""
+    from ...ltx23_core.overlay.shelf.downloads import missing_lines
+
+    if "checkpoint" in choice.files or any(item.identity.kind == UNREAD for item in items):
+        return
+    left_out = [f"{item.name} ({item.identity.sentence})" for item in items if not item.identity.usable]
+    others = f" (left out: {'; '.join(left_out[:3])})" if left_out else ""
+    raise OverlayError(f"there are no LTX-2.3 weights in ComfyUI's model folders{others}",
+                       "a checkpoint or transformer of LTX-2.3",
+                       f"Download {'; '.join(missing_lines(choice.missing, optional=False))}. Then press R.")
 
 
 FILES = Files()
 
 
 def overview() -> dict[str, object]:
-    """For the page: the sentence of every file, by name, and what auto would take."""
+    """For the page: the sentence of every file, by name, the lists of all inputs, and what auto would take."""
     from ...ltx23_core.overlay.shelf.choose import ROLES, choose
-    from ...ltx23_core.overlay.shelf.downloads import OPTIONAL, UPSAMPLERS, missing_lines
+    from ...ltx23_core.overlay.shelf.downloads import UPSAMPLERS, missing_lines, needed_by
+    from ...ltx23_core.plan.recipes import RECIPES
 
-    items = FILES.recent()
+    items = FILES.items(LIST_SECONDS)
     choice = choose(items, {}, memory.device_memory())
+    upsamplers = ", ".join(item.name for role, item in choice.files.items() if role in UPSAMPLERS)
     return {"files": [{"name": item.name, "folder": item.folder, "sentence": item.identity.sentence,
                        "usable": item.identity.usable, "fix": item.identity.fix} for item in items],
+            "lists": {key: names_of(each, items) for key, each in INPUTS.items()},
             "auto": {role: item.name for role, item in choice.files.items() if role in ROLES}
-            | {"upsampler": ", ".join(item.name for role, item in choice.files.items() if role in UPSAMPLERS)},
-            "reasons": choice.reasons,
-            "missing": missing_lines(name for name in choice.missing if name not in OPTIONAL)}
+            | {"upsampler": upsamplers},
+            "reasons": [*choice.reasons, *choice.notes],
+            "missing": missing_lines(choice.missing, optional=False),
+            "needed": {name: needed_by(recipe.upscales, any(stage.lora for stage in recipe.stages), choice.variant,
+                                       choice.brings) for name, recipe in RECIPES.items()}}
 
 
 server.add_route("/ltx23/files", overview)

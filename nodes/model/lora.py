@@ -1,6 +1,7 @@
 """LTX23LoRA: add a LoRA to the model."""
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +32,7 @@ class LoraNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The list is read here, so that the page's refresh key (R) updates it."""
-        FILES.begin("LTX23LoRA")
+        """The list is that of the last look (`files.Files`)."""
         return schema(
             node_id="LTX23LoRA", display_name="LoRA", aliases=["lora", "ic-lora", "style", "adapter"],
             description="Adds a LoRA to the model. Put it between Load and the nodes that use the model; chain "
@@ -65,14 +65,15 @@ class LoraNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: str | None = None, stages: str | None = None, mode: str | None = None,
-                        strength: float | None = None, video: float | None = None, audio: float | None = None,
-                        cross: float | None = None) -> bool | str:
+    async def validate_inputs(cls, lora: str | None = None, stages: str | None = None, mode: str | None = None,
+                              strength: float | None = None, video: float | None = None,
+                              audio: float | None = None, cross: float | None = None) -> bool | str:
         """Refuse a file that is not there or is no LoRA for LTX-2.3, unknown words and numbers out of range; a linked
         input is None here."""
         given = {"lora": lora, "stages": stages, "mode": mode, "strength": strength, "video": video, "audio": audio,
                  "cross": cross}
-        return problem_of(cls, given, None if lora is None else lambda: FILES.find(KEY, lora)) or True
+        more = None if lora is None else lambda: FILES.find(KEY, lora)
+        return await asyncio.to_thread(problem_of, cls, given, more) or True
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None = None, **_: object) -> str:

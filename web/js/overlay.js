@@ -4,6 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
 const NODE = "LTX23Overlay";
+const LISTED = [NODE, "LTX23LoRA", "LTX23ReferenceVideo"];
 const INPUTS = ["checkpoint", "text_encoder", "upsampler", "distilled_lora", "text_projection", "video_vae", "audio_vae"];
 let files = null; // promise of what /ltx23/files answered; null where it is to be asked again
 
@@ -21,6 +22,26 @@ function sentence(known, name) {
   return file?.sentence ?? "not in the model folders";
 }
 
+// What the recipes of the graph's samplers need beside the rest: lines, each once.
+function needed(known) {
+  const samplers = (app.graph?._nodes ?? []).filter((each) => each.comfyClass?.startsWith("LTX23Sampler"));
+  const recipes = samplers.map((each) => each.widgets?.find(({ name }) => name === "recipe")?.value);
+  return [...new Set(recipes.flatMap((recipe) => known.needed?.[recipe] ?? []))];
+}
+
+// The server's lists are those of its last look; these are of a look that was just made.
+function relist(known) {
+  for (const node of app.graph?._nodes ?? []) {
+    if (!LISTED.includes(node.comfyClass)) continue;
+    for (const widget of node.widgets ?? []) {
+      const names = known.lists?.[widget.name];
+      if (!names || !Array.isArray(widget.options?.values)) continue;
+      const words = widget.options.values.filter((value) => value === "auto" || value === "none");
+      widget.options.values = [...new Set([...words.filter((word) => word === "auto" || node.comfyClass !== NODE), ...names, ...words])];
+    }
+  }
+}
+
 function describe(node, known) {
   const lines = [];
   for (const { name, value } of node.widgets) {
@@ -29,7 +50,7 @@ function describe(node, known) {
     if (chosen?.includes(", ")) lines.push(`${name}: ${chosen}`);
     else if (chosen) lines.push(`${name}: ${value === "auto" ? `${chosen}, ` : ""}${sentence(known, chosen)}`);
   }
-  lines.push(...known.missing);
+  lines.push(...known.missing, ...needed(known));
   const others = known.files.filter((each) => !each.usable).length;
   if (others) lines.push(`${others} other files left out; the report says why`);
   return lines.join("\n");
@@ -42,8 +63,12 @@ function show(node, text) {
 async function update(node) {
   files ??= ask();
   const known = await files;
-  if (known) show(node, describe(node, known));
-  else files = null;
+  if (!known) {
+    files = null;
+    return;
+  }
+  relist(known);
+  show(node, describe(node, known));
 }
 
 function addText(node) {
@@ -84,6 +109,6 @@ app.registerExtension({
   },
   refreshComboInNodes() {
     files = null;
-    for (const node of app.graph?._nodes ?? []) if (node.comfyClass === NODE) update(node);
+    for (const node of app.graph?._nodes ?? []) if (LISTED.includes(node.comfyClass)) update(node);
   },
 });

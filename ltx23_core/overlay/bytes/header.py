@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import json
-import reprlib
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from .foreign import AGAIN, foreign_of, pointed_size
 from .source import DTYPE_BITS, MAX_DIMENSIONS, SourceFile, TensorRef, is_count, stat_file, tensor_bytes
 
@@ -49,20 +49,55 @@ def read_header(path: Path) -> Header:
     try:
         size = stat_file(path).st_size
         with open(path, "rb") as file:
-            start = file.read(512)
-            length = _header_length(path, start, size)
-            head = start[:8 + length] + file.read(max(0, 8 + length - len(start)))
+            head = header_bytes(path, file, size)
     except OSError as error:
         raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
                            "Check the path and the permissions.") from error
-    source = SourceFile.of(path, head)
+    return header_of(SourceFile.of(path, head), head, size)
+
+
+class Readable(Protocol):
+    """What a header is read from."""
+
+    def read(self, count: int, /) -> bytes:
+        """So many bytes, fewer where the file ends."""
+
+
+def header_bytes(path: Path, file: Readable, size: int) -> bytes:
+    """The header of a file that was just opened, with the eight bytes before it.
+
+    Args:
+        path: of the file, for messages.
+        file: at its beginning.
+        size: bytes of the file.
+
+    Raises:
+        OverlayError: not a safetensors file (and what it is instead), or its header is cut off.
+    """
+    start = file.read(512)
+    length = _header_length(path, start, size)
+    return start[:8 + length] + file.read(max(0, 8 + length - len(start)))
+
+
+def header_of(source: SourceFile, head: bytes, size: int) -> Header:
+    """Check and parse what `header_bytes` read.
+
+    Args:
+        source: the file.
+        head: its header, with the eight bytes before it.
+        size: bytes of the file.
+
+    Raises:
+        OverlayError: truncated, damaged or inconsistent.
+    """
+    path = source.path
     table = _parse(path, memoryview(head)[8:])
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of texts")
     check_names(path, table)
-    tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in table.items()}
-    _check_ranges(path, tensors, 8 + length, size)
+    tensors = {name: _tensor(source, name, entry, len(head)) for name, entry in table.items()}
+    _check_ranges(path, tensors, len(head), size)
     return Header(source, tensors, metadata)
 
 
@@ -99,8 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
         OverlayError: missing, too large, not JSON or not an object.
     """
     try:
-        size = stat_file(path).st_size
+        stat_file(path)
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size  # of the file that was opened: another may take its place meanwhile
             data = file.read(min(size, MAX_JSON) + 1)
         value = parse_json(data.decode(json.detect_encoding(data))) if len(data) <= MAX_JSON else None
     except OSError as error:
@@ -132,9 +168,7 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 (any JSON)
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {reprlib.repr(twice)} occurs twice")
+        raise ValueError("a key occurs twice")
     return table
 
 
@@ -154,10 +188,8 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
         more = f" (the real file has {pointed} bytes)" if pointed is not None else ""
         raise OverlayError(f"{path} ({size} bytes) is {foreign.name}{more}", "a .safetensors file", foreign.fix)
     if size < 4096 and start.isascii() and b"\0" not in start:
-        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights: {start[:60]!r}",
-                           "a .safetensors file", AGAIN)
-    raise OverlayError(f"{path} is not a safetensors file (it begins with {start[:12]!r})", "a .safetensors file",
-                       AGAIN)
+        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights", "a .safetensors file", AGAIN)
+    raise OverlayError(f"{path} is not a safetensors file", "a .safetensors file", AGAIN)
 
 
 def _broken(path: Path, why: str) -> OverlayError:
@@ -178,16 +210,16 @@ def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRe
     """One entry of the header as an absolute range, or an error that says what is wrong with it."""
     path = source.path
     if not is_name(name):
-        raise _broken(path, f"{reprlib.repr(name)} is no name of at most {MAX_NAME} printable characters")
+        raise _broken(path, f"a tensor has no name of at most {MAX_NAME} printable characters")
     if not isinstance(entry, dict):
         raise _broken(path, f"{name} is not described by an object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _broken(path, f"{name} has the unknown dtype {reprlib.repr(dtype)}")
+        raise _broken(path, f"{name} has the unknown dtype {word(dtype)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
-        raise _broken(path, f"{name} has the shape {reprlib.repr(shape)}")
+        raise _broken(path, f"{name} has a shape that is none")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_count, offsets)):
-        raise _broken(path, f"{name} has the offsets {reprlib.repr(offsets)}")
+        raise _broken(path, f"{name} has offsets that are none")
     needed = tensor_bytes(dtype, tuple(shape))
     if offsets[1] - offsets[0] != needed:
         raise _broken(path, f"{name} of {dtype} {shape} needs {needed} bytes, its offsets {offsets} give "

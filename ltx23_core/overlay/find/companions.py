@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import OverlayError, examples
-from ..bytes.header import Header
-from ..bytes.source import AnyRef
+from ..bytes.source import AnyRef, SourceFile, TensorRef
 from ..bytes.weights import read_weights
+from ..lora.dialects import read_lora
+from ..lora.update import Update
 from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.layout import Tensors, upsampler_kind
 from ..names.recognise import recognise
@@ -22,6 +23,7 @@ _GET_UPSAMPLER = ("Use ltx-2.3-spatial-upscaler-x2-1.1.safetensors of huggingfac
                   "(1.0 GB, folder models/latent_upscale_models).")
 _GET_LORA = ("Use ltx-2.3-22b-distilled-lora-384-1.1.safetensors of huggingface.co/Lightricks/LTX-2.3 "
              "(7.6 GB, folder models/loras).")
+_NOT_OF_TRANSFORMER = ("connector", "aggregate_embed", "text_proj_in")
 _LORA_PREFIX, _LORA_A, _LORA_B = "diffusion_model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -79,15 +81,26 @@ def _config_of(tensors: Tensors) -> dict[str, Any]:
             "rational_resampler": "upsampler.conv.weight" in tensors}
 
 
-def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, AnyRef], Header]:
-    """Read a LoRA whose modules must all be Linear layers of the transformer.
+class DistilledLora(NamedTuple):
+    """A LoRA for the transformer under official names.
+
+    ``<module>.lora_A.weight``, ``.lora_B.weight``, where they are scaled ``.alpha``, for biases ``.diff_b``.
+    """
+
+    tensors: dict[str, AnyRef]
+    source: SourceFile
+    notes: tuple[str, ...] = ()
+
+
+def read_distilled_lora(path: Path, transformer: Shapes) -> DistilledLora:
+    """Read a LoRA that changes Linear layers of the transformer, in any form that the LoRA node reads.
+
+    What it has for connectors and text projection is left out, as in the official code: both stages of a run share
+    their context.
 
     Args:
         path: the file.
         transformer: names and shapes of the transformer's tensors.
-
-    Returns:
-        ``<module>.lora_A.weight`` and ``.lora_B.weight`` -> tensor, and the header.
 
     Raises:
         OverlayError: unknown keys, half pairs, shapes that do not fit.
@@ -95,12 +108,40 @@ def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, AnyR
     header = read_weights(path)
     tensors = {key.removeprefix("model.").removeprefix(_LORA_PREFIX): ref for key, ref in header.tensors.items()}
     problems = _lora_problems(tensors, transformer)
-    if problems or not tensors:
-        kind = recognise(header.tensors).name
-        raise OverlayError(f"{path} ({kind}): " + ("; ".join(problems) or "no tensors"),
-                           "pairs <module>.lora_A.weight, .lora_B.weight that fit the checkpoint's transformer",
-                           _GET_LORA)
-    return tensors, header
+    if tensors and not problems:
+        return DistilledLora(tensors, header.source)
+    refusal = OverlayError(
+        f"{path} ({recognise(header.tensors).name}): " + ("; ".join(problems) or "no tensors"),
+        "pairs <module>.lora_A.weight, .lora_B.weight that fit the checkpoint's transformer", _GET_LORA)
+    try:
+        found = read_lora(path, {"transformer": transformer})
+    except OverlayError as error:
+        raise refusal from error
+    wrong = [key for key, reason in found.unused.items() if not any(part in key for part in _NOT_OF_TRANSFORMER)]
+    if wrong or not all(map(_is_plain, found.updates["transformer"].values())):
+        raise refusal
+    official = {key: ref for name, update in found.updates["transformer"].items()
+                for key, ref in _under_official_names(name, update).items()}
+    notes = (f"{len(found.unused)} tensors of {path.name} change connectors or text projection: left out, as in the "
+             "official code",) if found.unused else ()
+    return DistilledLora(official, header.source, notes)
+
+
+def _is_plain(update: Update) -> bool:
+    """Whether an update can be named as the overlay does: a pair with a scale in the file, or a change of a bias."""
+    if update.kind == "diff":
+        return update.alpha is None
+    scaled = update.alpha is None or isinstance(update.alpha, TensorRef) or update.alpha == update.rank
+    return update.plain and scaled and not update.rank_stabilised
+
+
+def _under_official_names(parameter: str, update: Update) -> dict[str, TensorRef]:
+    """The tensors of one update."""
+    module = parameter.removesuffix(".weight").removesuffix(".bias")
+    if update.kind == "diff":
+        return {f"{module}.diff_b" if parameter.endswith(".bias") else f"{module}.diff": update.tensors["diff"]}
+    pair = {module + _LORA_A: update.tensors["a"], module + _LORA_B: update.tensors["b"]}
+    return pair | ({f"{module}.alpha": update.alpha} if isinstance(update.alpha, TensorRef) else {})
 
 
 def lora_fits(weight: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:

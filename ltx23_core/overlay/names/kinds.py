@@ -170,6 +170,9 @@ PRECISIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("fp8 e5m2", (r"\.weight F8_E5M2$",)),
 )
 GGUF_MODELS = ("ltxv", "pig", "cow", "", "gemma3")  # general.architecture of files for LTX-2.3 (spec/09 §2.8)
+# Format of a packed weight (`packed.formats`) -> its label.
+PACKED = {"fp8": "fp8 scaled", "mxfp8": "MXFP8", "nvfp4": "NVFP4", "int8": "int8", "int4": "int4 ConvRot",
+          "w4a8": "w4a8 ConvRot", "awq": "int4 AWQ"}
 PLAIN = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
 

@@ -55,6 +55,7 @@ class Layout:
         has: a file of this layout has names that match each of these patterns; block numbers are 0.
         prefixes: prefix of the file's key -> where it goes; the longest prefix that fits counts.
         diffusers: folder of a diffusers pipeline whose renames apply first (`renames.FOLDERS`).
+        also: further prefixes that count when a file is read; what is written has those of `prefixes`.
         only: keys that do not match this belong to other layouts, whatever the prefixes say.
     """
 
@@ -62,6 +63,7 @@ class Layout:
     has: tuple[str, ...]
     prefixes: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
     diffusers: str | None = None
+    also: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
     only: re.Pattern[str] = re.compile("")
 
     @property
@@ -88,11 +90,12 @@ class Layout:
             renamed = ((name, to_official(name, key)) for name in FOLDERS[self.diffusers])
             if places := [(component, name) for component, name in renamed if name is not None]:
                 return places
-        fitting = [prefix for prefix in self.prefixes if key.startswith(prefix)]
+        known = {**self.also, **self.prefixes}
+        fitting = [prefix for prefix in known if key.startswith(prefix)]
         if not fitting:
             return []
         prefix = max(fitting, key=len)
-        return [(component, keep + key[len(prefix):]) for component, keep in self.prefixes[prefix]]
+        return [(component, keep + key[len(prefix):]) for component, keep in known[prefix]]
 
 
 def _transformer(prefix: str) -> Places:
@@ -131,7 +134,8 @@ OFFICIAL = Layout(
     has=(r"^(model\.diffusion_model|text_embedding_projection|vae\.(en|de)coder|audio_vae\.(en|de)coder"
          r"|vocoder\.(vocoder|bwe_generator))\.",),
     prefixes=_transformer("model.diffusion_model.") | {"text_embedding_projection.": (("text_projection", ""),)}
-    | _vae("vae.", "video") | _vae("audio_vae.", "audio") | {"vocoder.": (("vocoder", ""),)} | _TEXT,
+    | _vae("vae.", "video") | _vae("audio_vae.", "audio") | {"vocoder.": (("vocoder", ""),)},
+    also=_TEXT,
 )
 SPLIT = "split file"  # the official names, but only some of the components
 UPSCALER = Layout("latent upscaler", (r"^post_upsample_res_blocks\.", r"^initial_conv\.weight$"))

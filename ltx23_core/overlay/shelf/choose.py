@@ -1,12 +1,17 @@
 """`auto`: which of the files that lie in the model folders make the best complete set, and why."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...memory.room import gb
+from ..names.variant import DEV, DISTILLED, generation_of, version_of
 from .downloads import UPSAMPLERS, missing
 from .identify_folder import fingerprint
+from .identity import Identity
+from .score import SAY, Score, first_difference, fit, loss_of, over_room, stages_of
 from .shelf import Item
 
 AUTO, NONE = "auto", "none"
@@ -17,9 +22,14 @@ ROLES: dict[str, tuple[str, ...]] = {
     "audio_vae": ("audio_decoder", "audio_encoder", "vocoder"), "distilled_lora": ("distilled_lora",),
 }
 _OTHER_ARGUMENTS = ("text_encoder", "distilled_lora")  # of materialize, beside its components
-# Number formats, the most exact first.
-EXACT = ("bf16", "fp16", "fp32", "GGUF BF16", "GGUF F16", "fp8 scaled", "GGUF Q8_0", "MXFP8", "int8", "fp8 e4m3",
-         "GGUF Q6_K", "NVFP4", "GGUF Q5_K", "GGUF Q4_K", "fp8 e5m2", "int4 ConvRot", "GGUF Q3_K", "GGUF Q2_K")
+_NEEDED = frozenset(("transformer", "connectors", "text_projection", "text_encoder", "video_decoder", "audio_decoder",
+                     "vocoder"))  # by a video with sound
+_OF_VARIANT = ("connectors",)  # that were trained with the transformer
+_UNPROVEN = (*UPSAMPLERS, "distilled_lora", "audio_decoder", "audio_encoder")  # generations whose tensors look alike
+_OURS = ("", "2.3")
+_RECIPE = {DEV: 0, DISTILLED: 1}
+_CHANGED = re.compile(r"ablit|heretic|uncensor|merge|finetune|fine-tune|nsfw|10eros|sulphur|dasiwa", re.I)
+_OLDER_LORA = "2.0"
 
 
 @dataclass
@@ -31,12 +41,14 @@ class Choice:
         given: the roles whose file was wanted, not chosen here.
         reasons: sentences that say why auto took them.
         missing: components that no file brings.
+        notes: what is to be known of the choice: stages that must be streamed, files that were dropped.
     """
 
     files: dict[str, Item] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def brings(self) -> set[str]:
@@ -86,6 +98,7 @@ def choose(items: Sequence[Item], wanted: Mapping[str, Item | str], budget: int 
         _fill(choice, role, wanted.get(role, AUTO), usable, budget)
     _add_upsamplers(choice, wanted.get("upsampler", AUTO), usable)
     choice.missing = missing(choice.brings, choice.variant)
+    choice.notes += _streamed(choice, budget)
     return choice
 
 
@@ -95,18 +108,27 @@ def _fill(choice: Choice, role: str, wanted: Item | str, usable: list[Item], bud
         choice.files[role] = wanted
         choice.given.add(role)
         return
-    if wanted == NONE or (role == "distilled_lora" and choice.variant == "distilled"):
+    if wanted == NONE or (role == "distilled_lora" and choice.variant == DISTILLED):
         return
     for name in ROLES[role]:  # one file may bring all of them
         parts = [each for each in ROLES[role] if each not in choice.brings]
-        able = [item for item in usable if name in parts and name in item.identity.brings and fits(choice, item)]
-        if not able:
-            continue
-        rank = _rank_checkpoint(usable, budget) if role == "checkpoint" else _rank_part(choice, parts)
-        best = min(able, key=rank)
-        choice.files[name if role in choice.files else role] = best
-        if role == "checkpoint" or len(able) > 1:
-            choice.reasons.append(_reason(role, best, able, usable, budget))
+        if name in parts:
+            _take_best(choice, role if role not in choice.files else name, parts, name, usable, budget)
+
+
+def _take_best(choice: Choice, role: str, parts: Sequence[str], name: str, usable: list[Item], budget: int) -> None:
+    """The best file with a component, and the reason."""
+    able = [item for item in usable if name in item.identity.brings and fits(choice, item) and is_ours(item, name)]
+    if not able:
+        return
+    if name == "transformer":
+        scored = [(checkpoint_score(item, usable, budget), item) for item in able]
+    else:
+        scored = [(part_score(choice, item, parts, name, budget), item) for item in able]
+    scored.sort(key=lambda each: (each[0], each[1].name, each[1].folder))
+    choice.files[role] = scored[0][1]
+    if name == "transformer" or len(scored) > 1:
+        choice.reasons.append(_reason(role, name, scored, budget))
 
 
 def fits(choice: Choice, item: Item) -> bool:
@@ -116,67 +138,125 @@ def fits(choice: Choice, item: Item) -> bool:
     return all(other.get(key, value) == value for key, value in mine.items())
 
 
-def _exactness(item: Item) -> int:
-    return EXACT.index(item.identity.dtypes) if item.identity.dtypes in EXACT else len(EXACT)
+def is_ours(item: Item, component: str) -> bool:
+    """Whether no name says another generation, where the tensors cannot tell it."""
+    if component not in _UNPROVEN or "vocoder" in item.identity.brings:
+        return True
+    return generation_of(_own_name(item)) in _OURS
 
 
-def _is_complete(item: Item, usable: Iterable[Item]) -> bool:
-    """Whether the components that a video with sound needs are there, in this file or in ones that fit it."""
+def _own_name(item: Item) -> str:
+    return item.name.rpartition("/")[2]
+
+
+def format_of(identity: Identity, component: str) -> str:
+    """Number format of a component, or of the file where that is not known."""
+    return identity.formats.get(component, identity.dtypes)
+
+
+def checkpoint_score(item: Item, usable: Iterable[Item], budget: int) -> Score:
+    """How good a file is as the one that brings the transformer."""
+    who = item.identity
     own = Choice({"checkpoint": item})
     there = own.brings.union(*(each.identity.brings for each in usable if fits(own, each)))
-    return {"transformer", "connectors", "text_projection", "text_encoder", "video_decoder", "audio_decoder",
-            "vocoder"} <= there
+    return Score(
+        lacks=len(_NEEDED - there),
+        over_room=over_room(who, set(who.brings) - {"text_encoder"}, budget),
+        loss=loss_of(format_of(who, "transformer")),
+        recipe=_RECIPE.get(who.variant or "", 2),
+        apart=-len(who.brings),
+        changed=_is_changed(item),
+        older=_age(item),
+    )
 
 
-def _is_small_enough(item: Item, budget: int) -> bool:
-    return not budget or item.identity.size_bytes <= budget
+def part_score(choice: Choice, item: Item, parts: Sequence[str], name: str, budget: int) -> Score:
+    """How good a file is as the one that brings some other component."""
+    who = item.identity
+    return Score(
+        lacks=sum(part not in who.brings for part in parts),
+        generation=_generation(item, name),
+        over_room=over_room(who, [name], budget) or _lora_over_room(choice, item, name, budget),
+        other_variant=_other_variant(choice, who) if name in _OF_VARIANT else 0,
+        loss=loss_of(format_of(who, name)),
+        weaker=-who.modules * who.rank if name == "distilled_lora" else 0,
+        apart=int(who.kind in ("checkpoint", "diffusers")),
+        changed=_is_changed(item),
+        older=_age(item),
+    )
 
 
-def _rank_checkpoint(usable: list[Item], budget: int) -> Callable[[Item], tuple[object, ...]]:
-    def rank(item: Item) -> tuple[object, ...]:
-        who = item.identity
-        return (not _is_complete(item, usable), not _is_small_enough(item, budget), _exactness(item),
-                {"dev": 0, "distilled": 1}.get(who.variant or "", 2), -len(who.brings), "1.1" not in who.sentence,
-                item.name)
-
-    return rank
+def _generation(item: Item, name: str) -> int:
+    if name not in _UNPROVEN:
+        return 0
+    if item.identity.generation == _OLDER_LORA:
+        return 2
+    return 0 if item.identity.generation else 1
 
 
-def _rank_part(choice: Choice, parts: Sequence[str]) -> Callable[[Item], tuple[object, ...]]:
-    """Whole before part, exact before quantised, of the same variant, with tokenizer, newest name last in order."""
-    variant = choice.variant
-
-    def rank(item: Item) -> tuple[object, ...]:
-        who = item.identity
-        return (sum(name not in who.brings for name in parts), _exactness(item), who.variant not in (None, variant),
-                who.kind in ("checkpoint", "diffusers"), "1.1" not in item.name, item.name)
-
-    return rank
+def _other_variant(choice: Choice, who: Identity) -> int:
+    mine = choice.variant if choice.variant in _RECIPE else DEV  # what `materialize` takes where names say nothing
+    if who.variant is None:
+        return 1
+    return 0 if who.variant == mine else 2
 
 
-def _reason(role: str, best: Item, able: list[Item], usable: list[Item], budget: int) -> str:
-    """Why a file was taken, in one sentence."""
-    if role != "checkpoint":
-        return f"{role}: {best.name} ({best.identity.dtypes}), the most exact of {len(able)}"
-    why = ["with the files here it makes a complete set" if _is_complete(best, usable) else
-           "the set is not complete, see below"]
-    if len(able) > 1:
-        if budget:
-            why.append(f"fits into the device's {budget / 1e9:.0f} GB" if _is_small_enough(best, budget) else
-                       f"none of them fits into the device's {budget / 1e9:.0f} GB")
-        why.append(f"{best.identity.dtypes} is the most exact among those")
-        if best.identity.variant == "dev" and any(item.identity.variant == "distilled" for item in able):
-            why.append("dev before distilled, as in the official default recipe")
-    return f"checkpoint: {best.name}, of {len(able)}: {', '.join(why)}"
+def _lora_over_room(choice: Choice, item: Item, name: str, budget: int) -> int:
+    """A LoRA acts beside packed weights and takes its own room there; into others it is fused."""
+    checkpoint = choice.files.get("checkpoint")
+    if name != "distilled_lora" or checkpoint is None or not budget or not checkpoint.identity.work:
+        return 0
+    return over_room(checkpoint.identity, ["transformer"], budget, extra=item.identity.size_bytes)
+
+
+def _is_changed(item: Item) -> int:
+    return int(_CHANGED.search(_own_name(item)) is not None)
+
+
+def _age(item: Item) -> int:
+    major, minor = version_of(_own_name(item))
+    return -(100 * major + minor)
+
+
+def _reason(role: str, name: str, scored: Sequence[tuple[Score, Item]], budget: int) -> str:
+    """Why the first file was taken, in one sentence: the first field in which its score differs from the second's."""
+    score, best = scored[0]
+    why = []
+    if name == "transformer":
+        why.append("with the files here it makes a complete set" if not score.lacks else
+                   "the set is not complete, see below")
+    if len(scored) > 1:
+        second, other = scored[1]
+        why.append(SAY[first_difference(score, second)].format(
+            other=other.name, own_format=format_of(best.identity, name), size=gb(second.over_room),
+            other_format=format_of(other.identity, name), budget=gb(budget)))
+    if score.over_room:
+        why.append("none of them fits into the device, this one takes least" if len(scored) > 1 else
+                   "it does not fit into the device as a whole")
+    return f"{role}: {best.name}, of {len(scored)}: {', '.join(why)}"
+
+
+def _streamed(choice: Choice, budget: int) -> list[str]:
+    """The stages that do not fit into the device as a whole, and how they will run."""
+    if not budget:
+        return []
+    lines = []
+    for role in ("checkpoint", "text_encoder"):
+        item = choice.files.get(role)
+        components = ROLES[role]
+        for stage in stages_of(item.identity, components) if item else ():
+            placed = fit(item.identity, stage, budget)
+            if not placed.is_resident:
+                lines.append(placed.line(budget))
+    return lines
 
 
 def _add_upsamplers(choice: Choice, wanted: Item | str, usable: list[Item]) -> None:
     """The wanted upscaler, or for auto the newest of each kind that fits."""
     if isinstance(wanted, Item):
         choice.files[wanted.identity.brings[0]] = wanted
+        choice.given.add(wanted.identity.brings[0])
         return
-    have = choice.brings
     for name in UPSAMPLERS if wanted == AUTO else ():
-        able = [item for item in usable if name in item.identity.brings and fits(choice, item)]
-        if able and name not in have:
-            choice.files[name] = min(able, key=lambda item: (_exactness(item), "1.1" not in item.name, item.name))
+        if name not in choice.brings:
+            _take_best(choice, name, [name], name, usable, budget=0)

@@ -12,7 +12,7 @@ _VIDEO = Entry("", _KIJAI, "vae/LTX23_video_vae_bf16.safetensors", 1.5, "vae", "
 _AUDIO = Entry("", _KIJAI, "vae/LTX23_audio_vae_bf16.safetensors", 0.4, "vae", "")
 # Component -> the file, and what the component is needed for.
 DOWNLOADS: dict[str, tuple[Entry, str]] = {
-    "transformer": (ENTRIES["distilled-1.1"], "everything"), "connectors": (ENTRIES["distilled-1.1"], "prompts"),
+    "transformer": (ENTRIES["dev"], "everything"), "connectors": (ENTRIES["dev"], "prompts"),
     "text_projection": (Entry("", _KIJAI, "text_encoders/ltx-2.3_text_projection_bf16.safetensors", 2.3,
                               "text_encoders", ""), "prompts"),
     "text_encoder": (ENTRIES["gemma-comfy"], "prompts"), "video_decoder": (_VIDEO, "pictures"),
@@ -24,12 +24,25 @@ DOWNLOADS: dict[str, tuple[Entry, str]] = {
     "upsampler_temporal_x2": (ENTRIES["upscaler-temporal-x2"], "twice the frame rate"),
     "text_encoder_vision": (ENTRIES["gemma-comfy"], "enhancing a prompt to an image"),
 }
+GATED = ENTRIES["gemma"]  # the same text encoder at its owner's
 NOT_MISSED = {"text_encoder_vision"}  # in no report: only one optional input asks for it
 
 
+# What the recommended checkpoint contains: listed for itself only where a transformer is there without it.
+_IN_CHECKPOINT = ("transformer", "connectors", "text_projection", "video_decoder", "video_encoder", "audio_decoder",
+                  "audio_encoder", "vocoder")
+
+
 def missing(have: Iterable[str], variant: str | None) -> list[str]:
-    """The components that are not there; distilled weights need no LoRA."""
-    there = set(have) | NOT_MISSED | ({"distilled_lora"} if variant == "distilled" else set())
+    """The components that are not there; distilled weights need no LoRA.
+
+    Without a transformer a checkpoint is needed, and what it contains is no other file to fetch.
+    """
+    there = set(have) | NOT_MISSED
+    if "transformer" not in there:
+        there.update(_IN_CHECKPOINT[1:])
+    if variant == "distilled":
+        there.add("distilled_lora")
     return [name for name in DOWNLOADS if name not in there]
 
 
@@ -38,16 +51,39 @@ def how_to_get(component: str) -> str:
     entry, _ = DOWNLOADS[component]
     url = f"https://huggingface.co/{entry.repo}" + (f"/resolve/main/{entry.path}" if entry.path else "")
     size = f", {entry.size:.1f} GB" if entry.size else ""
-    return f"{entry.path.rsplit('/', 1)[-1] or entry.repo}{size} -> models/{entry.folder}: {url}"
+    line = f"{entry.path.rsplit('/', 1)[-1] or entry.repo}{size} -> models/{entry.folder}: {url}"
+    if component == "text_encoder":
+        line += f" (or the folder {GATED.repo}, gated: accept Google's terms there first)"
+    return line
 
 
-def missing_lines(names: Iterable[str]) -> list[str]:
-    """What is missing, one line a file, with what it is needed for."""
+def missing_lines(names: Iterable[str], optional: bool = True) -> list[str]:
+    """What is missing, one line a file, with what it is needed for.
+
+    Args:
+        names: components, of `missing`.
+        optional: also those that only some recipes need.
+    """
     lines: dict[str, list[str]] = {}
     for name in names:
-        lines.setdefault(how_to_get(name), []).append(name)
+        if optional or name not in OPTIONAL:
+            lines.setdefault(how_to_get(name), []).append(name)
     return [f"no {', '.join(names)} (for {' and '.join(dict.fromkeys(DOWNLOADS[name][1] for name in names))}): {line}"
             for line, names in lines.items()]
+
+
+def needed_by(upscales: bool, lora: bool, variant: str, have: Iterable[str]) -> list[str]:
+    """The lines of what a recipe needs beside the rest.
+
+    Args:
+        upscales: whether it has a second stage at twice the size.
+        lora: whether it runs distilled stages.
+        variant: of the weights.
+        have: components that are there.
+    """
+    wanted = [name for name, needs in (("upsampler_x2", upscales), ("distilled_lora", lora)) if needs]
+    there = set(missing(have, variant))
+    return missing_lines(name for name in wanted if name in there)
 
 
 def where_to_get(name: str) -> tuple[str, str]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 
 from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
-from ..bytes.source import AnyRef, QuantRef
+from ..bytes.source import AnyRef, QuantRef, TensorRef
 from ..names import kinds
 from ..names.kinds import Kind
-from ..names.layout import match
+from ..names.layout import Tensors, match
 from ..names.lines import Lines
 from ..names.recognise import Names, recognise
+from ..packed.sizes import NUMBER, bytes_on_device, stays_quantised
 
 VARIANT = "{variant}"  # stands in `Facts.text` where "dev" or "distilled 1.1" goes, which only names tell
 _WHOLE = ("connectors", "text_projection", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder",
@@ -23,8 +25,14 @@ _WHOLE = ("connectors", "text_projection", "video_encoder", "video_decoder", "au
 _UPSCALERS = {"upsampler_x2": "x2", "upsampler_x1.5": "x1.5", "upsampler_temporal_x2": "x2 in time"}
 _ARTICLE = re.compile(r"^(an?|another) ")
 _EXAMPLES = re.compile(r" \([^()]*\)")  # the names in brackets: too long for a sentence
+# Components with blocks that can come and go one by one, and how a block's tensors are named.
+_STACKS = {"transformer": re.compile(r"transformer_blocks\.(\d+)\."), "text_encoder": re.compile(r"layers\.(\d+)\.")}
+SAMPLE, SAMPLES = 4096, 8  # bytes, and tensors, that are looked at to see whether a file is filled
+_NUMBER = {"vocoder": 4}  # bytes of a number on the device, where it is not bfloat16
+_LORA_BLOCK = re.compile(r"transformer_blocks[._](\d+)[._]")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.self_attn\.q_norm\.")
-_RANK = re.compile(r"[._]lora_?(A|down)(\.default)?(\.weight)?$")
+_RANK = re.compile(r"[._]lora([._]?A|[._]?down|_linear_layer\.down)(\.\w+)?(\.weight)?$")
+_LORA_GENERATION = {"an LTX-2.3 LoRA": "2.3", "an LTX-2.0 LoRA": "2.0"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,13 @@ class Facts:
         fix: what to do if not.
         fits: sizes that must agree between files used together (`kinds.FITS`).
         end: bytes that the whole file must have.
+        weights: component -> its bytes on a device: all of them, then those of each of its blocks.
+        work: component -> bytes that a block of packed weights takes as numbers while it runs.
+        formats: component -> number format of most of its bytes.
+        generation: that the header proves, "2.3", "2.0", or "" where it does not tell.
+        modules, blocks, rank: of a LoRA, how many modules and blocks it changes, and its mean rank.
+        tail: bytes of the last tensors, as (start, end), where numbers must be.
+        body: the same of tensors all over the file.
     """
 
     kind: str
@@ -52,53 +67,113 @@ class Facts:
     fix: str = ""
     fits: dict[str, int] = field(default_factory=dict)
     end: int = 0
+    weights: dict[str, list[int]] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
+    generation: str = ""
+    modules: int = 0
+    blocks: int = 0
+    rank: int = 0
+    tail: list[list[int]] = field(default_factory=list)
+    body: list[list[int]] = field(default_factory=list)
 
 
 def facts_of(header: Header) -> Facts:
     """Describe a file by its tensors and metadata."""
+    parts = [part for ref in header.tensors.values() for part in _parts(ref) if part.end > part.start]
+    parts.sort(key=lambda part: part.start)
+    samples = [[max(part.start, part.end - SAMPLE), part.end] for part in parts]
+    end = max((part.end for ref in header.tensors.values() for part in _parts(ref)), default=0)
+    return replace(_described(header, end), tail=samples[-SAMPLES:],
+                   body=samples[:-SAMPLES:max(1, len(samples) // SAMPLES)])
+
+
+def _parts(ref: AnyRef) -> tuple[TensorRef, ...]:
+    return tuple(ref.parts.values()) if isinstance(ref, QuantRef) else (ref,)
+
+
+def _described(header: Header, end: int) -> Facts:
+    """All but where numbers must be."""
     names = Names(header.tensors)
     kind = recognise(names)
-    end = max((part.end for ref in header.tensors.values()
-               for part in (ref.parts.values() if isinstance(ref, QuantRef) else (ref,))), default=0)
     dtypes = precision(header.tensors)
     if kind.part == "lora":
         return _lora(names, header, dtypes, end)
     model = header.metadata.get("general.architecture")  # of a GGUF file
     if model is not None and model not in kinds.GGUF_MODELS:
-        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {_plain(model)!r}"
+        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {word(model)}"
         return Facts("other", f"GGUF file with {what}, {dtypes}", (), dtypes, fix=kinds.USE_OFFICIAL, end=end)
     if not kind.part:
         name = _ARTICLE.sub("", kind.name)
         if name.startswith("LTX") and not names.has(r"^(vae|audio_vae|vocoder)\."):
             name = name.replace(" checkpoint", " transformer")
         return Facts("other", f"{name}, {dtypes}", (), dtypes, fix=kind.fix, end=end)
-    brings, note = _components(header)
+    if kind.part == "upsampler" and _is_of_20(names):
+        return Facts("other", f"LTX-2.0 latent upscaler x2, {dtypes}", (), dtypes, fix=kinds.USE_UPSCALER, end=end,
+                     generation="2.0")
+    components, note = _components(header)
+    brings = tuple(name for name in components if name != "text_encoder_vision")
     if kind.part == "text_encoder":
-        return _gemma(names, brings, dtypes, note, end)
-    sound = kind.part in ("audio_vae", "vocoder")  # whose names are like those of the video VAE
-    fits = {name: size for name, places in kinds.FITS.items()
-            if not sound and (size := next((s for p in places if (s := names.size(*p)) is not None), None)) is not None}
-    return Facts(kind.part, _text(kind, brings, dtypes), brings, dtypes, note, not note, kind.fix if note else "", fits,
-                 end)
+        described = _gemma(names, brings, dtypes, note, end)
+    else:
+        described = Facts(kind.part, _text(kind, brings, dtypes), brings, dtypes, note, usable=not note,
+                          fix=kind.fix if note else "", fits=_fits(kind, names), end=end)
+    return replace(described, weights={name: block_bytes(name, components[name]) for name in brings},
+                   work={name: work for name in brings if (work := work_bytes(name, components[name]))},
+                   formats={name: precision(components[name]) for name in brings},
+                   generation="2.3" if {"transformer", "connectors", "text_projection"} & set(brings) else "")
 
 
-def _components(header: Header) -> tuple[tuple[str, ...], str]:
+def _is_of_20(names: Names) -> bool:
+    """LTX-2.0's x2 upscaler resamples from 4 times the channels (2.3's from 9 times for x1.5, or not at all)."""
+    wide, narrow = names.size(r"^upsampler\.conv\.weight$", 0), names.size(r"^initial_conv\.weight$", 0)
+    return bool(wide and narrow) and wide == 4 * narrow
+
+
+def _fits(kind: Kind, names: Names) -> dict[str, int]:
+    """The sizes that must agree with other files. Names of sound are like those of the video VAE: they have none."""
+    if kind.part in ("audio_vae", "vocoder"):
+        return {}
+    found = {name: next(filter(None, (names.size(*place) for place in places)), None)
+             for name, places in kinds.FITS.items()}
+    return {name: size for name, size in found.items() if size is not None}
+
+
+def block_bytes(component: str, tensors: Mapping[str, AnyRef]) -> list[int]:
+    """Bytes on a device: of all tensors, then of each block that could be streamed (`memory.room.Need`)."""
+    blocks = Counter[int]()
+    whole = 0
+    for name, ref in tensors.items():
+        size = bytes_on_device(name, ref, _NUMBER.get(component, NUMBER))
+        whole += size
+        if component in _STACKS and (found := _STACKS[component].match(name)):
+            blocks[int(found[1])] += size
+    return [whole, *(blocks[number] for number in sorted(blocks))]
+
+
+def work_bytes(component: str, tensors: Mapping[str, AnyRef]) -> int:
+    """Bytes of the largest block's packed weights as numbers, which several passes share; 0 where nothing is packed."""
+    blocks = Counter[str]()
+    if component == "transformer":
+        for name, ref in tensors.items():
+            found = _STACKS[component].match(name)
+            if found and stays_quantised(name, ref):
+                blocks[found[1]] += prod(ref.shape) * NUMBER
+    return max(blocks.values(), default=0)
+
+
+def _components(header: Header) -> tuple[dict[str, Tensors], str]:
     """What an overlay can take from a file, and why nothing."""
     try:
         types = {ref.dtype for ref in header.tensors.values() if is_quantised(ref.dtype)} - set(READABLE)
         if types:
-            return (), f"GGUF types that cannot be read: {', '.join(sorted(types))}"
+            return {}, f"GGUF types that cannot be read: {', '.join(sorted(types))}"
         found = match(header)
     except OverlayError as error:
-        return (), _EXAMPLES.sub("", error.found.removeprefix(str(header.path)).strip())
+        return {}, _EXAMPLES.sub("", error.found.removeprefix(str(header.path)).strip())
     if found is None or not found.components:
-        return (), "not laid out as any known file of LTX-2.3"
-    return tuple(name for name in found.components if name != "text_encoder_vision"), ""
-
-
-def _plain(text: str) -> str:
-    """Text of a file, made short and harmless."""
-    return "".join(c for c in text[:40] if c.isprintable())
+        return {}, "not laid out as any known file of LTX-2.3"
+    return found.components, ""
 
 
 def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:
@@ -151,11 +226,13 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     if name == "a Stable Diffusion LoRA":
         width = names.size(r"attn2[._]to_k.*(lora_A|lora_?down)", 1)
         name = kinds.SD_WIDTHS.get(width or 0, name)
-    width = names.size(r"(?<!audio_)(?<!_)attn1[._]to_q\.lora_?(A|down)", 1)
+    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q\.lora_?(A|down)", 1)
     if "video modules" in name and width == 2048:
         name, fits = kinds.LTX_VIDEO_2B, False
     dialect = next((each for each, pattern in kinds.LORA_DIALECTS if names.lines.has(pattern)), None)
-    ranks = sorted({ref.shape[0] for key, ref in header.tensors.items() if _RANK.search(key) and ref.shape})
+    pairs = {key: ref.shape[0] for key, ref in header.tensors.items() if _RANK.search(key) and ref.shape}
+    ranks = sorted(set(pairs.values()))
+    blocks = {found[1] for key in pairs if (found := _LORA_BLOCK.search(key))}
     rank = f", rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
     if any(reference_factor(header.metadata, keys) for keys in (REFERENCE_SPATIAL, REFERENCE_TEMPORAL)):
         name = name.replace(" LoRA", " IC-LoRA")
@@ -164,17 +241,21 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     called = "names of no known form" if dialect is None else f"{dialect} names"
     text = f"{_ARTICLE.sub('', name)}{VARIANT if fits else ''}, {called}{rank}, {dtypes}"
     return Facts("lora" if usable else "other", text, ("lora",) if usable else (), dtypes, note, usable,
-                 "" if usable else "Use a LoRA made for LTX-2.3.", {"width": width} if width and fits else {}, end)
+                 fix="" if usable else "Use a LoRA made for LTX-2.3.", fits={"width": width} if width and fits else {},
+                 end=end, generation=_LORA_GENERATION.get(family.name, ""), modules=len(pairs),
+                 blocks=len(blocks), rank=sum(pairs.values()) // max(len(pairs), 1))
 
 
 def precision(tensors: Mapping[str, AnyRef]) -> str:
-    """The number format of most of a file's bytes, in words."""
+    """The number format of most bytes, in words; of a file's tensors, or of a component's as `match` makes them."""
     sizes = Counter[str]()
     for ref in tensors.values():
         sizes[ref.dtype] += ref.size_bytes or 1
     most = [name for name, _ in sizes.most_common()] or ["empty"]
     if blocks := next(filter(is_quantised, most), None):
         return f"GGUF {blocks}"
+    if packed := next((kinds.PACKED[name] for name in most if name in kinds.PACKED), None):
+        return packed
     if all(name in kinds.PLAIN for name in most):
         return kinds.PLAIN[most[0]]
     lines = Lines(re.sub(r"\d+\.", "0.", name) + f" {ref.dtype}" for name, ref in tensors.items())

@@ -2,18 +2,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.header import Header, read_header, read_json
 from ..names.kinds import DIFFUSERS_FOLDERS, GEMMA, USE_GEMMA, USE_OFFICIAL
+from ..names.variant import SCHEDULER, variant_of
 from .facts import VARIANT, Facts, facts_of, gemma_name
-from .identify import TOKENIZERS, Identity, gigabytes, identify, variant_of
+from .identify import TOKENIZERS, identify
+from .identity import Identity, gigabytes
+from .tree import Entry, Listing, Tree, mark_of, marks_in
 
 if TYPE_CHECKING:
     from .remembered import Memory
@@ -33,17 +35,21 @@ class _Weights:
     facts: Facts | None = None
 
 
-def identify_folder(path: Path, memory: Memory | None = None) -> Identity:
+def identify_folder(path: Path, memory: Memory | None = None, tree: Tree | None = None) -> Identity:
     """Say what a folder is; see `identify`."""
-    if path.name.startswith("models--") and (path / "snapshots").is_dir():
-        snapshot = _snapshot(path)
+    tree = tree or Tree()
+    listing = tree.listing(path)
+    if listing is None:
+        return Identity(path, "unreadable", "folder that cannot be read", fix="Check the permissions.")
+    if is_repository(path.name, listing):
+        snapshot = newest_snapshot(path, tree)
         if snapshot is None:
             return Identity(path, "incomplete", "repository in the Hugging Face cache without any files",
                             fix="Repeat the download.")
-        return identify(snapshot, memory)
+        return identify(snapshot, memory, tree)
     try:
-        key = fingerprint(path)
-        result = _describe(path, memory)
+        key = fingerprint(path, tree)
+        result = _describe(path, memory, tree)
         if memory:
             memory.keep(path, key, "", result)
         return result
@@ -52,43 +58,60 @@ def identify_folder(path: Path, memory: Memory | None = None) -> Identity:
                         fix="Check the permissions.")
 
 
-def is_model_folder(path: Path) -> bool:
+def is_model_folder(listing: Listing) -> bool:
     """Whether a folder is to be taken as one model and not as a place for files."""
-    return any(os.path.isfile(path / name) for name in ("model_index.json", "config.json", SGLANG_MARKER))
+    return any(listing.has_file(name) for name in ("model_index.json", "config.json", SGLANG_MARKER))
 
 
-def _snapshot(repo: Path) -> Path | None:
+def is_repository(name: str, listing: Listing) -> bool:
+    """Whether a folder is a repository of the hub's cache."""
+    snapshots = listing.entries.get("snapshots")
+    return name.startswith("models--") and snapshots is not None and snapshots.is_folder
+
+
+def snapshots_of(repository: Path, tree: Tree) -> list[Path]:
+    """The snapshots of a repository of the hub's cache."""
+    folder = repository / "snapshots"
+    listing = tree.listing(folder)
+    return [folder / entry.name for entry in listing.entries.values() if entry.is_folder] if listing else []
+
+
+def newest_snapshot(repository: Path, tree: Tree) -> Path | None:
     """The revision that refs/main names, else the newest one."""
-    snapshots = [each for each in (repo / "snapshots").iterdir() if each.is_dir()]
-    main = repo / "refs" / "main"
+    snapshots = snapshots_of(repository, tree)
+    main = repository / "refs" / "main"
     if main.is_file():
-        wanted = repo / "snapshots" / main.read_text(encoding="utf-8", errors="replace").strip()[:64]
+        wanted = repository / "snapshots" / main.read_text(encoding="utf-8", errors="replace").strip()[:64]
         if wanted in snapshots:
             return wanted
-    return max(snapshots, key=lambda each: each.stat().st_mtime_ns, default=None)
+    times = {each: listing.time for each in snapshots if (listing := tree.listing(each)) is not None}
+    return max(times, key=lambda each: times[each], default=None)
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path, tree: Tree) -> Iterator[tuple[str, Entry]]:
     """What the identity depends on: files of the folder and of the component folders in it."""
-    yield from (each for each in sorted(path.iterdir()) if each.is_file())
-    for name in DIFFUSERS_FOLDERS:
-        if (path / name).is_dir():
-            yield from (each for each in sorted((path / name).iterdir()) if each.is_file())
+    for name in ("", *DIFFUSERS_FOLDERS, SCHEDULER[0]):
+        own = tree.listing(path)
+        if name and (own is None or name not in own.entries or not own.entries[name].is_folder):
+            continue
+        listing = tree.listing(path / name)
+        for entry in listing.entries.values() if listing else ():
+            if entry.info is not None:
+                yield name, entry
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, tree: Tree | None = None) -> str:
     """Stands for names, sizes and times of everything in the folder that its identity depends on."""
-    lines = [f"{each}:{info.st_size}:{info.st_mtime_ns}:{info.st_ino}" for each in _files(path)
-             for info in (each.stat(),)]
+    lines = [f"{folder}/{entry.name}:{entry.info.key}" for folder, entry in _files(path, tree or Tree())]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _describe(path: Path, memory: Memory | None) -> Identity:
+def _describe(path: Path, memory: Memory | None, tree: Tree) -> Identity:
     parts = {name: path / name for name in DIFFUSERS_FOLDERS if (path / name).is_dir()}
     if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
         return _pipeline(path, parts)
     if not (path / "config.json").is_file():
-        return _loose_files(path, memory)
+        return _loose_files(path, memory, tree)
     config = _config(path / "config.json")
     model = config.get("_class_name") or config.get("model_type")
     weights = _read(path)
@@ -99,9 +122,12 @@ def _describe(path: Path, memory: Memory | None) -> Identity:
     return _finish(path, weights.facts, weights, "diffusers folder" if "_class_name" in config else "folder")
 
 
-def _loose_files(path: Path, memory: Memory | None) -> Identity:
+def _loose_files(path: Path, memory: Memory | None, tree: Tree) -> Identity:
     """A folder of files without any configuration: a set of split files, if each brings something else."""
-    found = [identify(each, memory) for each in sorted(path.iterdir()) if each.suffix.lower() in (*WEIGHTS, ".gguf")]
+    endings = (*WEIGHTS, ".gguf")
+    listing = tree.listing(path)
+    names = [name for name in listing.entries if name.lower().endswith(endings)] if listing else []
+    found = [identify(path / name, memory, tree) for name in names]
     if len(found) == 1:
         return replace(found[0], path=path)
     if not found:
@@ -113,9 +139,16 @@ def _loose_files(path: Path, memory: Memory | None) -> Identity:
                         "no config.json", fix="Give one of its files, or the folder that holds config.json.")
     main = next(each for each in parts if "transformer" in each.brings)
     size = sum(each.size_bytes for each in parts)
-    fits = {key: value for each in parts for key, value in (each.fits or {}).items()}
-    return Identity(path, "diffusers", f"{main.sentence.split(',')[0]}, folder of {len(parts)} files, {main.dtypes}, "
-                    f"{gigabytes(size)}", tuple(brings), main.variant, main.dtypes, size, True, "", fits)
+    return replace(main, path=path, kind="diffusers", brings=tuple(brings), size_bytes=size,
+                   sentence=f"{main.sentence.split(',')[0]}, folder of {len(parts)} files, {main.dtypes}, "
+                            f"{gigabytes(size)}",
+                   fits=_joined(each.fits or {} for each in parts), weights=_joined(each.weights for each in parts),
+                   work=_joined(each.work for each in parts),
+                   formats=_joined(each.formats for each in parts))
+
+
+def _joined(tables: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: value for table in tables for key, value in table.items()}
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -125,18 +158,19 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
 
 
-def identify_shard(path: Path, shard: re.Match[str], memory: Memory | None = None) -> Identity:
+def identify_shard(path: Path, shard: re.Match[str], memory: Memory | None = None,
+                   tree: Tree | None = None) -> Identity:
     """One of several files that make one model: what they are together."""
-    folder, count = path.parent, int(shard["count"])
+    folder, count, tree = path.parent, int(shard["count"]), tree or Tree()
     if (folder / "config.json").is_file():
-        whole = identify(folder, memory)
+        whole = identify(folder, memory, tree)
         result = replace(whole, path=path, sentence=f"shard {int(shard['number'])} of {count}: {whole.sentence}")
     else:
         names = [f"{shard['stem']}-{i + 1:05}-of-{count:05}.safetensors" for i in range(min(count, MAX_SHARDS))]
         weights = _read(folder, names, [name for name in names if not (folder / name).is_file()])
         result = _finish(path, weights.facts or Facts("other", "shard"), weights, f"{count} shards")
     if memory:
-        memory.keep(path, fingerprint(folder), "", result)
+        memory.keep(path, fingerprint(folder, tree), "", result)
     return result
 
 
@@ -148,8 +182,12 @@ def _read(folder: Path, names: Sequence[str] | None = None, missing: Sequence[st
     if missing:
         result.problems.append(f"{len(missing)} of {len(names)} weight files missing ({', '.join(missing[:3])}"
                                f"{', …' if len(missing) > 3 else ''})")
+    marks = marks_in(each.name for each in folder.iterdir())
     for name in names[:MAX_SHARDS]:
         if name in missing:
+            continue
+        if mark := mark_of(name, marks):
+            result.problems.append(f"{name}: unfinished download, {mark} is beside it")
             continue
         try:
             result.size += (folder / name).stat().st_size
@@ -205,45 +243,67 @@ def _text_encoder(path: Path, config: dict[str, Any], weights: _Weights) -> Iden
 
 def _finish(path: Path, facts: Facts, weights: _Weights, form: str) -> Identity:
     """One identity from what the header says, the name, and what is wrong."""
-    variant, words = variant_of(path)
-    text = f"{facts.text.replace(VARIANT, words)}, {form}, {gigabytes(weights.size)}"
+    variant = variant_of(path)
+    text = f"{facts.text.replace(VARIANT, variant.words)}, {form}, {gigabytes(weights.size)}"
     text += f": {facts.note}" if facts.note else ""
+    base = Identity(path, facts.kind, text, facts.brings, variant=variant.name if VARIANT in facts.text else None,
+                    dtypes=facts.dtypes, size_bytes=weights.size, usable=facts.usable, fix=facts.fix, fits=facts.fits,
+                    weights=facts.weights, work=facts.work, formats=facts.formats, generation=facts.generation)
     if weights.problems:
-        return Identity(path, "incomplete", f"{text}: {'; '.join(weights.problems)}", (), variant, facts.dtypes,
-                        weights.size, False, _GET_REST, facts.fits)
-    return Identity(path, facts.kind, text, facts.brings, variant if VARIANT in facts.text else None, facts.dtypes,
-                    weights.size, facts.usable, facts.fix, facts.fits)
+        return base.refused("incomplete", f"{text}: {'; '.join(weights.problems)}", _GET_REST)
+    return base
+
+
+@dataclass
+class _Parts:
+    """What the component folders of a pipeline bring together."""
+
+    brings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    size: int = 0
+    fits: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, list[int]] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
+    dtypes: str = ""
+    generation: str = ""
+
+    def add(self, folder: str, weights: _Weights) -> None:
+        """What one of them holds."""
+        found = weights.facts
+        self.size += weights.size
+        if found and folder == "transformer":
+            self.dtypes = found.dtypes
+            self.generation = "LTX-2.3" if found.usable else found.text.split(",")[0]
+        if weights.problems or found is None or not found.usable:
+            why = "; ".join(weights.problems) or (found.note or found.text if found else "no weights")
+            self.problems.append(f"{folder}: {why}")
+            return
+        self.brings += DIFFUSERS_FOLDERS[folder] or found.brings
+        self.fits |= found.fits
+        self.weights |= found.weights
+        self.work |= found.work
+        self.formats |= found.formats
 
 
 def _pipeline(path: Path, parts: dict[str, Path]) -> Identity:
     """A diffusers pipeline: each component folder by itself."""
     name = str(_config(path / "model_index.json").get("_class_name", "LTX2Pipeline"))
     if not name.startswith("LTX2"):
-        return Identity(path, "other", f"diffusers folder of {name}", fix=USE_OFFICIAL)
-    brings, problems, size = [], [], 0
-    fits: dict[str, int] = {}
-    dtypes = generation = ""
-    for folder, components in DIFFUSERS_FOLDERS.items():
-        if folder not in parts:
-            continue
-        weights = _read(parts[folder])
-        size += weights.size
-        found = weights.facts
-        if found and folder == "transformer":
-            dtypes, generation = found.dtypes, "LTX-2.3" if found.usable else found.text.split(",")[0]
-        if weights.problems or found is None or not found.usable:
-            why = "; ".join(weights.problems) or (found.note or found.text if found else "no weights")
-            problems.append(f"{folder}: {why}")
-            continue
-        brings += components or found.brings
-        fits |= found.fits
+        return Identity(path, "other", f"diffusers folder of {word(name)}", fix=USE_OFFICIAL)
+    found = _Parts()
+    for folder in DIFFUSERS_FOLDERS:
+        if folder in parts:
+            found.add(folder, _read(parts[folder]))
     form = "sglang folder" if (path / SGLANG_MARKER).is_file() else "diffusers folder"
-    variant, words = variant_of(path)
+    variant = variant_of(path)
     missing = [each for each in DIFFUSERS_FOLDERS if each not in parts and each != "latent_upsampler"]
-    text = f"{generation or 'LTX-2'}{words}, {form}, {dtypes + ', ' if dtypes else ''}{gigabytes(size)}"
+    dtypes = f"{found.dtypes}, " if found.dtypes else ""
+    text = f"{found.generation or 'LTX-2'}{variant.words}, {form}, {dtypes}{gigabytes(found.size)}"
     text += f", without {', '.join(missing)}" if missing else ""
-    text += f"; not usable in it: {'; '.join(problems)}" if problems else ""
-    usable = bool(brings)
-    return Identity(path, "diffusers" if usable else "incomplete", text, tuple(brings), variant, dtypes, size, usable,
-                    "" if usable else _GET_REST, fits)
-
+    text += f"; not usable in it: {'; '.join(found.problems)}" if found.problems else ""
+    usable = bool(found.brings)
+    return Identity(path, "diffusers" if usable else "incomplete", text, tuple(found.brings), variant=variant.name,
+                    dtypes=found.dtypes, size_bytes=found.size, usable=usable, fix="" if usable else _GET_REST,
+                    fits=found.fits, weights=found.weights, work=found.work, formats=found.formats,
+                    generation="2.3" if usable else "")

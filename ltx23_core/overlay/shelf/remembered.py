@@ -5,32 +5,63 @@ says. A moved or copied file is known by its header, a changed one is read anew.
 """
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .facts import Facts
-from .identify import Identity
+from .identity import Identity
 
 log = logging.getLogger("ltx23")
 MAX_FILES = 20_000
-_SOURCES = ("names/kinds.py", "shelf/facts.py", "shelf/identify.py", "shelf/identify_folder.py",
-            "names/layout.py", "names/recognise.py")
+_FROM = r"from (\.+)([\w.]*) import (\([^)]*\)|[^(\n]+)"
+_IMPORT, _ANY_IMPORT = re.compile(f"^{_FROM}", re.M), re.compile(rf"^[ \t]*{_FROM}", re.M)
 Key = tuple[int, ...] | str
 
 
 @cache
 def tables_hash() -> str:
     """Stands for the tables and code that make the sentences: a memory made by others is forgotten."""
-    here = Path(__file__).parents[1]
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in _SOURCES)).hexdigest()[:16]
+    start = Path(__file__).with_name("identify_folder.py")  # not imported: it remembers by this module
+    return hashlib.sha256(b"".join(path.read_bytes() for path in imported_files(start))).hexdigest()[:16]
+
+
+def imported_files(module: Path) -> list[Path]:
+    """The source files of this library that a module stands on, and the data files beside them.
+
+    Imports are followed as Python does it when the module is loaded; imports inside functions count in this folder
+    alone (elsewhere they build models, which recognition never does).
+    """
+    root = Path(__file__).parents[2]
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            pattern = _ANY_IMPORT if path.parent == Path(__file__).parent else _IMPORT
+            waiting += [each for each in _imports_of(path, pattern) if root in each.parents]
+    data = {each for folder in {path.parent for path in found} for each in folder.glob("*.json")}
+    return sorted(found | data)
+
+
+def _imports_of(path: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
+    """Files that the relative imports of one file name: modules, packages, and modules named after ``import``."""
+    for dots, place, names in pattern.findall(path.read_text(encoding="utf-8")):
+        folder = path.parents[len(dots) - 1]
+        parts = place.split(".") if place else []
+        base = folder.joinpath(*parts)
+        listed = (name.split(" as ")[0].strip() for name in names.strip("() \n").split(","))
+        for each in (base, *(base / name for name in listed if name.isidentifier())):
+            yield from (file for file in (each.with_suffix(".py"), each / "__init__.py") if file.is_file())
 
 
 class Memory:
@@ -85,7 +116,7 @@ class Memory:
         files = dict(list(self._files.items())[-MAX_FILES:])
         used = {head for _, head, _ in files.values()}
         return {"tables": tables_hash(),
-                "facts": {head: dataclasses.asdict(facts) for head, facts in self.facts.items() if head in used},
+                "facts": {head: vars(facts) for head, facts in self.facts.items() if head in used},
                 "files": {path: [key, head, identity and {**vars(identity), "path": str(identity.path)}]
                           for path, (key, head, identity) in files.items()}}
 

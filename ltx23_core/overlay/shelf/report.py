@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .downloads import missing, missing_lines
-from .identify import gigabytes
+from .identity import gigabytes
 from .shelf import UNREAD
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def report(overlay: Overlay, choice: Choice | None = None, items: Sequence[Item]
         items: everything in the model folders, if they were looked at.
     """
     lines = [f"LTX {overlay.model_version} {overlay.variant}, {overlay.layout}"]
-    lines += [f"auto: {reason}" for reason in choice.reasons] if choice else []
+    lines += [f"auto: {line}" for line in (*choice.reasons, *choice.notes)] if choice else []
     lines += ["", "components:", *(f"  {name}: {_component(entry)}" for name, entry in overlay.components.items()
                                    if entry.tensors)]
     lacks = missing_lines(missing(overlay.components, overlay.variant))

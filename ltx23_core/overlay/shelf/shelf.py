@@ -1,18 +1,24 @@
 """What lies in a set of model folders: every weight file and model folder with its identity, remembered on disk."""
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..names.kinds import UNFINISHED
-from .identify import SHARD, Identity, identify, remembered
-from .identify_folder import WEIGHTS, is_model_folder
+from .identify import SHARD, identify, remembered
+from .identify_folder import WEIGHTS, is_model_folder, is_repository, snapshots_of
+from .identity import Identity
 from .remembered import Memory
+from .tree import Entry, Tree
 
+log = logging.getLogger("ltx23")
+SHOW_SECONDS, SAVE_SECONDS = 0.2, 5.0  # how often a long first look shows, and saves, what it has
 LISTED = (*WEIGHTS, ".gguf", ".pt", ".pth", ".ckpt", ".bin", *UNFINISHED)
 MAX_DEPTH = 8
 MAX_ENTRIES = 20_000  # of one listing; a folder with more is no model folder but an accident
@@ -43,108 +49,209 @@ class Item:
         return f"models/{self.folder}/{self.name}"
 
 
-def walk(root: Path) -> Iterator[str]:
-    """Weight files and model folders below a folder, relative to it. Follows links, but never in circles."""
-    seen: set[tuple[int, int]] = set()
-    count = 0
+def walk(root: Path, tree: Tree | None = None) -> Iterator[str]:
+    """Weight files and model folders below a folder, relative to it. Follows links, but never in circles.
 
-    def visit(folder: Path, prefix: str, depth: int, inside: bool) -> Iterator[str]:
-        nonlocal count
-        try:
-            info = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
+    Args:
+        root: the folder.
+        tree: listings that were just made, else they are made here.
+    """
+    yield from (place.name for place in _Walk(tree or Tree()).visit(root, "", 0, inside=False))
+
+
+class Place(NamedTuple):
+    """Where something was found: its name below the root, its folder, and its own name there."""
+
+    name: str
+    folder: Path
+    entry: Entry
+
+
+class _Walk:
+    """One walk through one root."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._seen: set[tuple[int, int]] = set()
+        self._count = 0
+
+    def visit(self, folder: Path, prefix: str, depth: int, inside: bool) -> Iterator[Place]:
+        """Everything below a folder.
+
+        Args:
+            folder: to look into.
+            prefix: of the names.
+            depth: below the root.
+            inside: whether it belongs to a model folder.
+        """
+        listing = self._tree.listing(folder)
+        if listing is None or listing.identity in self._seen or depth > MAX_DEPTH:
             return
-        if (info.st_dev, info.st_ino) in seen or depth > MAX_DEPTH:
-            return
-        seen.add((info.st_dev, info.st_ino))
-        for entry in entries:
-            count += 1
-            if count > MAX_ENTRIES or entry.name.startswith("."):
+        self._seen.add(listing.identity)
+        for entry in listing.entries.values():
+            self._count += 1
+            if self._count > MAX_ENTRIES or entry.name.startswith("."):
                 continue
-            name = prefix + entry.name
-            try:
-                is_folder = entry.is_dir()
-            except OSError:  # a link that points at itself
-                is_folder = False
-            if not is_folder:
-                shard = SHARD.fullmatch(entry.name)
-                if entry.name.lower().endswith(LISTED) and not (inside and entry.name.startswith(_OF_FOLDER)) and (
-                        shard is None or int(shard["number"]) == 1):
-                    yield name
-            elif inside and os.path.isfile(os.path.join(entry.path, "config.json")):
-                continue  # a component of the pipeline
-            elif is_model_folder(Path(entry.path)):
-                yield name
-                yield from visit(Path(entry.path), name + "/", depth + 1, True)
-            elif not (entry.name.startswith("models--") and os.path.isdir(os.path.join(entry.path, "snapshots"))):
-                yield from visit(Path(entry.path), name + "/", depth + 1, False)
+            if entry.is_folder:
+                yield from self._folder(folder / entry.name, prefix + entry.name, depth, inside, folder, entry)
+            elif _is_listed(entry.name, inside):
+                yield Place(prefix + entry.name, folder, entry)
+
+    def _folder(self, path: Path, name: str, depth: int, inside: bool, parent: Path, entry: Entry) -> Iterator[Place]:
+        listing = self._tree.listing(path)
+        if listing is None or (inside and listing.has_file("config.json")):
+            return  # the latter is a component of the pipeline
+        if is_model_folder(listing):
+            yield Place(name, parent, entry)
+            yield from self.visit(path, name + "/", depth + 1, inside=True)
+        elif is_repository(entry.name, listing):
+            yield from self._repository(path, name)
+        else:
+            yield from self.visit(path, name + "/", depth + 1, inside=False)
+
+    def _repository(self, path: Path, name: str) -> Iterator[Place]:
+        """A repository of the hub's cache as a model folder, or the files of its snapshots."""
+        for snapshot in sorted(snapshots_of(path, self._tree)):
+            below = f"{name}/snapshots/{snapshot.name}"
+            listing = self._tree.listing(snapshot)
+            if listing is not None and is_model_folder(listing):
+                yield Place(below, snapshot.parent, Entry(snapshot.name, True, False, 0))
             else:
-                yield from _repository(Path(entry.path), name)
-
-    yield from visit(root, "", 0, False)
+                yield from _Walk(self._tree).visit(snapshot, below + "/", 0, inside=False)
 
 
-def _repository(path: Path, name: str) -> Iterator[str]:
-    """A repository of the hub's cache as a model folder, or the files of its newest snapshots."""
-    for snapshot in sorted((path / "snapshots").iterdir()):
-        if is_model_folder(snapshot):
-            yield f"{name}/snapshots/{snapshot.name}"
-        elif snapshot.is_dir():
-            yield from (f"{name}/snapshots/{snapshot.name}/{file}" for file in walk(snapshot))
+def _is_listed(name: str, inside: bool) -> bool:
+    """Whether a file stands for itself: it has a weight file's ending, and is no part of its model folder."""
+    if not name.lower().endswith(LISTED) or (inside and name.startswith(_OF_FOLDER)):
+        return False
+    shard = SHARD.fullmatch(name)
+    return shard is None or int(shard["number"]) == 1
 
 
 class Shelf:
-    """The model folders of one installation.
+    """The model folders of one installation: one snapshot for everybody who asks.
 
-    Reading the headers of new files happens in a thread, so that a slow disk holds up nobody longer than he wants
-    to wait; what has been read is remembered on disk.
+    All that touches a disk happens in one thread, so that a slow one holds up nobody longer than he wants to wait. A
+    second look costs one question a folder (`tree`), and what was read is remembered on disk.
     """
 
     def __init__(self, memory: Path | None = None) -> None:
+        """Look at nothing yet."""
         self.memory = Memory(memory)
-        self._lock = threading.Lock()
+        self._tree = Tree()
+        self._turn = threading.Condition()
+        self._roots: Roots = ()
+        self._asked = self._done = 0
         self._reader: threading.Thread | None = None
+        self._items: list[Item] = []
+        self._seen_roots: Roots = ()
+        self._kept: dict[Path, tuple[object, Item]] = {}  # path -> what its identity depends on, and the item
 
     def look(self, roots: Roots, wait: float | None = None) -> list[Item]:
-        """Everything that is there, each real file once.
+        """Everything that is there, each real file once; the same list as before while nothing has changed.
 
         Args:
             roots: (key, folder); the first place where a file is found counts.
-            wait: seconds to wait for files that were never read; those not read by then have the kind "unread".
-                None waits for all.
+            wait: seconds to wait for the thread; what it has not read by then has the kind "unread", or is missing
+                where not even its folder was listed. None waits for all.
         """
-        places = self._places(roots)
-        items = self._items(places)
-        if not any(item.identity.kind == UNREAD for item in items):
-            return items
-        with self._lock:
-            if self._reader is None or not self._reader.is_alive():
-                self._reader = threading.Thread(target=self._read, args=([path for _, _, path in places],),
-                                                name="ltx23-identify", daemon=True)
+        with self._turn:
+            self._roots = [(key, Path(os.path.abspath(root))) for key, root in roots]
+            self._asked += 1
+            mine = self._asked
+            if self._reader is None:
+                self._reader = threading.Thread(target=self._read, name="ltx23-identify", daemon=True)
                 self._reader.start()
-            reader = self._reader
-        reader.join(wait)
-        if wait is None:  # the thread may have begun before the newest file was there
-            self._read([path for _, _, path in places])
-        return self._items(places)
+            self._turn.wait_for(lambda: self._done >= mine, wait)
+            return self._items
 
-    def _items(self, places: list[tuple[str, str, Path]]) -> list[Item]:
-        return [Item(folder, name, remembered(path, self.memory) or Identity(path, UNREAD, NOT_YET))
-                for folder, name, path in places]
+    def known(self) -> list[Item]:
+        """What the last look found; touches no folder."""
+        return self._items
 
-    def _places(self, roots: Roots) -> list[tuple[str, str, Path]]:
-        found: dict[str, tuple[str, str, Path]] = {}
+    def _read(self) -> None:
+        """Look as often as somebody has asked since the last look began."""
+        while True:
+            with self._turn:
+                asked, roots = self._asked, self._roots
+                if asked == self._done:
+                    self._reader = None
+                    return
+            try:
+                self._look(roots)
+            except Exception:
+                log.exception("the model folders could not be looked at")
+            with self._turn:
+                self._done = asked
+                self._turn.notify_all()
+
+    def _look(self, roots: Roots) -> None:
+        """Bring the snapshot up to date."""
+        self._tree.begin()
+        for _, root in roots:  # one that was not there may be there now
+            self._tree.listing(root)
+        unchanged = self._tree.is_unchanged()  # asks every folder
+        if unchanged and roots == self._seen_roots:
+            return
+        with self._tree.only_what_is_used():
+            places = [(key, place, self._state(place)) for key, place in self._find(roots)]
+            self._name(places)
+        self._seen_roots = roots
+        self.memory.save()
+
+    def _find(self, roots: Roots) -> list[tuple[str, Place]]:
+        """Every real file and model folder once, with the key of its root."""
+        found: dict[str, tuple[str, Place]] = {}
+        real: dict[Path, str] = {}
         for key, root in roots:
-            for name in walk(root):
-                found.setdefault(os.path.realpath(root / name), (key, name, root / name))
+            for place in _Walk(self._tree).visit(root, "", 0, inside=False):
+                folder = real.get(place.folder) or real.setdefault(place.folder, os.path.realpath(place.folder))
+                path = os.path.join(folder, place.entry.name)
+                found.setdefault(os.path.realpath(path) if place.entry.is_link else path, (key, place))
         return list(found.values())
 
-    def _read(self, paths: list[Path]) -> None:
-        last = time.monotonic()
-        for path in paths:
-            identify(path, self.memory)
-            if time.monotonic() - last > 5:  # what was read of a large, slow folder survives an early end
+    def _state(self, place: Place) -> object:
+        """What the identity of a plain file depends on; a new object for folders, which are always described anew."""
+        entry = place.entry
+        return object() if entry.is_folder else (entry.info, id(self._tree.listing(place.folder)))
+
+    def _name(self, places: list[tuple[str, Place, object]]) -> None:
+        """Describe every place: those that are known at once, then those that must be read."""
+        items: list[Item] = []
+        kept: dict[Path, tuple[object, Item]] = {}
+        unread: list[int] = []
+        for key, place, state in places:
+            path = place.folder / place.entry.name
+            old = self._kept.get(path)
+            if old is not None and old[0] == state and (old[1].folder, old[1].name) == (key, place.name):
+                item = old[1]
+            else:
+                item = Item(key, place.name, self._identity(path, len(items), unread))
+            items.append(item)
+            kept[path] = state, item
+        self._items = items
+        if unread:
+            self._items = self._read_files(items, unread)
+            for item, (path, (state, _)) in zip(self._items, kept.items(), strict=True):
+                kept[path] = state, item
+        self._kept = kept
+
+    def _identity(self, path: Path, number: int, unread: list[int]) -> Identity:
+        found = remembered(path, self.memory, self._tree)
+        if found is None:
+            unread.append(number)
+        return found or Identity(path, UNREAD, NOT_YET)
+
+    def _read_files(self, items: list[Item], unread: list[int]) -> list[Item]:
+        """Read the headers of these; whoever does not wait sees what is done so far."""
+        made, shown, saved = list(items), time.monotonic(), time.monotonic()
+        for number in unread:
+            item = made[number]
+            made[number] = Item(item.folder, item.name, identify(item.identity.path, self.memory, self._tree))
+            now = time.monotonic()
+            if now - shown > SHOW_SECONDS:
+                self._items, shown = list(made), now
+            if now - saved > SAVE_SECONDS:  # what was read of a large, slow folder survives an early end
                 self.memory.save()
-                last = time.monotonic()
-        self.memory.save()
+                saved = now
+        return made

@@ -10,7 +10,7 @@ import pytest
 from ltx23_core import identify, materialize
 from ltx23_core.overlay.shelf.choose import Choice, choose
 from ltx23_core.overlay.shelf.downloads import missing_lines
-from ltx23_core.overlay.shelf.identify import Identity
+from ltx23_core.overlay.shelf.identity import Identity
 from ltx23_core.overlay.shelf.report import report as full_report
 from ltx23_core.overlay.shelf.shelf import Item, Shelf
 from tests.goldens.harness import CHECKPOINT, GEMMA, ROOT
@@ -50,9 +50,11 @@ def test_every_layout_is_found(tmp_path: Path, write: Callable[[Path], Written])
 
 
 def test_the_best_complete_set_wins() -> None:
-    dev = item("dev.safetensors", ALL, variant="dev", fits={"text_features": 9}, size_bytes=46)
-    distilled = item("distilled.safetensors", ALL, variant="distilled", fits={"text_features": 9}, size_bytes=46)
-    fp8 = item("fp8.safetensors", ALL, variant="dev", dtypes="fp8 scaled", fits={"text_features": 9}, size_bytes=29)
+    dev = item("dev.safetensors", ALL, variant="dev", fits={"text_features": 9}, size_bytes=int(46e9))
+    distilled = item("distilled.safetensors", ALL, variant="distilled", fits={"text_features": 9},
+                     size_bytes=int(46e9))
+    fp8 = item("fp8.safetensors", ALL, variant="dev", dtypes="fp8 scaled",
+               fits={"text_features": 9}, size_bytes=int(29e9))
     lone = item("lone.safetensors", ("transformer",), variant="dev", fits={"text_features": 8})
 
     def best(*items: Item, budget: int = 0) -> str:
@@ -60,13 +62,12 @@ def test_the_best_complete_set_wins() -> None:
 
     assert best(distilled, fp8, dev, ENCODER) == "dev.safetensors"
     assert best(distilled, fp8, ENCODER) == "distilled.safetensors"
-    assert best(distilled, fp8, dev, ENCODER, budget=30) == "fp8.safetensors"
+    assert best(distilled, fp8, dev, ENCODER, budget=int(1e9)) == "fp8.safetensors"
     assert best(lone, fp8, ENCODER) == "fp8.safetensors"
     assert best(lone) == "lone.safetensors"
-    choice = choose((distilled, fp8, dev, ENCODER), {}, 30)
-    assert choice.reasons == [
-        "checkpoint: fp8.safetensors, of 3: with the files here it makes a complete set, fits into the device's 0 GB, "
-        "fp8 scaled is the most exact among those, dev before distilled, as in the official default recipe"]
+    assert choose((distilled, fp8, dev, ENCODER), {}).reasons == [
+        "checkpoint: dev.safetensors, of 3: with the files here it makes a complete set, dev before distilled before "
+        "unknown, as in the official default recipe; next: distilled.safetensors"]
 
 
 def test_files_that_do_not_fit_are_not_taken() -> None:

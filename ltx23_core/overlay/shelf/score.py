@@ -1,0 +1,151 @@
+"""How good a file is for a role, and what it would take on the device, stage by stage.
+
+The first field in which two scores differ is the reason for the choice. What fits is asked of the function that also
+places weights when they run (`memory.room.place`).
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from ...errors import OutOfMemoryError
+from ...memory.room import Memory, Need, gb, place
+from .identity import Identity
+
+# Number formats, the most exact first.
+EXACT = ("bf16", "fp16", "fp32", "GGUF BF16", "GGUF F16", "fp8 scaled", "GGUF Q8_0", "MXFP8", "int8", "fp8 e4m3",
+         "GGUF Q6_K", "w4a8 ConvRot", "NVFP4", "GGUF Q5_K", "GGUF Q5_1", "GGUF Q5_0", "GGUF Q4_K", "GGUF IQ4_XS",
+         "GGUF IQ4_NL", "GGUF Q4_1", "GGUF Q4_0", "fp8 e5m2", "int4 AWQ", "int4 ConvRot", "GGUF Q3_K", "GGUF Q2_K")
+
+
+@dataclass(frozen=True, order=True)
+class Score:
+    """Of one file for one role; smaller is better, and the order of the fields is the rule.
+
+    Attributes:
+        lacks: components that neither this file nor another one that fits it brings.
+        generation: 0: header or name say 2.3, 1: neither says anything, 2: an older family.
+        over_room: 0: fits into the device; else the bytes that it would take there.
+        other_variant: of what belongs to one variant: 0: the transformer's, 1: its name says none, 2: the other.
+        loss: place of its number format in `EXACT`.
+        weaker: minus the modules of a LoRA times their mean rank.
+        recipe: 0: dev, 1: distilled, 2: unknown.
+        apart: 0: a file for this alone, 1: part of a checkpoint; of a checkpoint: minus the components it brings.
+        changed: 1: its name says that somebody changed the official weights.
+        older: minus its version.
+    """
+
+    lacks: int = 0
+    generation: int = 0
+    over_room: int = 0
+    other_variant: int = 0
+    loss: int = 0
+    weaker: int = 0
+    recipe: int = 0
+    apart: int = 0
+    changed: int = 0
+    older: int = 0
+
+
+def loss_of(format: str) -> int:
+    """Place of a number format, the last one for those that are unknown."""
+    return EXACT.index(format) if format in EXACT else len(EXACT)
+
+
+def first_difference(best: Score, second: Score) -> str:
+    """Name of the first field in which two scores differ, "" where none does."""
+    return next((each.name for each in fields(Score) if getattr(best, each.name) != getattr(second, each.name)), "")
+
+
+# Field -> what to say where it is the first in which the best score differs from the second. {other}: the second file;
+# {own_format}, {other_format}: number formats; {size}: what the other one takes; {budget}: what the device has.
+SAY: dict[str, str] = {
+    "lacks": "{other} leaves more missing",
+    "generation": "nothing says that {other} is of LTX-2.3",
+    "over_room": "{other} takes {size} on the device, which has {budget}",
+    "other_variant": "{other} is not said to be of the transformer's variant",
+    "loss": "{own_format} is more exact than {other_format} of {other}",
+    "weaker": "{other} changes less: fewer modules or lower ranks",
+    "recipe": "dev before distilled before unknown, as in the official default recipe; next: {other}",
+    "apart": "it goes before {other} by what else they hold",
+    "changed": "{other} says that it is changed",
+    "older": "{other} is older",
+    "": "equal to {other} but for the name",
+}
+
+# What is on the device together, and the activations beside it, in bytes. Sampling: one call of the denoiser with four
+# passes at 768x512x121 (`memory.estimates`); the others: what the pipeline sets aside.
+STAGES: dict[tuple[str, ...], int] = {
+    ("transformer",): 1_030_000_000,
+    ("text_encoder",): 1 << 29,
+    ("text_projection", "connectors"): 1 << 29,
+    ("video_encoder",): 1 << 29,
+    ("video_decoder",): 1 << 29,
+    ("audio_decoder", "vocoder"): 1 << 29,
+    ("audio_encoder",): 1 << 29,
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a stage lies on the device.
+
+    Attributes:
+        stage: its components.
+        total: bytes that it takes when all of it is resident, activations included.
+        text: "resident", "streamed 31 of 48 blocks", or "does not fit".
+    """
+
+    stage: tuple[str, ...]
+    total: int
+    text: str
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether nothing has to be streamed."""
+        return self.text == "resident"
+
+    def line(self, budget: int) -> str:
+        """For the report."""
+        return f"{', '.join(self.stage)}: {gb(self.total)} with activations, the device has {gb(budget)}: {self.text}"
+
+
+def need(identity: Identity, component: str, extra: int = 0) -> Need:
+    """What one component of a file takes.
+
+    Args:
+        identity: of the file.
+        component: that it brings.
+        extra: bytes beside it, such as those of a LoRA that acts at use.
+    """
+    weights, *blocks = identity.weights.get(component) or [identity.size_bytes]
+    return Need(component, weights=weights + extra, blocks=tuple(blocks), slot=max(blocks, default=0),
+                work=identity.work.get(component, 0))
+
+
+def fit(identity: Identity, stage: tuple[str, ...], budget: int, extra: int = 0) -> Fit:
+    """Whether the components of a stage that a file brings fit into the device."""
+    needs = [need(identity, name, extra) for name in stage if name in identity.brings]
+    activations = STAGES[stage]
+    total = activations + sum(each.weights + each.work for each in needs)
+    try:
+        placed = place(needs, budget or float("inf"), activations, Memory())
+    except OutOfMemoryError:
+        return Fit(stage, total, "does not fit")
+    return Fit(stage, total, next((each.text for each in placed if each.streamed), "resident"))
+
+
+def stages_of(identity: Identity, components: Iterable[str]) -> list[tuple[str, ...]]:
+    """The stages that a file takes part in with some of its components."""
+    wanted = set(components) & set(identity.brings)
+    return [stage for stage in STAGES if wanted & set(stage)]
+
+
+def over_room(identity: Identity, components: Iterable[str], budget: int, extra: int = 0) -> int:
+    """0 where everything fits resident, or where memory does not count; else the bytes of the largest stage."""
+    if not budget:
+        return 0
+    fits = [fit(identity, stage, budget, extra) for stage in stages_of(identity, components)]
+    if all(each.is_resident for each in fits):
+        return 0
+    return max(each.total for each in fits)
