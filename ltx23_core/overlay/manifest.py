@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +113,19 @@ class Overlay:
             _check_sources(overlay)
         return overlay
 
-    def verify(self) -> None:
-        """Compare size, modification time and header hash of every source with those recorded.
+    def verify(self, paths: Collection[Path] | None = None) -> None:
+        """Compare size, modification time and header hash of sources with those recorded.
+
+        Args:
+            paths: of the files that are about to be read; None: all sources. Another file may have changed or gone:
+                that is no reason to lose what is being made.
 
         Raises:
             OverlayError: a source is gone or changed.
         """
         for source in self.sources:
-            source.verify()
+            if paths is None or source.path in paths:
+                source.verify()
 
     def require(self, name: str) -> ComponentEntry:
         """A component that must be there.
@@ -255,12 +260,22 @@ def remove_stale(path: Path) -> None:
                     (path.parent / name).unlink()
 
 
+def _holds(path: Path, text: str) -> bool:
+    """Whether a file has this content already."""
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (OSError, ValueError):
+        return False
+
+
 def save(path: Path, text: str) -> None:
     """Write a manifest, all of it or nothing: temporary file, fsync, rename, one writer at a time.
 
     Raises:
         OverlayError: the folder cannot be written, or another process holds the lock for a minute.
     """
+    if _holds(path, text):  # so that a read-only folder with the same manifest serves
+        return
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from .sizes import Sizes
 from .switch import switch_loras
 
 log = logging.getLogger("ltx23")
+Verify = Callable[[Collection[Path]], None]
 META = torch.device("meta")
 _NOTHING = ParameterLoras()
 
@@ -39,12 +41,12 @@ class Component:
         dtype: dtype of the loaded weights.
         loras: as of `set_loras`.
         stack: its blocks, where they may be streamed.
-        verify: called before weights are read; raises if a source file changed.
+        verify: called before weights are read with the files that will be read; raises if one of them changed.
         after_load: called with (module, device) after the weights are there, for buffers that no file holds.
     """
 
     def __init__(self, name: str, build: Callable[[], nn.Module], refs: Mapping[str, AnyRef], dtype: torch.dtype, *,
-                 loras: Sequence[LoraUse] = (), stack: Stack | None = None, verify: Callable[[], None] | None = None,
+                 loras: Sequence[LoraUse] = (), stack: Stack | None = None, verify: Verify | None = None,
                  after_load: Callable[[nn.Module, torch.device], None] | None = None) -> None:
         self.name, self.refs, self.dtype = name, refs, dtype
         self._build, self._module, self._stack = build, None, stack
@@ -172,7 +174,7 @@ class Component:
             prepare_module(self.module, self.refs, self.dtype, self.name)
         self._leave_policy()
         if self._verify is not None:
-            self._verify()
+            self._verify(self._paths())
         if device.type == "cuda" and self._pages is None and (policy.streamed or self.loads):
             self._pages = Pages(device)
         try:
@@ -200,6 +202,14 @@ class Component:
         if pages and self._pages is not None:
             self._pages.close()
             self._pages = None
+
+    def _paths(self) -> set[Path]:
+        """The files of its weights and of the LoRAs that are wanted on them."""
+        refs = list(self.refs.values())
+        for plan in self._wanted.values():
+            for part in (*plan.fused, *plan.at_use):
+                refs += part.update.tensors.values()
+        return {ref.path for ref in refs}
 
     def _wanted_there(self) -> LoraPlan:
         return {name: parts for name, parts in self._wanted.items() if name in self._there}
