@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
 from math import prod
+from operator import attrgetter
 
 from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
 from ..bytes.source import AnyRef, QuantRef, TensorRef
@@ -53,9 +55,9 @@ class Facts:
         work: component -> bytes that a block of packed weights takes as numbers while it runs.
         formats: component -> number format of most of its bytes.
         generation: that the header proves, "2.3", "2.0", or "" where it does not tell.
-        modules, blocks, rank: of a LoRA, how many modules and blocks it changes, and its mean rank.
+        modules, blocks, outside: of a LoRA, how many modules and blocks it changes, and modules that are in no block.
+        rank, ranks: its mean rank, and how many different ones it has.
         tail: bytes of the last tensors, as (start, end), where numbers must be.
-        body: the same of tensors all over the file.
     """
 
     kind: str
@@ -73,23 +75,37 @@ class Facts:
     generation: str = ""
     modules: int = 0
     blocks: int = 0
+    outside: int = 0
     rank: int = 0
+    ranks: int = 0
     tail: list[list[int]] = field(default_factory=list)
-    body: list[list[int]] = field(default_factory=list)
 
 
 def facts_of(header: Header) -> Facts:
     """Describe a file by its tensors and metadata."""
-    parts = [part for ref in header.tensors.values() for part in _parts(ref) if part.end > part.start]
-    parts.sort(key=lambda part: part.start)
-    samples = [[max(part.start, part.end - SAMPLE), part.end] for part in parts]
-    end = max((part.end for ref in header.tensors.values() for part in _parts(ref)), default=0)
-    return replace(_described(header, end), tail=samples[-SAMPLES:],
-                   body=samples[:-SAMPLES:max(1, len(samples) // SAMPLES)])
+    end = 0
+    for part in _parts(header):
+        end = max(end, part.end)
+    return replace(_described(header, end), tail=tail_of(header))
 
 
-def _parts(ref: AnyRef) -> tuple[TensorRef, ...]:
-    return tuple(ref.parts.values()) if isinstance(ref, QuantRef) else (ref,)
+def tail_of(header: Header) -> list[list[int]]:
+    """The last bytes of the last tensors, as [start, end): a file that is complete has numbers there."""
+    last = nlargest(SAMPLES, _parts(header), key=attrgetter("end"))
+    samples = []
+    for part in last:
+        if part.end > part.start:
+            samples.append([max(part.start, part.end - SAMPLE), part.end])
+    return samples
+
+
+def _parts(header: Header) -> Iterator[TensorRef]:
+    """Everything in a file that has bytes of its own."""
+    for ref in header.tensors.values():
+        if isinstance(ref, QuantRef):
+            yield from ref.parts.values()
+        else:
+            yield ref
 
 
 def _described(header: Header, end: int) -> Facts:
@@ -101,7 +117,7 @@ def _described(header: Header, end: int) -> Facts:
         return _lora(names, header, dtypes, end)
     model = header.metadata.get("general.architecture")  # of a GGUF file
     if model is not None and model not in kinds.GGUF_MODELS:
-        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {_plain(model)!r}"
+        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {word(model)}"
         return Facts("other", f"GGUF file with {what}, {dtypes}", (), dtypes, fix=kinds.USE_OFFICIAL, end=end)
     if not kind.part:
         name = _ARTICLE.sub("", kind.name)
@@ -176,11 +192,6 @@ def _components(header: Header) -> tuple[dict[str, Tensors], str]:
     return found.components, ""
 
 
-def _plain(text: str) -> str:
-    """Text of a file, made short and harmless."""
-    return "".join(c for c in text[:40] if c.isprintable())
-
-
 def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:
     """The beginning of the sentence for a file with components of LTX-2.3."""
     word = kinds.WORDS[kind.part]
@@ -248,7 +259,8 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     return Facts("lora" if usable else "other", text, ("lora",) if usable else (), dtypes, note, usable,
                  fix="" if usable else "Use a LoRA made for LTX-2.3.", fits={"width": width} if width and fits else {},
                  end=end, generation=_LORA_GENERATION.get(family.name, ""), modules=len(pairs),
-                 blocks=len(blocks), rank=sum(pairs.values()) // max(len(pairs), 1))
+                 blocks=len(blocks), outside=sum(not _LORA_BLOCK.search(key) for key in pairs),
+                 rank=sum(pairs.values()) // max(len(pairs), 1), ranks=len(ranks))
 
 
 def precision(tensors: Mapping[str, AnyRef]) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,12 @@ from .not_weights import absent, no_weights
 from .remembered import Memory
 from .tree import Opened, Stat, Tree
 
+HOLLOW = "only zeros at its end where numbers belong, an unfinished download that has reserved its space"
 OF_VARIANT = ("checkpoint", "transformer", "connectors")  # kinds that are of dev or of distilled weights
-# A distilled LoRA: of the 34 Linear layers of a block at least so many, of the 22B's width at least this mean rank.
-MODULES_A_BLOCK, LEAST_RANK, FULL_WIDTH = 20, 40, 4096
+# A distilled LoRA changes of the 34 Linear layers of a block at least so many. For the 22B's width its mean rank is at
+# least the first where all layers have the same, the second where a reduction has left each its own.
+MODULES_A_BLOCK, LEAST_RANK, LEAST_REDUCED, FULL_WIDTH = 20, 80, 40, 4096
+REDUCED = 8  # different ranks: a single one, cut where a layer is smaller, makes fewer
 
 
 def name_it(path: Path, facts: Facts, size: int, tree: Tree | None = None) -> Identity:
@@ -64,14 +68,17 @@ def _variant(path: Path, facts: Facts) -> Variant:
 def is_distilled_lora(facts: Facts) -> bool:
     """Whether a LoRA changes so much that it can be the distilled one; a style that is named so does not.
 
-    The official one changes every Linear of the transformer, 1660 (spec/01 §1), with ranks up to 384; the reduced ones
-    have a mean rank of about 100. A style changes attention and perhaps the feed-forward, mostly with ranks up to 32.
-    A tiny model's are as many a block, and as large for its width.
+    The official one is the difference of two checkpoints: it changes every Linear of the transformer, 1660 (spec/01
+    §1), those outside the blocks too, with ranks up to 384. What is reduced from it has another rank in each module,
+    about 100 in the mean, and perhaps not all modules (spec/09). A trainer changes layers in the blocks, if all of
+    them, and gives them one rank. A tiny model's are as many a block, and as large for its width.
     """
-    if "IC-LoRA" in facts.text or not facts.blocks:
+    if "IC-LoRA" in facts.text or not facts.blocks or facts.modules < MODULES_A_BLOCK * facts.blocks:
         return False
-    width = (facts.fits or {}).get("width", FULL_WIDTH)
-    return facts.modules >= MODULES_A_BLOCK * facts.blocks and facts.rank * FULL_WIDTH >= LEAST_RANK * width
+    rank = facts.rank * FULL_WIDTH / facts.fits.get("width", FULL_WIDTH)
+    if facts.ranks >= REDUCED:
+        return rank >= LEAST_REDUCED
+    return rank >= LEAST_RANK and facts.outside > 0
 
 
 def _lacks(path: Path, facts: Facts, tree: Tree) -> str:
@@ -91,10 +98,9 @@ def look_at(path: Path, info: Stat, memory: Memory | None) -> tuple[str, Facts |
     try:
         with Opened(path) as file:
             head, facts = _facts(path, file, info, memory)
-            if facts.usable and is_hollow(file, facts):
+            if facts.usable and is_hollow(file, facts.tail):
                 found = name_it(path, facts, info.size)
-                return "", found.refused("unfinished", f"{found.sentence}: only zeros at its end where numbers belong, "
-                                         "an unfinished download that has reserved its space", AGAIN)
+                return "", found.refused("unfinished", f"{found.sentence}: {HOLLOW}", AGAIN)
         return head, facts
     except OSError as error:
         return "", absent(path, error)
@@ -128,12 +134,15 @@ def alone(path: Path) -> Identity:
     return found if isinstance(found, Identity) else name_it(path, found, info.size)
 
 
-def is_hollow(file: Opened, facts: Facts) -> bool:
-    """Whether a file has numbers, but none in its last tensors: space that a download has reserved and not filled."""
-    return not any(_has_numbers(file, *place) for place in facts.tail) and any(
-        _has_numbers(file, *place) for place in facts.body)
+def is_hollow(file: Opened, tail: Sequence[Sequence[int]]) -> bool:
+    """Whether the last tensors are zeros, all of them: space that a download has reserved and not filled.
 
-
-def _has_numbers(file: Opened, start: int, end: int) -> bool:
-    file.seek(start)
-    return any(file.read(end - start))
+    Args:
+        file: opened.
+        tail: of `facts.tail_of`.
+    """
+    for start, end in tail:
+        file.seek(start)
+        if any(file.read(end - start)):
+            return False
+    return bool(tail)

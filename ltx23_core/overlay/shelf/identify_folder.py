@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.endings import (
     INDEX,
     INDEX_OF,
@@ -25,11 +25,11 @@ from ..bytes.source import gigabytes
 from ..bytes.weights import read_weights
 from ..names.kinds import DIFFUSERS_FOLDERS, GEMMA, USE_GEMMA, USE_OFFICIAL
 from ..names.variant import SCHEDULER, variant_of
-from .facts import VARIANT, Facts, facts_of, gemma_name
-from .identify_file import alone
+from .facts import VARIANT, Facts, facts_of, gemma_name, tail_of
+from .identify_file import HOLLOW, alone, is_hollow
 from .identity import Identity
 from .remembered import Memory
-from .tree import Entry, Listing, Tree, mark_of, marks_in
+from .tree import Entry, Listing, Opened, Tree, mark_of, marks_in
 
 _GET_REST = "Download the missing files into this folder."
 MAX_SHARDS = 200  # more is no model folder
@@ -224,8 +224,12 @@ def _read(folder: Path, names: Sequence[str] | None = None, missing: Sequence[st
             continue
         try:
             result.size += (folder / name).stat().st_size
-            headers.append(read_weights(folder / name, architecture))
+            header = read_weights(folder / name, architecture)
+            headers.append(header)
             architecture = headers[0].metadata.get("general.architecture", "")
+            with Opened(folder / name) as file:
+                if is_hollow(file, tail_of(header)):
+                    result.problems.append(f"{name}: {HOLLOW}")
         except OverlayError:
             result.problems.append(f"{name}: {alone(folder / name).sentence}")
     if headers:
@@ -324,7 +328,7 @@ def _pipeline(path: Path, parts: dict[str, Path]) -> Identity:
     """A diffusers pipeline: each component folder by itself."""
     name = str(_config(path / "model_index.json").get("_class_name", "LTX2Pipeline"))
     if not name.startswith("LTX2"):
-        return Identity(path, "other", f"diffusers folder of {name}", fix=USE_OFFICIAL)
+        return Identity(path, "other", f"diffusers folder of {word(name)}", fix=USE_OFFICIAL)
     found = _Parts()
     for folder in DIFFUSERS_FOLDERS:
         if folder in parts:
