@@ -87,8 +87,8 @@ class OpenLora:
             kinds = ", ".join(f"{count} {kind}" for kind, count in other.items())
             lines.append(f"  as if fused in every mode: {kinds}")
         if lora.strength_in(2) and not lora.strength_in(1) and any(self.updates(name) for name in TEXT):
-            lines.append("  its changes of the text connectors have no effect: the prompt is encoded once, with the "
-                         "strength of stage 1")
+            lines.append("  its changes of the text connectors have no effect: the prompt is encoded once, "
+                         "with the strength of stage 1")
         return "\n".join(lines)
 
 
@@ -140,5 +140,6 @@ def stage_uses(loras: Sequence[StagedLora], stage: int, fits: Callable[[list[Lor
     at_run_time = uses(True)
     if fits(at_run_time):
         return at_run_time
-    _log.info("the factors of LoRAs that change between stages do not fit beside the weights: fused for each stage")
+    _log.info("the factors of LoRAs that change between stages do not fit beside the weights: fused for each "
+              "stage")
     return uses(False)

@@ -60,7 +60,9 @@ def shard_of(name: str) -> Shard | None:
 def stem_of(name: str) -> str:
     """The name without the ending of a weight file, and without the number of a shard."""
     shard = shard_of(name)
-    return shard.stem if shard else os.path.splitext(name)[0]
+    if shard is not None:
+        return shard.stem
+    return os.path.splitext(name)[0]
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:

@@ -82,7 +82,8 @@ def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = Fa
     """
     header = read_weights(path)
     if not official and (method := refused_method(header.tensors)) is not None:
-        raise OverlayError(f"{path} is a LoRA made with {method}", "LoRA, DoRA, LoKr, LoHa or full differences",
+        raise OverlayError(f"{path} is a LoRA made with {method}", "LoRA, DoRA, LoKr, LoHa or full "
+                                                                   "differences",
                            "Use another version of this LoRA; this method is not supported.")
     names, unused, dialects = Names(expected), {}, Counter[str]()
     modules: dict[Place, dict[str, tuple[str, str]]] = {}  # -> role -> path, key

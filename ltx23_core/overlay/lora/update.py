@@ -17,7 +17,8 @@ _ROWS = (("lora", "a b", "a"), ("lokr", "w1 w2", ""), ("lokr", "w1 w2_a w2_b", "
 _KINDS = tuple((kind, frozenset(roles.split()), rank) for kind, roles, rank in _ROWS)
 _PRODUCTS = ("lora", "lokr", "loha")
 _TUCKER = {"mid", "lokr_t2", "hada_t1", "hada_t2"}
-_LEFT = {"alpha": "an alpha without anything to scale", "a_bias": "a bias between the factors, which no tool writes",
+_LEFT = {"alpha": "an alpha without anything to "
+                  "scale", "a_bias": "a bias between the factors, which no tool writes",
          "diff_b": "the module has no bias", "b_bias": "the module has no bias",
          "diff": "a second update of the same weight", "set": "a second update of the same weight",
          "dora_scale": "a magnitude without factors", "magnitude": "a magnitude without factors"}
