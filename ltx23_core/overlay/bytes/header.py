@@ -51,8 +51,8 @@ def read_header(path: Path) -> Header:
         with open(path, "rb") as file:
             head = header_bytes(path, file, size)
     except OSError as error:
-        raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors "
-                                                                                 "file",
+        raise OverlayError(f"{path} cannot be read ({error.strerror or error})",
+                           "a readable .safetensors file",
                            "Check the path and the permissions.") from error
     return header_of(SourceFile.of(path, head), head, size)
 
@@ -123,8 +123,8 @@ def read_small(refs: Mapping[str, TensorRef], limit: int) -> dict[str, bytes]:
                     file.seek(start)
                     content[name] = file.read(count)
         except OSError as error:
-            raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable "
-                                                                                     ".safetensors file",
+            raise OverlayError(f"{path} cannot be read ({error.strerror or error})",
+                               "a readable .safetensors file",
                                "Check the path and the permissions.") from error
     return content
 
@@ -193,17 +193,17 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
         more = ""
         if pointed is not None:
             more = f" (the real file has {pointed} bytes)"
-        raise OverlayError(f"{path} ({size} bytes) is {foreign.name}{more}", "a .safetensors "
-                                                                             "file", foreign.fix)
+        raise OverlayError(f"{path} ({size} bytes) is {foreign.name}{more}",
+                           "a .safetensors file", foreign.fix)
     if size < 4096 and start.isascii() and b"\0" not in start:
-        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights", "a .safetensors "
-                                                                                       "file", AGAIN)
+        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights",
+                           "a .safetensors file", AGAIN)
     raise OverlayError(f"{path} is not a safetensors file", "a .safetensors file", AGAIN)
 
 
 def _broken(path: Path, why: str) -> OverlayError:
-    return OverlayError(f"{path} has a damaged header: {why}", "a header as the safetensors format defines "
-                                                               "it", AGAIN)
+    return OverlayError(f"{path} has a damaged header: {why}",
+                        "a header as the safetensors format defines it", AGAIN)
 
 
 def _parse(path: Path, text: memoryview) -> dict[str, Any]:

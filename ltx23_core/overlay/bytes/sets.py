@@ -164,7 +164,7 @@ def _indexed(index: Path) -> set[str]:
     if isinstance(table, dict):
         names = set(table.values())
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise OverlayError(f"{index} has no usable weight_map", "tensor names -> file names in the same "
-                                                                "folder",
+        raise OverlayError(f"{index} has no usable weight_map",
+                           "tensor names -> file names in the same folder",
                            f"Download {index.name} again.")
     return names

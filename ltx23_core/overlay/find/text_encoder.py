@@ -87,8 +87,8 @@ def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("model_type")
     if kind not in ("gemma3", "gemma3_text") or not isinstance(config.get("text_config", {}), dict):
-        raise OverlayError(f"{folder} holds a model of type {word(kind)}", "'gemma3' in "
-                                                                           "config.json", _GET_GEMMA)
+        raise OverlayError(f"{folder} holds a model of type {word(kind)}",
+                           "'gemma3' in config.json", _GET_GEMMA)
     return _folder_files(folder), config
 
 
@@ -150,8 +150,8 @@ def _config_of(files: Files, text: Tensors) -> dict[str, Any]:
 
 def _name(config: dict[str, Any]) -> str:
     values = gemma_config(config)
-    return _GEMMAS.get((values["num_hidden_layers"], values["hidden_size"]), "the model that config.json "
-                                                                             "describes")
+    return _GEMMAS.get((values["num_hidden_layers"], values["hidden_size"]),
+                       "the model that config.json describes")
 
 
 def _tokenizer_folder(files: Files, tokenizers: Sequence[Path]) -> Path:
@@ -159,8 +159,8 @@ def _tokenizer_folder(files: Files, tokenizers: Sequence[Path]) -> Path:
     for folder in (files.folder, files.folder.parent / "tokenizer", *tokenizers):
         if any((folder / name).is_file() for name in TOKENIZERS):
             return folder
-    raise OverlayError(f"{files.path} has no tokenizer", " "
-                                                         "or ".join(TOKENIZERS) + " beside the weights, or a "
+    raise OverlayError(f"{files.path} has no tokenizer",
+                       " or ".join(TOKENIZERS) + " beside the weights, or a "
                        "text encoder file that has it inside",
                        "Download the tokenizer files of the same model into this folder, or give their "
                        "folder too.")
