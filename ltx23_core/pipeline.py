@@ -32,6 +32,7 @@ from .memory.estimates import encode_bytes, generation_bytes, sampling_bytes, up
 from .models.registry import STACKS, build
 from .models.video_vae.encoder import crop_frames
 from .ops.attention import AttentionFunction, attention_backend
+from .ops.pick import prepare as prepare_kernels
 from .overlay import Overlay
 from .overlay.lora.dialects import LoraFile
 from .overlay.lora.update import Update
@@ -358,10 +359,15 @@ class Pipeline:
         return run_batch(self, request, batch)
 
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------
-    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int]) -> torch.nn.Module:
-        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens."""
+    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int], masked: bool = False) -> torch.nn.Module:
+        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens.
+
+        ``masked``: the video self attention has a mask.
+        """
         component = self.component("transformer")
-        need = sampling_bytes(self.transformer_config, *tokens, stage.passes, 1, self.dtype.itemsize)
+        nag = stage.guidance is not None and stage.guidance.nag_alone() is not None
+        need = sampling_bytes(self.transformer_config, *tokens, stage.passes, 1, self.dtype.itemsize, nag=nag,
+                              masked=masked, fused=prepare_kernels())
         self._set_transformer_loras(stage, need)
         self.residency.use(component, activation_bytes=need)
         return component.module

@@ -151,7 +151,8 @@ class StageRunner:
             return PromptContext(*(part.to(self._device, dtype) for part in (context.video, context.audio)))
 
         transformer = self._engine.use_transformer(
-            stage, tuple(0 if state is None else state.clean.shape[1] for state in states))
+            stage, tuple(0 if state is None else state.clean.shape[1] for state in states),
+            masked=states[0] is not None and states[0].attention is not None)
         negative = placed(pair.negative) if stage.guidance or stage.solver.uses_uncond else None
         guidance = stage.guidance and replace(stage.guidance, **{  # a frozen stream is context only (spec/07 §8)
             name: None for name, state in zip(("video", "audio"), states, strict=True) if state and state.frozen})
