@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ..ops.pick import kernels
 from ..overlay.bytes.ggml import GGUF_FORMATS
 from ..overlay.bytes.source import Parameter
 from . import ggml
@@ -23,7 +24,7 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], shape: tuple[int, ...],
-               dtype: torch.dtype) -> Tensor:
+               dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """The weight that quantised parts stand for.
 
     Args:
@@ -32,12 +33,18 @@ def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], s
         parameters: of the format.
         shape: (out, in); padded rows and columns are cut.
         dtype: of the result.
+        out: where it is made, contiguous; None: in memory of its own.
     """
+    weight = parts["weight"]
     if format in GGUF_FORMATS:
-        return ggml.numbers(format, parts["weight"], dtype)
+        made = ggml.numbers(format, weight, dtype)
+        return made if out is None else out.copy_(made)
+    result = torch.empty(shape, dtype=dtype, device=weight.device) if out is None else out
+    module = kernels("dequant", weight)
+    if module is not None and module.fits(format, parts, parameters):
+        return module.dequantise(format, parts, result)
     make, _ = FORMATS[format]
     rows, (count, columns) = make(parts, parameters), shape
-    result = torch.empty(shape, dtype=dtype, device=parts["weight"].device)
     step = max(1, GROUP // max(1, columns))
     for start in range(0, count, step):
         at = slice(start, min(start + step, count))

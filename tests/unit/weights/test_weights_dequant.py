@@ -1,14 +1,17 @@
 """Every quantised format against a slow computation of spec/09 §2 on single numbers, in float32 bit for bit."""
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 
+from ltx23_core.ops import pick
 from ltx23_core.weights import dequant
 from ltx23_core.weights.dequant import FORMATS, dequantise, hadamard, needed
 
@@ -165,6 +168,48 @@ def test_format(name: str, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     got = dequantise(format, parts, parameters, tuple(want.shape), torch.float32)
     assert torch.equal(got, want)
     assert torch.equal(dequantise(format, parts, parameters, tuple(want.shape), torch.bfloat16), want.bfloat16())
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BY_KERNEL = [name for name in CASES if name.split()[0] in ("fp8", "mxfp8", "nvfp4") or name in (
+    "int8", "int8 one scale")]
+
+
+@pytest.fixture
+def triton_form() -> Iterator[None]:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton needs a GPU, or TRITON_INTERPRET=1 before it is imported")
+    pick.choose("triton")
+    assert pick.prepare()
+    yield
+    pick.choose("auto")
+
+
+@pytest.mark.parametrize("name", BY_KERNEL)
+def test_kernels_give_the_same_bits(name: str, triton_form: None) -> None:
+    format, parts, parameters, want = CASES[name](random.Random(name))
+    want = torch.from_numpy(np.array(want, dtype=np.float32))
+    parts = {part: tensor.to(DEVICE) for part, tensor in parts.items()}
+    kernels = pick.kernels("dequant", parts["weight"])
+    assert kernels.fits(format, parts, parameters)
+    dtypes = torch.float32, torch.float16, torch.bfloat16
+    for dtype in dtypes[:2] if DEVICE == "cpu" else dtypes:  # the interpreter cuts bfloat16 where it should round
+        out = torch.empty(want.shape, dtype=dtype, device=DEVICE)
+        dequantise(format, parts, parameters, tuple(want.shape), dtype, out)
+        assert torch.equal(out.cpu(), want.to(dtype)), dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+def test_kernels_know_every_code(dtype: torch.dtype, triton_form: None) -> None:
+    """All 256 bytes, NaN, infinity and -0 included, without a scale."""
+    codes = torch.arange(256, dtype=torch.uint8, device=DEVICE).reshape(2, 128).view(dtype)
+    out = torch.empty(2, 128, device=DEVICE)
+    pick.kernels("dequant", codes).dequantise("fp8", {"weight": codes}, out)
+    want = codes.float()
+    same = (out == want) & (torch.signbit(out) == torch.signbit(want)) | (out.isnan() & want.isnan())
+    assert same.all()
 
 
 def test_every_format_has_a_case() -> None:
