@@ -8,6 +8,7 @@ the system keeps the one in single pages and the other in large runs of them.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import mmap
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,17 @@ from ltx23_core.weights.pages import READ_ONLY
 
 MADV_HUGEPAGE, MADV_POPULATE_READ = 14, 22
 GIB = 1 << 30
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def advise(address: int, size: int, how: int) -> None:
+    """``madvise`` without Python's lock, which the mmap module's own holds.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    if LIBC.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), how):
+        raise OSError(ctypes.get_errno(), f"madvise {how}")
 
 
 class Way:
@@ -47,7 +59,7 @@ class Way:
             mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         address = numpy.frombuffer(mapping, numpy.uint8).ctypes.data
         if self.huge:
-            mapping.madvise(MADV_HUGEPAGE)
+            advise(address, size, MADV_HUGEPAGE)
         pieces = [(at, min(self.piece, size - at)) for at in range(0, size, self.piece)]
         runtime, torch_device = torch.cuda.cudart(), torch.device("cuda", 0)
 
@@ -58,7 +70,7 @@ class Way:
         start = time.perf_counter()
         with ThreadPoolExecutor(max(1, self.mapped)) as mapping_pool, ThreadPoolExecutor(self.threads) as pool:
             small = 64 << 20
-            jobs = {at: mapping_pool.submit(mapping.madvise, MADV_POPULATE_READ, at, min(small, size - at))
+            jobs = {at: mapping_pool.submit(advise, address + at, min(small, size - at), MADV_POPULATE_READ)
                     for at in (range(0, size, small) if self.mapped else ())}
             if not self.ahead:
                 for job in jobs.values():

@@ -7,7 +7,6 @@ from typing import Any
 from ..config import TransformerConfig, gemma_config
 from ..geometry import VideoGrid
 
-
 WORKSPACE = 40 << 20  # of the matrix library: 32 MiB on an H100, allocated like a tensor
 PIECES = 0.05  # of activations: what the allocator cannot use between pieces of different sizes
 TIMESTEPS = 2  # that the tokens of one stream have at one sigma: noise and conditions

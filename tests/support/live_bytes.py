@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive at most while something runs, counted on the meta device: no memory, no values."""
+"""How many bytes of tensors are alive at most while something runs, counted on the meta device: nothing is computed."""
 from __future__ import annotations
 
 import weakref
@@ -28,7 +28,7 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
         self._seen: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204, D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
