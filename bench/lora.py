@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ltx23_core import Lora, Pipeline, materialize
-from ltx23_core.plan.context import PromptContext, PromptPair
+from ltx23_core.plan.latents import PromptContext, PromptPair
 
 from .one_stage import relative
 

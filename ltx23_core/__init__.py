@@ -27,25 +27,41 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline
     from .plan.guidance import Apg, Guidance, GuiderBins, GuiderParams, Nag
     from .plan.latents import Latents
+    from .plan.settings import Settings
     from .plan.solver import Solver
+    from .run.plan import Plan
     from .run.progress import StepInfo
 
-_HOMES = {
-    "Audio": ".media", "load_image": ".media", "Guidance": ".plan.guidance", "GuiderParams": ".plan.guidance",
-    "Extend": ".conditioning.extend", "ImageCondition": ".conditioning.image", "Inpaint": ".conditioning.inpaint",
-    "ReferenceVideo": ".conditioning.reference", "Retake": ".conditioning.retake", "SourceClip": ".conditioning.source",
-    "SourceAudio": ".conditioning.source_streams", "SourceVideo": ".conditioning.source_streams",
-    "reference_scales": ".conditioning.reference", "Latents": ".plan.latents", "StepInfo": ".run.progress",
-    "Identity": ".overlay.shelf.identify", "LTX23Error": ".errors", "Lora": ".lora.settings",
-    "Windows": ".plan.windows",
-    "Overlay": ".overlay", "identify": ".overlay.shelf.identify",
-    "Apg": ".plan.guidance", "GuiderBins": ".plan.guidance", "Nag": ".plan.guidance",
-    "Solver": ".plan.solver", "materialize": ".overlay", "Pipeline": ".pipeline", "export": ".overlay.export.export",
+_NAMES = {
+    ".conditioning.extend": ("Extend",),
+    ".conditioning.image": ("ImageCondition",),
+    ".conditioning.inpaint": ("Inpaint",),
+    ".conditioning.reference": ("ReferenceVideo", "reference_scales"),
+    ".conditioning.retake": ("Retake",),
+    ".conditioning.source": ("SourceClip",),
+    ".conditioning.source_streams": ("SourceAudio", "SourceVideo"),
+    ".errors": ("LTX23Error",),
+    ".lora.settings": ("Lora",),
+    ".media": ("Audio", "load_image"),
+    ".overlay": ("Overlay", "materialize"),
+    ".overlay.export.export": ("export",),
+    ".overlay.shelf.identify": ("Identity", "identify"),
+    ".pipeline": ("Pipeline",),
+    ".plan.guidance": ("Apg", "Guidance", "GuiderBins", "GuiderParams", "Nag"),
+    ".plan.latents": ("Latents",),
+    ".plan.settings": ("Settings",),
+    ".plan.solver": ("Solver",),
+    ".plan.windows": ("Windows",),
+    ".run.plan": ("Plan",),
+    ".run.progress": ("StepInfo",),
 }
-__all__ = ["Apg", "Audio", "Extend", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition", "Inpaint",
-           "LTX23Error", "Latents", "Lora", "Nag", "Overlay", "Pipeline", "ReferenceVideo", "Retake", "Solver",
-           "SourceAudio", "SourceClip", "SourceVideo", "StepInfo", "Windows", "export", "identify", "load_image",
-           "materialize", "reference_scales"]
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+__all__ = [
+    "Apg", "Audio", "Extend", "Guidance", "GuiderBins", "GuiderParams", "Identity", "ImageCondition",
+    "Inpaint", "LTX23Error", "Latents", "Lora", "Nag", "Overlay", "Pipeline", "Plan", "ReferenceVideo",
+    "Retake", "Settings", "Solver", "SourceAudio", "SourceClip", "SourceVideo", "StepInfo", "Windows",
+    "export", "identify", "load_image", "materialize", "reference_scales",
+]
 
 
 def __getattr__(name: str) -> object:

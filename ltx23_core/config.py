@@ -33,6 +33,36 @@ _TRANSFORMER_FIXED: dict[str, Any] = {
 }
 
 
+# Metadata of an IC-LoRA that say by what its reference is smaller than the video (spec/09 §5); the first that is there
+# counts. Trainers of kohya's family put ``ss_`` before each, and write None where nothing was set.
+_SPATIAL = ("reference_spatial_scale_factor", "reference_downscale_factor")
+REFERENCE_SPATIAL = (*_SPATIAL, *(f"ss_{name}" for name in _SPATIAL))
+REFERENCE_TEMPORAL = ("reference_temporal_scale_factor", "ss_reference_temporal_scale_factor")
+_UNSET = ("", "none", "null")
+MAX_REFERENCE_SCALE = 16
+
+
+def reference_factor(metadata: Mapping[str, str], keys: tuple[str, ...]) -> tuple[str, int | None] | None:
+    """What metadata state of an IC-LoRA's reference.
+
+    Args:
+        metadata: the text entries of a file's header.
+        keys: `REFERENCE_SPATIAL` or `REFERENCE_TEMPORAL`.
+
+    Returns:
+        the key, and the factor (1 to `MAX_REFERENCE_SCALE`) or None where it is no such number; None: nothing stated.
+    """
+    stated = [key for key in keys if str(metadata.get(key, "")).strip().lower() not in _UNSET]
+    if not stated:
+        return None
+    try:
+        value = float(str(metadata[stated[0]]).strip().strip('"'))
+    except ValueError:
+        return stated[0], None
+    whole = value.is_integer() and 1 <= value <= MAX_REFERENCE_SCALE
+    return stated[0], int(value) if whole else None
+
+
 def _check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], part: str) -> None:
     """Refuse a configuration that asks for an architecture this library does not have."""
     for key, want in fixed.items():

@@ -60,5 +60,13 @@ class OutOfMemoryError(LTX23Error, MemoryError):
 
 def examples(names: Sequence[str]) -> str:
     """The first few names, numbers in natural order."""
-    ordered = sorted(names, key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)])
-    return ", ".join(ordered[:EXAMPLES]) + (f", and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
+    ordered = sorted(names, key=_natural)
+    shown = ordered[:EXAMPLES]
+    if len(names) > EXAMPLES:
+        shown.append(f"and {len(names) - EXAMPLES} more")
+    return ", ".join(shown)
+
+
+def _natural(name: str) -> list[int | str]:
+    """A name as text and numbers in turn, by which 2 comes before 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

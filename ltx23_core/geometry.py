@@ -4,6 +4,7 @@ Formulas of spec/00 §3, §4 and spec/02 §4. Nothing here imports torch except 
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 TIME_SCALE, HEIGHT_SCALE, WIDTH_SCALE = VIDEO_SCALE
 AUDIO_FRAMES_PER_LATENT = 4
+Problem = tuple[str, str, str]  # found, expected, fix: what an error of `errors` takes
 AUDIO_HOP, AUDIO_RATE = 160, 16000  # samples a mel frame and samples a second of the mel front end
 
 
@@ -47,14 +49,39 @@ def audio_latent_length(frames: int, fps: float) -> int:
     return round(frames / fps * AUDIO_LATENTS_PER_SECOND)
 
 
-def _nearest(value: int, step: int, offset: int = 0) -> str:
-    low = max((value - offset) // step * step + offset, step if offset == 0 else offset)
-    return f"{low} or {low + step}"
+def _nearest(value: int, step: int, offset: int = 0) -> tuple[int, int]:
+    """The valid values below and above one: offset + a multiple of step, at least step (or the offset)."""
+    low = max((value - offset) // step * step + offset, offset or step)
+    return low, low + step
 
 
-def size_problem(width: int | None, height: int | None, frames: int | None, fps: float | None, step: int = 32) -> (
-        tuple[str, str, str] | None):
-    """What is wrong with a size, as (found, expected, fix), or None.
+def _side_problem(width: int | None, height: int | None, step: int) -> Problem | None:
+    """What is wrong with one side or both; the fix for both names whole sizes."""
+    sides = {"width": width, "height": height}
+    wrong = {name: value for name, value in sides.items() if value is not None and (value < step or value % step)}
+    if not wrong:
+        return None
+    found = " and ".join(f"{name} is {value}" for name, value in wrong.items())
+    if len(wrong) == 1:
+        [value] = wrong.values()
+        low, high = _nearest(value, step)
+        return f"{found} pixels", f"a multiple of {step}", f"Use {low} or {high}."
+    near = min(_nearest(height, step), key=lambda value: abs(value - height))
+    low, high = _nearest(width, step)
+    return f"{found} pixels", f"multiples of {step}", f"Use {low}x{near} or {high}x{near}."
+
+
+def _time_problem(frames: int | None, fps: float | None) -> Problem | None:
+    """What is wrong with a number of frames that alone would be right and a rate that would be."""
+    if frames is None or fps is None or audio_latent_length(frames, fps) >= 1:
+        return None
+    return (f"{frames} frames at {fps} fps last {frames / fps:.3f} s", "at least 0.02 s, one audio latent",
+            "Use more frames or a lower frame rate.")
+
+
+def size_problem(width: int | None, height: int | None, frames: int | None, fps: float | None,
+                 step: int = 32) -> Problem | None:
+    """All that is wrong with a size, as (found, expected, fix), or None.
 
     Args:
         width, height: pixels; multiples of 32, of 64 where the first stage runs at half size. None: not checked.
@@ -62,17 +89,24 @@ def size_problem(width: int | None, height: int | None, frames: int | None, fps:
         fps: frames per second, above 0.
         step: 32 or 64.
     """
-    for name, value in (("width", width), ("height", height)):
-        if value is not None and (value < step or value % step):
-            return f"{name} is {value} pixels", f"a multiple of {step}", f"Use {_nearest(value, step)}."
+    problems = [_side_problem(width, height, step)]
     if frames is not None and (frames < 1 or frames % TIME_SCALE != 1):
-        return f"frames is {frames}", "8 k + 1 (1, 9, 17, … 121)", f"Use {_nearest(frames, TIME_SCALE, 1)}."
+        low, high = _nearest(frames, TIME_SCALE, 1)
+        problems.append((f"frames is {frames}", "8 k + 1 (1, 9, 17, … 121)", f"Use {low} or {high}."))
+        frames = None
     if fps is not None and not 0 < fps <= 1000:
-        return f"fps is {fps}", "a frame rate above 0 and up to 1000", "Use 24."
-    if frames is not None and fps is not None and audio_latent_length(frames, fps) < 1:
-        return f"{frames} frames at {fps} fps last {frames / fps:.3f} s", "at least 0.02 s, one audio latent", \
-            "Use more frames or a lower frame rate."
-    return None
+        problems.append((f"fps is {fps}", "a frame rate above 0 and up to 1000", "Use 24."))
+        fps = None
+    return joined([*problems, _time_problem(frames, fps)])
+
+
+def joined(problems: Iterable[Problem | None]) -> Problem | None:
+    """Several problems as one, so that all are told at once; None where there is none."""
+    real = [problem for problem in problems if problem is not None]
+    if not real:
+        return None
+    found, expected, fixes = zip(*real, strict=True)
+    return "; ".join(found), "; ".join(expected), " ".join(fixes)
 
 
 def window_problem(window: int | None, overlap: int | None) -> tuple[str, str, str] | None:
@@ -83,7 +117,8 @@ def window_problem(window: int | None, overlap: int | None) -> tuple[str, str, s
         overlap: pixel frames that a window takes over, a multiple of 8 that is shorter than the window.
     """
     if window is not None and (window < 1 or window % TIME_SCALE != 1):
-        return f"window is {window} frames", "8 k + 1 (17, 25, … 121)", f"Use {_nearest(window, TIME_SCALE, 1)}."
+        low, high = _nearest(window, TIME_SCALE, 1)
+        return f"window is {window} frames", "8 k + 1 (17, 25, … 121)", f"Use {low} or {high}."
     if overlap is not None and (overlap < TIME_SCALE or overlap % TIME_SCALE or (window and overlap >= window)):
         return f"overlap is {overlap} frames", "a multiple of 8 that is less than the window", "Use 24."
     return None

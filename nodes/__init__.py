@@ -1,9 +1,12 @@
 """The nodes of the pack. Each node is a schema and a short `execute` that calls `ltx23_core`."""
 from __future__ import annotations
 
+import sys
+
 from comfy_api.latest import ComfyExtension, io
 
-from .conditions.clips import ReferenceVideoNode, SourceAudioNode, SourceVideoNode
+from .conditions import clips, inputs
+from .conditions.clips import ReferenceVideoNode, ReferenceVoiceNode, SourceAudioNode, SourceVideoNode
 from .conditions.edit import ExtendNode, InpaintNode, RetakeNode
 from .conditions.image import ImageConditionNode, KeyframeNode
 from .model.fetch import FetchNode
@@ -20,6 +23,10 @@ from .sampling.sampler import SamplerNode
 from .sampling.solver import SigmasNode, SolverNode
 from .sampling.upscale import LatentUpscaleNode
 
+# Names that two modules had before; scripts of users import them.
+sys.modules.setdefault(f"{__name__}.sources", clips)
+sys.modules.setdefault(f"{__name__}.condition_inputs", inputs)
+
 
 class LTX23Extension(ComfyExtension):
     """Names the nodes to ComfyUI. Ids and input order are append-only: saved workflows depend on them."""
@@ -29,7 +36,7 @@ class LTX23Extension(ComfyExtension):
         return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
                 DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, GuidanceRangeNode,
                 NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode, KeyframeNode, ReferenceVideoNode,
-                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode, LoraNode]
+                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode, LoraNode, ReferenceVoiceNode]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

@@ -1,14 +1,21 @@
 """ComfyUI's LATENT form of our latents: `samples`, and what the next node of ours needs to know beside them."""
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from ..ltx23_core.errors import RequestError
 from .host import memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..ltx23_core.media import Audio
     from ..ltx23_core.pipeline import Pipeline
     from ..ltx23_core.plan.latents import Latents
+
+log = logging.getLogger("ltx23")
+RATE_SLACK = 0.1  # seconds: the x2 of frame rates makes 2 F - 1 frames, so a frame less
 
 
 def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -25,10 +32,64 @@ def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] 
     return video, audio
 
 
+def samples_of(latent: dict[str, Any] | None, what: str) -> Tensor:
+    """The samples of a LATENT; `RequestError` where the run made none, or what is linked is none."""
+    if latent is None:
+        raise RequestError(f"there is no {what} latent", f"a run that makes {what}",
+                           f"Set streams of Sampler to both or {what}.")
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if samples is None or not len(getattr(samples, "shape", ())) or not len(samples):
+        raise RequestError(f"the {what} latent has no samples", "at least one", "Connect the latent of a Sampler.")
+    return samples
+
+
 def sound_of(model: Pipeline, audio: dict[str, Any], index: int | None = None) -> Audio:
-    """The sound of an audio LATENT, of one sample or all: the original one where the run was made on it."""
-    samples = audio["samples"] if index is None else audio["samples"][index:index + 1]
-    return audio["waveform"] if "waveform" in audio else model.decode_audio(samples)
+    """The sound of an audio LATENT, of one sample or all; one sound serves every sample of a batch.
+
+    The original one where the run was made on it.
+
+    Raises:
+        RequestError: there is no sound for that sample.
+    """
+    if "waveform" in audio:
+        return audio["waveform"]
+    samples = samples_of(audio, "audio")
+    if index is None:
+        return model.decode_audio(samples)
+    if len(samples) == 1:
+        index = 0
+    if not 0 <= index < len(samples):
+        raise RequestError(f"sound {index + 1} is wanted and the audio latent has {len(samples)}",
+                           "one sound for all videos, or one for each", "Connect the audio latent of the same Sampler.")
+    return model.decode_audio(samples[index:index + 1])
+
+
+def check_together(video: dict[str, Any] | None, audio: dict[str, Any] | None) -> None:
+    """What is known about a video and an audio latent before any of it is decoded.
+
+    Raises:
+        RequestError: neither is there, or their numbers of samples do not go together.
+    """
+    if video is None and audio is None:
+        raise RequestError("there is neither a video nor an audio latent", "at least one of them",
+                           "Connect the latents of a Sampler.")
+    if video is None or audio is None:
+        return
+    pictures, sounds = len(samples_of(video, "video")), len(samples_of(audio, "audio"))
+    if sounds not in (1, pictures) and "waveform" not in audio:
+        raise RequestError(f"the video latent has {pictures} samples and the audio latent {sounds}",
+                           f"1 or {pictures} sounds", "Connect both latents of the same Sampler.")
+    tell_rates(video, audio)
+
+
+def tell_rates(video: dict[str, Any], audio: dict[str, Any]) -> None:
+    """Say in the log where two latents last differently long, as those of runs with other frames or fps do."""
+    lengths = [latent["frames"] / latent["fps"] for latent in (video, audio) if latent.get("fps")
+               and latent.get("frames")]
+    if len(lengths) == 2 and abs(lengths[0] - lengths[1]) > RATE_SLACK:
+        log.warning("the video latent lasts %.2f s (%d frames at %g fps) and the audio latent %.2f s (%d at %g): "
+                    "picture and sound will not be in step", lengths[0], video["frames"], video["fps"], lengths[1],
+                    audio["frames"], audio["fps"])
 
 
 def from_latents(video: dict[str, Any] | None, audio: dict[str, Any] | None, frames: int, fps: float) -> (
@@ -39,5 +100,10 @@ def from_latents(video: dict[str, Any] | None, audio: dict[str, Any] | None, fra
     if video is None and audio is None:
         return None
     known = video or audio or {}
-    samples = (None if latent is None else latent["samples"] for latent in (video, audio))
+    if video is not None and audio is not None:
+        tell_rates(video, audio)
+    elif audio is None:
+        log.info("start_audio is not linked: the sound, where one is made, begins from noise and follows the picture")
+    samples = (None if latent is None else samples_of(latent, what)
+               for latent, what in ((video, "video"), (audio, "audio")))
     return Latents(*samples, fps, frames, known.get("seed"), tuple(known.get("drawn", ())))

@@ -11,7 +11,7 @@ ALIASES = ["ltx", "ltx2", "ltx 2.3", "ltxv", "lightricks"]
 
 Overlay = io.Custom("LTX23_OVERLAY")        # ltx23_core.overlay.Overlay: what the files hold, no weights
 Model = io.Custom("LTX23_MODEL")            # ltx23_core.pipeline.Pipeline: the stages; holds weights once used
-Context = io.Custom("LTX23_CONTEXT")        # ltx23_core.plan.context.PromptPair: a prompt and its negative, encoded
+Context = io.Custom("LTX23_CONTEXT")        # ltx23_core.plan.latents.PromptPair: a prompt and its negative, encoded
 Conditions = io.Custom("LTX23_CONDITIONS")  # tuple of ltx23_core.conditioning.base.Condition, in order
 Guidance = io.Custom("LTX23_GUIDANCE")      # ltx23_core.plan.guidance.Guidance: strengths for video and audio
 Solver = io.Custom("LTX23_SOLVER")          # ltx23_core.plan.solver.Solver: which solver, with its options

@@ -12,11 +12,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ltx23_core", "nodes")
 LARGEST_FOLDER = 13
+DOCUMENT = ROOT / "docs" / "architecture.md"
+BEGIN, END = "<!-- rooms: python -m tools.rooms -->", "<!-- end of rooms -->"
 
 # The facts: every room may use them.
 FACTS = ("errors", "geometry", "config", "atomic", "version")
 # Files that stand alone in ltx23_core, and the room that each is.
-SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "__main__": "cli"}
+SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "words": "pipeline",
+          "__main__": "cli"}
 
 # Room -> rooms that it may import, lowest first. A folder below a room belongs to the nearest room above it.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -58,9 +61,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Imports that break the list or close a circle: (module, module that it imports). This list only shrinks.
 DEBTS = frozenset({
     ("ltx23_core.conditioning.reference", "ltx23_core.overlay.bytes.header"),
-    ("ltx23_core.conditioning.retake", "ltx23_core.models.audio.mel"),
-    ("ltx23_core.conditioning.source", "ltx23_core.models.audio.mel"),
-    ("ltx23_core.conditioning.source_streams", "ltx23_core.models.audio.mel"),
     ("ltx23_core.overlay.manifest", "ltx23_core.overlay.shelf.downloads"),
     ("ltx23_core.overlay.manifest", "ltx23_core.overlay.shelf.report"),
     ("ltx23_core.overlay.shelf.identify", "ltx23_core.overlay.shelf.identify_folder"),
@@ -152,3 +152,35 @@ def circle(edges: Mapping[str, set[str]]) -> tuple[str, ...]:
         return ()
 
     return next(filter(None, (walk(name, []) for name in sorted(edges))), ())
+
+
+def reduced() -> dict[str, list[str]]:
+    """Room -> rooms that it imports and that no other room which it imports leads to: the arrows of the picture."""
+    edges = {room: set(targets) for room, targets in ROOMS.items()}
+    found = {}
+    for room, targets in edges.items():
+        behind = {name for target in targets for name in reached(edges, target)}
+        found[room] = sorted(targets - behind)
+    return found
+
+
+def picture() -> str:
+    """The rooms and their arrows as a Mermaid diagram, from what uses to what is used."""
+    lines = [BEGIN, "```mermaid", "flowchart TD"]
+    for room, targets in reduced().items():
+        name = room.replace(".", "_")
+        lines.append(f'    {name}["{room}"]')
+        lines.extend(f"    {name} --> {target.replace('.', '_')}" for target in targets)
+    return "\n".join([*lines, "```", END])
+
+
+def write_picture() -> None:
+    """Put the picture into the document, between its two marks."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    DOCUMENT.write_text(before + picture() + after, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    write_picture()

@@ -39,8 +39,10 @@ def _root(request: Request, options: Namespace) -> Path | None:
                            "Add --folder, for example --folder loras.")
     models = options.comfyui / "models"
     if not models.is_dir():
-        raise RequestError(f"{options.comfyui} has no folder models", "the folder that ComfyUI's main.py is in",
+        raise RequestError(f"{options.comfyui} has no folder models", "the folder that ComfyUI's main.py is "
+                                                                      "in",
                            "Name that one, or use --to.")
     if not Path(folder).name == folder or folder in (".", ".."):
-        raise RequestError(f"--folder is {folder!r}", "the name of a folder in models/", "Use loras, for example.")
+        raise RequestError(f"--folder is {folder!r}", "the name of a folder in "
+                                                      "models/", "Use loras, for example.")
     return models / folder

@@ -10,28 +10,28 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..conditioning.image import ImageCondition
 from ..errors import OutOfMemoryError
-from ..geometry import check_size
 from ..lora.settings import Lora
 from ..media import check_output_path, load_image, write_video
 from ..overlay import Overlay, materialize
 from ..pipeline import Pipeline
+from ..plan.decide import Decision
 from ..plan.guidance import Guidance, GuiderParams
 from ..plan.latents import Latents
 from ..plan.recipes import IMAGE_CRF
+from ..plan.settings import Settings
 from ..run.progress import StepInfo
 from ..version import __version__
 
-# Options of `Pipeline.sample` that go there under their own names; what is not given is the recipe's.
-_OWN = ("width", "height", "frames", "fps", "seed")
+# Options that are fields of `Settings`.
+SETTINGS = ("recipe", "width", "height", "frames", "fps", "seed", "steps", "noise_device")
 _SCALES = ("cfg", "stg", "modality", "rescale")
-_GUIDANCE = (*_SCALES, *(f"audio_{name}" for name in _SCALES), "stg_blocks")
+_GUIDANCE = (*_SCALES, *map("audio_{}".format, _SCALES), "stg_blocks")
 
 
 def overlay(options: Namespace) -> None:
@@ -42,41 +42,38 @@ def overlay(options: Namespace) -> None:
 def generate(options: Namespace) -> None:
     """Make one video. What can be wrong with the request is looked at before any weights are read."""
     start = time.perf_counter()
-    logging.basicConfig(format="%(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
-    logging.getLogger("ltx23").setLevel(logging.ERROR if options.quiet else logging.INFO)
+    others, ours, say = logging.WARNING, logging.INFO, _say
+    if options.quiet:
+        others, ours, say = logging.ERROR, logging.ERROR, _silence
+    logging.basicConfig(format="%(message)s", level=others)
+    logging.getLogger("ltx23").setLevel(ours)
     check_output_path(options.output)
     conditions = _conditions(options)
     source = Overlay.load(options.overlay) if options.overlay else _materialize(options)
     pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention,
                          lora_mode=options.lora_mode, memory=options.memory)
     pipe = pipe.with_loras([Lora(lora.path, lora.strength, mode=options.lora_mode) for lora in options.lora])
-    request = _request(options, pipe, conditions)
-    say = _silence if options.quiet else _say
-    say(f"{source.sources[0].path.name} ({source.variant}), recipe {request['recipe']}, {pipe.residency.device}, "
-        f"{str(pipe.dtype).removeprefix('torch.')}")
+    settings = Settings(**_given(options, SETTINGS), guidance=_guidance(options, pipe), conditions=conditions)
+    plan = pipe.plan(settings)
+    clip = plan.decision.clip
+    say(f"{source.sources[0].path.name} ({source.variant}), {pipe.residency.device}, "
+        f"{str(pipe.dtype).removeprefix('torch.')}\n{plan}")
     try:
-        prompt = _enhanced(options, pipe, conditions, request["seed"], say) if options.enhance else options.prompt
+        prompt = options.prompt
+        if options.enhance:
+            prompt = _enhanced(options, pipe, conditions, plan.decision.seed, say)
         say("Encoding the prompt")
         context = pipe.encode(prompt, options.negative_prompt)
         with StepBar(options.quiet) as bar:
-            latents = pipe.sample(context, **request, conditions=conditions, on_step=bar)
-        frames = _write(pipe, latents, options, {"ltx23": _settings(options, source, prompt, request)})
+            latents = plan.run(context, bar)
+        metadata = {"ltx23": _metadata(options, source, prompt, plan.decision, settings)}
+        frames = _write(pipe, latents, options, metadata)
     except torch.cuda.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"{pipe.residency.device} ran out of memory at {request['width']}x{request['height']}, "
-                               f"{request['frames']} frames", "enough free device memory",
+        raise OutOfMemoryError(f"{pipe.residency.device} ran out of memory at {clip.width}x{clip.height}, "
+                               f"{clip.frames} frames", "enough free device memory",
                                "Close other programs that use the device, or choose a smaller size or fewer "
                                "frames.") from error
     say(f"{options.output}: {frames} frames, {frames / latents.fps:.2f} s, made in {time.perf_counter() - start:.1f} s")
-
-
-def _request(options: Namespace, pipe: Pipeline, conditions: Sequence[ImageCondition]) -> dict[str, Any]:
-    """Arguments of `Pipeline.sample`: what was given, else the official defaults; refused if it cannot be."""
-    recipe = pipe.recipe(options.recipe)
-    own = {name: _or(getattr(options, name), getattr(recipe, name)) for name in _OWN}
-    check_size(**{name: own[name] for name in _OWN[:4]}, step=recipe.size_step)
-    for condition in conditions:
-        condition.frame_in(own["frames"])
-    return {"recipe": recipe.name, **own, "steps": options.steps, "guidance": _guidance(options, pipe)}
 
 
 class StepBar:
@@ -104,7 +101,9 @@ class StepBar:
 
 def _write(pipe: Pipeline, latents: Latents, options: Namespace, metadata: dict[str, str]) -> int:
     """Decode into the output file; returns the number of frames."""
-    audio = None if latents.audio is None else pipe.decode_audio(latents.audio)
+    audio = latents.audio
+    if audio is not None:
+        audio = pipe.decode_audio(audio)
     chunks = _counted(pipe.decode_video(latents.video), latents.frames, options.quiet)
     return write_video(options.output, chunks, latents.fps, audio, metadata=metadata)
 
@@ -120,23 +119,31 @@ def _counted(chunks: Iterable[torch.Tensor], frames: int, quiet: bool) -> Iterat
 def _enhanced(options: Namespace, pipe: Pipeline, conditions: Sequence[ImageCondition], seed: int,
               say: Callable[[str], None]) -> str:
     """The prompt as the text encoder writes it out, which is printed too; it sees the picture of the first frame."""
-    first = next((condition.image for condition in conditions if condition.frame == 0), None)
+    first = None
+    for condition in reversed(conditions):
+        if condition.frame == 0:
+            first = condition.image
     say("Enhancing the prompt")
     prompt = pipe.enhance(options.prompt, first, seed=seed)
     print(prompt, flush=True)
     return prompt
 
 
-def _settings(options: Namespace, source: Overlay, prompt: str, request: dict[str, Any]) -> str:
+def _metadata(options: Namespace, source: Overlay, prompt: str, plan: Decision, settings: Settings) -> str:
     """What made the video, as JSON for its metadata. File names only: folders would tell about the computer."""
+    clip, guidance = plan.clip, settings.guidance
     images = [{"file": i.path.name, "frame": i.frame, "strength": i.strength} for i in options.image]
-    guidance = request["guidance"]
-    given = {"enhanced_from": options.prompt} if options.enhance else {}
+    loras = [{"file": lora.path.name, "strength": lora.strength} for lora in options.lora]
+    given = {}
+    if options.enhance:
+        given["enhanced_from"] = options.prompt
+    made = {"recipe": plan.recipe.name, "width": clip.width, "height": clip.height, "frames": clip.frames,
+            "fps": clip.fps, "seed": plan.seed, "steps": settings.steps}
     return json.dumps({
         "version": __version__, "checkpoint": source.sources[0].path.name, "overlay": source.id,
-        "prompt": prompt, **given, "negative_prompt": options.negative_prompt, **request,
+        "prompt": prompt, **given, "negative_prompt": options.negative_prompt, **made,
         "guidance": guidance and dataclasses.asdict(guidance), "images": images,
-        "loras": [{"file": lora.path.name, "strength": lora.strength} for lora in options.lora]}, ensure_ascii=False)
+        "loras": loras}, ensure_ascii=False)
 
 
 def _materialize(options: Namespace, output: Path | None = None) -> Overlay:
@@ -155,18 +162,31 @@ def _guidance(options: Namespace, pipe: Pipeline) -> Guidance | None:
 
     A recipe without guidance starts from none, so that ``--cfg 2`` adds this one pass and no other.
     """
-    if all(getattr(options, name) is None for name in _GUIDANCE):
+    if not _given(options, _GUIDANCE):
         return None
     recipe = pipe.recipe(options.recipe)
     official = recipe.guidance(pipe.transformer_config.layers)
     streams = []
     for prefix, params in (("", official.video), ("audio_", official.audio)):
-        values = {name: getattr(options, prefix + name) for name in _SCALES}
-        values["stg_blocks"] = options.stg_blocks
-        given = {name: value for name, value in values.items() if value is not None}
-        base = params if recipe.guided else GuiderParams(stg_blocks=params.stg_blocks)
-        streams.append(dataclasses.replace(base, **given))
+        if not recipe.guided:
+            params = GuiderParams(stg_blocks=params.stg_blocks)
+        given = _given(options, ["stg_blocks"])
+        for name in _SCALES:
+            value = getattr(options, prefix + name)
+            if value is not None:
+                given[name] = value
+        streams.append(dataclasses.replace(params, **given))
     return Guidance(*streams)
+
+
+def _given(options: Namespace, names: Iterable[str]) -> dict[str, object]:
+    """Those of some options that were given."""
+    found = {}
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def _or(value: object, default: object) -> object:

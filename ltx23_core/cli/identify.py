@@ -12,7 +12,9 @@ from ..overlay.shelf.shelf import walk
 
 def identify(options: Namespace) -> None:
     """Print what each path is; a folder that is no model itself is listed."""
-    found = [each for path in options.paths for each in _identities(path)]
+    found: list[Identity] = []
+    for path in options.paths:
+        found += _identities(path)
     if options.json:
         print(json.dumps([{**vars(each), "path": str(each.path)} for each in found], indent=1))
         return

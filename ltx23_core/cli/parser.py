@@ -8,19 +8,19 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from ..errors import LTX23Error
-from ..plan.names import ATTENTION, DTYPES
+from ..plan.settings import ATTENTION, DTYPES, OPTIONS
 
-RECIPES = ("auto", "one_stage", "two_stage", "hq", "distilled", "distilled_one_stage", "sglang", "sglang_hq", "custom")
 VARIANTS = ("auto", "dev", "distilled")
 USER_ERROR, INTERRUPTED = 2, 130
 _MODULES = {"fetch": ".fetch", "export": ".export", "identify": ".identify"}  # commands that need no torch
-_STOPPED = {"fetch": "The same command continues the download.", "export": "The same command continues the export."}
+_STOPPED = {"fetch": "The same command continues the "
+                     "download.", "export": "The same command continues the export."}
 LORA_MODES = ("auto", "fused", "runtime")
 LAYOUTS = ("diffusers", "monolith", "split")
 
@@ -85,11 +85,21 @@ def crf(text: str) -> int:
     return int(text)
 
 
-def steps(text: str) -> int:
-    """Parse a number of steps, 1 or more."""
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return int(text)
+def setting(name: str) -> Callable[[str], object]:
+    """How a setting of `plan.settings` is read: a number within its bounds."""
+    option = OPTIONS[name]
+
+    def read(text: str) -> object:
+        try:
+            value = option.kind(text)
+        except ValueError:
+            value = text
+        problem = option.problem(name, value)
+        if problem:
+            raise argparse.ArgumentTypeError(f"{problem[0]}, it must be {problem[1]}")
+        return value
+
+    return read
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -107,11 +117,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_running(generate)
     overlay = commands.add_parser(
         "overlay", help="describe the files of a model and write the manifest", allow_abbrev=False,
-        description="Read the headers of the files, check every tensor against the architecture, write the manifest "
-                    "(a few MB; no weights are copied) and print what was found.")
+        description="Read the headers of the files, check every tensor against the architecture, write the "
+                    "manifest (a few MB; no weights are copied) and print what was found.")
     overlay.add_argument("checkpoint", type=Path, metavar="CHECKPOINT",
-                         help="LTX-2.3 checkpoint or transformer, or a folder (diffusers, split files), for example "
-                              "ltx-2.3-22b-dev.safetensors")
+                         help="LTX-2.3 checkpoint or transformer, or a folder (diffusers, split files), for "
+                              "example ltx-2.3-22b-dev.safetensors")
     overlay.add_argument("-o", "--output", type=Path, metavar="FILE",
                          help="manifest to write (default: CHECKPOINT with .ltx23.json added)")
     _add_parts(overlay)
@@ -125,8 +135,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_identify(commands: argparse._SubParsersAction) -> None:
     identify = commands.add_parser(
         "identify", help="say in one sentence what a file or folder is", allow_abbrev=False,
-        description="Read the headers of files or folders and say what each is, whether LTX-2.3 can use it, and if "
-                    "not, what to do.")
+        description="Read the headers of files or folders and say what each is, whether LTX-2.3 can use it, "
+                    "and if not, what to do.")
     identify.add_argument("paths", nargs="+", type=Path, metavar="PATH",
                           help="file or folder; a folder of many models is listed")
     identify.add_argument("--json", action="store_true", help="print all that is known, as JSON")
@@ -142,63 +152,69 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
                        help="what is to be avoided; acts only with guidance (default: a list of picture "
                             "and sound defects)")
     group.add_argument("--enhance", action="store_true",
-                       help="let the text encoder write the prompt out first, by --seed, and print it; it looks at an "
-                            "--image at frame 0, which needs a text encoder with vision tower")
+                       help="let the text encoder write the prompt out first, by --seed, and print it; it "
+                            "looks at an --image at frame 0, which needs a text encoder with vision tower")
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model files (an overlay, or a checkpoint and what goes with it)")
     source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument("--overlay", type=Path, metavar="FILE", help="manifest written by the overlay command")
+    source.add_argument("--overlay", type=Path, metavar="FILE", help="manifest written by the overlay "
+                                                                     "command")
     source.add_argument("--checkpoint", type=Path, metavar="FILE",
                         help="LTX-2.3 checkpoint, transformer or folder; its overlay is written beside it")
     _add_parts(parser, group)
     group.add_argument("--lora", type=lora_option, action="append", default=[], metavar="FILE[:STRENGTH]",
-                       help="LoRA on top of the model, with a strength (default: 1); may be given several times")
+                       help="LoRA on top of the model, with a strength (default: 1); may be given several "
+                            "times")
     group.add_argument("--lora-mode", choices=LORA_MODES, default="auto",
-                       help="fused: into the weights, the official rounding; runtime: beside them; auto (default): "
-                            "fused unless the strength changes between stages and there is room")
+                       help="fused: into the weights, the official rounding; runtime: beside them; auto "
+                            "(default): fused unless the strength changes between stages and there is room")
 
 
 def _add_parts(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup | None = None) -> None:
     group = group or parser.add_argument_group("files that go with the checkpoint")
     group.add_argument("--text-encoder", type=Path, metavar="PATH",
-                       help="Gemma folder, for example gemma-3-12b-it-qat-q4_0-unquantized, or a single file, for "
-                            "example gemma_3_12B_it_fp8_scaled.safetensors")
+                       help="Gemma folder, for example gemma-3-12b-it-qat-q4_0-unquantized, or a single "
+                            "file, for example gemma_3_12B_it_fp8_scaled.safetensors")
     group.add_argument("--component", type=Path, action="append", default=[], metavar="PATH",
-                       help="further file or folder (VAE, text projection, tokenizer, ...); adds or replaces the parts "
-                            "that it brings; may be given several times")
+                       help="further file or folder (VAE, text projection, tokenizer, ...); adds or replaces "
+                            "the parts that it brings; may be given several times")
     group.add_argument("--upsampler", type=Path, action="append", default=[], metavar="FILE",
                        help="latent upscaler, needed by recipe distilled; may be given several times")
-    group.add_argument("--distilled-lora", type=Path, metavar="FILE", help="distilled LoRA of the dev checkpoint")
+    group.add_argument("--distilled-lora", type=Path, metavar="FILE", help="distilled LoRA of the dev "
+                                                                           "checkpoint")
     group.add_argument("--variant", choices=VARIANTS, default="auto",
-                       help="what the checkpoint is; the files do not say, auto goes by the name (default: auto)")
+                       help="what the checkpoint is; the files do not say, auto goes by the name (default: "
+                            "auto)")
 
 
 def _add_video(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("video (defaults: the official ones of the recipe)")
-    group.add_argument("--recipe", choices=RECIPES, default="auto",
-                       help="one_stage: dev weights, 30 guided steps; distilled: 8 steps at half size, x2 upscale, 3 "
-                            "steps; distilled_one_stage: 8 steps at full size (default: auto, by the variant)")
-    group.add_argument("--width", type=int, metavar="PIXELS",
-                       help="multiple of 32, of 64 for recipe distilled (official: 768)")
-    group.add_argument("--height", type=int, metavar="PIXELS", help="as --width (official: 512)")
-    group.add_argument("--frames", type=int, metavar="N", help="8 k + 1: 1, 9, 17, ... (official: 121)")
-    group.add_argument("--fps", type=float, metavar="RATE",
-                       help="frames a second, above 0; 23.976 is written as 24000/1001 (official: 24)")
-    group.add_argument("--seed", type=int, metavar="N", help="same seed and settings, same video (official: 10)")
-    group.add_argument("--steps", type=steps, metavar="N",
-                       help="denoising steps, 1 or more, for one_stage (official: 30); distilled schedules are fixed")
+    for name, metavar in (("recipe", None), ("width", "PIXELS"), ("height", "PIXELS"), ("frames", "N"), ("fps", "RATE"),
+                          ("seed", "N"), ("steps", "N"), ("noise_device", None)):
+        _add_setting(group, name, metavar)
     group.add_argument("--image", type=image_option, action="append", default=[], metavar="FILE[@FRAME[:STRENGTH]]",
-                       help="picture that the video shows at a frame (default: 0, the first; -1: the last) with a "
-                            "strength of 0 to 1 (default: 1, exactly); may be given several times")
+                       help="picture that the video shows at a frame (default: 0, the first; -1: the last) "
+                            "with a strength of 0 to 1 (default: 1, exactly); may be given several times")
     group.add_argument("--crf", type=crf, metavar="N",
                        help="video compression given to the pictures first, 0 (none) to 51 (official: 33)")
 
 
+def _add_setting(group: argparse._ArgumentGroup, name: str, metavar: str | None) -> None:
+    """An option of the command line for a setting, with its text."""
+    option, flag = OPTIONS[name], "--" + name.replace("_", "-")
+    text = option.text.replace("%", "%%")
+    if option.choices:
+        group.add_argument(flag, choices=option.choices, default=option.shown, help=text)
+    else:
+        group.add_argument(flag, type=setting(name), metavar=metavar, help=text)
+
+
 def _add_guidance(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "guidance (for recipe one_stage; distilled recipes are made to run without; official dev values in brackets)")
+        "guidance (for recipe one_stage; distilled recipes are made to run without; official dev values in "
+        "brackets)")
     for name, video, audio, neutral, words in (
             ("cfg", 3, 7, 1, "how closely {} follows the prompt"),
             ("stg", 1, 1, 0, "spatio-temporal guidance of {}: steadier form and motion"),
@@ -219,11 +235,13 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=DTYPES, default="auto",
                        help="precision of weights and calculation (default: auto: bf16, but fp32 on a CPU)")
     group.add_argument("--memory", default="auto", metavar="GB",
-                       help="how much of the device the weights may take: auto (what does not fit comes in block by "
-                            "block), resident, stream (as little as possible), or a budget in GB (default: auto)")
+                       help="how much of the device the weights may take: auto (what does not fit comes in "
+                            "block by block), resident, stream (as little as possible), or a budget in GB "
+                            "(default: auto)")
     group.add_argument("--attention", choices=ATTENTION, default="auto",
                        help="attention kernel; results differ by rounding (default: auto, torch chooses)")
-    group.add_argument("--quiet", action="store_true", help="no progress, no messages; errors are still shown")
+    group.add_argument("--quiet", action="store_true", help="no progress, no messages; errors are still "
+                                                            "shown")
     _add_common(parser)
 
 
@@ -234,19 +252,22 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _add_fetch(commands: argparse._SubParsersAction) -> None:
     fetch = commands.add_parser(
         "fetch", help="download model files from huggingface.co", allow_abbrev=False,
-        description="Download model files, continue what was interrupted, check their hashes. A file in the Hugging "
-                    "Face cache is linked, not downloaded again. For gated files log in first: `hf auth login`, or set "
-                    "HF_TOKEN.")
+        description="Download model files, continue what was interrupted, check their hashes. A file in the "
+                    "Hugging Face cache is linked, not downloaded again. For gated files log in first: `hf "
+                    "auth login`, or set HF_TOKEN.")
     fetch.add_argument("names", nargs="*", metavar="NAME",
-                       help="name from --list, with @REVISION if need be; or ORG/REPO[@REVISION]:PATH for a file, "
-                            "ORG/REPO[@REVISION] for a model folder; or a file's address on huggingface.co")
-    fetch.add_argument("--list", action="store_true", help="print the names, with sizes and folders, and stop")
+                       help="name from --list, with @REVISION if need be; or ORG/REPO[@REVISION]:PATH for a "
+                            "file, ORG/REPO[@REVISION] for a model folder; or a file's address on "
+                            "huggingface.co")
+    fetch.add_argument("--list", action="store_true", help="print the names, with sizes and folders, and "
+                                                           "stop")
     place = fetch.add_mutually_exclusive_group()
     place.add_argument("--to", type=Path, metavar="DIR", help="folder to put the files into")
     place.add_argument("--comfyui", type=Path, metavar="DIR",
                        help="ComfyUI's folder: each file goes to its place in models/")
     fetch.add_argument("--folder", metavar="NAME",
-                       help="with --comfyui: folder in models/ for files that are not in --list, for example loras")
+                       help="with --comfyui: folder in models/ for files that are not in --list, for example "
+                            "loras")
     fetch.add_argument("--quiet", action="store_true", help="no progress; the results are still printed")
     _add_common(fetch)
 
@@ -254,19 +275,20 @@ def _add_fetch(commands: argparse._SubParsersAction) -> None:
 def _add_export(commands: argparse._SubParsersAction) -> None:
     export = commands.add_parser(
         "export", help="write the model as real files for other tools", allow_abbrev=False,
-        description="Copy the weights that an overlay describes into files that other tools read. Needs as much space "
-                    "as the files have (less where the file system shares blocks) and little memory. The same command "
-                    "continues after an interruption.")
+        description="Copy the weights that an overlay describes into files that other tools read. Needs as "
+                    "much space as the files have (less where the file system shares blocks) and little "
+                    "memory. The same command continues after an interruption.")
     export.add_argument("--overlay", type=Path, required=True, metavar="FILE",
                         help="manifest written by the overlay command")
     export.add_argument("--layout", choices=LAYOUTS, required=True,
-                        help="diffusers: a folder for LTX2Pipeline; monolith: the official single file; split: "
-                             "ComfyUI's files in their folders")
+                        help="diffusers: a folder for LTX2Pipeline; monolith: the official single file; "
+                             "split: ComfyUI's files in their folders")
     export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
                         help="new or empty folder, or one with the same export begun")
     export.add_argument("--no-verify", action="store_true",
                         help="do not read the files back and compare them with their sources")
-    export.add_argument("--quiet", action="store_true", help="no progress; the list of files is still printed")
+    export.add_argument("--quiet", action="store_true", help="no progress; the list of files is still "
+                                                             "printed")
     _add_common(export)
 
 
@@ -277,8 +299,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.command == "generate" and options.overlay and (
             options.text_encoder or options.component or options.upsampler or options.distilled_lora
             or options.variant != "auto"):
-        parser.error("--overlay already names all files: --text-encoder, --component, --upsampler, --distilled-lora "
-                     "and --variant go with --checkpoint")
+        parser.error("--overlay already names all files: --text-encoder, --component, --upsampler, "
+                     "--distilled-lora and --variant go with --checkpoint")
     if options.command == "fetch" and not options.list and not options.names:
         parser.error("fetch needs a NAME; --list prints those that are known")
     return options

@@ -23,7 +23,9 @@ class Inpaint:
     Attributes:
         source: frames, at least as many as the result; what is longer is cut, with a note in the log.
         mask: (F, H, W), one for each frame of the source, or (1, H, W) for all; 0 keeps, 1 makes anew. Values
-            between change the cell by that much, as 1 - strength of an image does.
+            between change the cell by that much, as 1 - strength of an image does; a mask with more than 16 values is
+            rounded to fifteenths (an error of 1/30 at most). A mask of other proportions than the frames is stretched
+            over them, as ComfyUI does.
     """
 
     source: SourceClip
@@ -52,6 +54,6 @@ class Inpaint:
             return states
         picks = self.source.first(stage.grid.pixel_frames, stage.fps)
         tokens = video_tokens(stage, self.source.frames, picks).to(video.clean).expand_as(video.clean)
-        mask = latent_mask(self.mask, picks, stage.grid).to(video.mask)
+        mask = latent_mask(self.mask, picks, stage.grid, tuple(self.source.frames.shape[1:3])).to(video.mask)
         initial = tokens if stage.fresh else video.initial
         return replace(video, initial=initial, clean=tokens, mask=mask.expand_as(video.mask).contiguous()), audio

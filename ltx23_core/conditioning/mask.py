@@ -24,8 +24,15 @@ def check_mask(mask: Tensor, frames: int) -> None:
                          "Scale the mask to 0 to 1.")
 
 
-def visible(mask: Tensor, height: int, width: int) -> Tensor:
-    """The part of a mask (F, H, W) that is seen where its frames are scaled to cover height x width and cropped."""
+def visible(mask: Tensor, height: int, width: int, picture: tuple[int, int] | None = None) -> Tensor:
+    """The part of a mask (F, H, W) that is seen where its frames are scaled to cover height x width and cropped.
+
+    Args:
+        mask: laid over the picture whatever its own proportions, as ComfyUI does.
+        height, width: of the result.
+        picture: height and width of the frames; None: those of the mask.
+    """
+    mask = _stretched(mask, picture)
     rows, columns = mask.shape[1:]
     scale = max(height / rows, width / columns)
     top, left = (math.floor(max(0.0, size - side / scale) / 2 + 1e-6)
@@ -33,19 +40,32 @@ def visible(mask: Tensor, height: int, width: int) -> Tensor:
     return mask[:, top:rows - top, left:columns - left]
 
 
-def latent_mask(mask: Tensor, picks: Sequence[int], grid: VideoGrid) -> Tensor:
+def _stretched(mask: Tensor, picture: tuple[int, int] | None) -> Tensor:
+    """A mask in the proportions of the picture: rows or columns are repeated, none is lost, values stay."""
+    rows, columns = mask.shape[1:]
+    if picture is None or rows * picture[1] == columns * picture[0]:
+        return mask
+    # The picture's own size if that is larger in both, so that small masks are cropped to the pixel.
+    factor = max(1.0, rows / picture[0], columns / picture[1])
+    size = (math.ceil(picture[0] * factor), math.ceil(picture[1] * factor))
+    return functional.interpolate(mask[:, None], size=size, mode="nearest-exact")[:, 0]
+
+
+def latent_mask(mask: Tensor, picks: Sequence[int], grid: VideoGrid,
+                picture: tuple[int, int] | None = None) -> Tensor:
     """Largest value of a mask in each latent cell: a cell is regenerated if any of its pixels is.
 
     Args:
         mask: (F, H, W) or (1, H, W) in [0, 1].
         picks: the frames of the clip, 8 (F' - 1) + 1 of them.
         grid: of the latent; its first latent frame covers one frame, each other one eight.
+        picture: height and width of the clip's frames, over which the mask is laid; None: of the mask.
 
     Returns:
         float32 (F' H' W', 1), token order.
     """
     frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
-    seen = visible(frames, grid.height * 32, grid.width * 32)
+    seen = visible(frames, grid.height * 32, grid.width * 32, picture)
     cells = functional.adaptive_max_pool2d(seen[:, None], (grid.height, grid.width))[:, 0]
     if len(cells) == 1:
         cells = cells.expand(grid.frames, -1, -1)

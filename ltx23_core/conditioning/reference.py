@@ -11,18 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..config import MAX_REFERENCE_SCALE, REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ..errors import MediaError, RequestError
 from ..geometry import TIME_SCALE, VideoGrid, video_positions
 from ..overlay.bytes.header import read_header
 from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
+from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
 from .mask import check_mask, visible
 from .source import SourceClip, encode_frames, note_cut
-
-MAX_SCALE = 16
-# Keys of a LoRA's metadata, the newer name first (spec/09 §5).
-SPATIAL_KEYS = ("reference_spatial_scale_factor", "reference_downscale_factor")
-TEMPORAL_KEYS = ("reference_temporal_scale_factor",)
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,9 @@ class ReferenceVideo:
             if not 0 <= value <= 1:
                 raise RequestError(f"reference {what} is {value}", "a number from 0 to 1", "Use 1.0.")
         for what, value in (("downscale", self.downscale), ("temporal", self.temporal)):
-            if not (isinstance(value, int) and 1 <= value <= MAX_SCALE):
-                raise RequestError(f"reference {what} factor is {value}", f"a whole number from 1 to {MAX_SCALE}",
+            if not (isinstance(value, int) and 1 <= value <= MAX_REFERENCE_SCALE):
+                raise RequestError(f"reference {what} factor is {value}",
+                                   f"a whole number from 1 to {MAX_REFERENCE_SCALE}",
                                    "Use the factor of the LoRA's metadata, or 1.")
         if self.mask is not None:
             check_mask(self.mask, len(self.source.frames))
@@ -89,7 +87,8 @@ class ReferenceVideo:
                                stage.height // self.downscale)
         weights = None
         if self.mask is not None:
-            weights = mask_weights(self.mask, picks, latent.shape[2:], (stage.height, stage.width))
+            weights = mask_weights(self.mask, picks, latent.shape[2:], (stage.height, stage.width),
+                                   tuple(self.source.frames.shape[1:3]))
         return append_reference(video, latent, stage.grid.tokens, stage.fps, self, weights), audio
 
 
@@ -99,7 +98,8 @@ def kept_frames(picks: tuple[int, ...], temporal: int) -> tuple[int, ...]:
     return kept[:(len(kept) - 1) // TIME_SCALE * TIME_SCALE + 1]
 
 
-def mask_weights(mask: Tensor, picks: tuple[int, ...], size: tuple[int, int, int], target: tuple[int, int]) -> Tensor:
+def mask_weights(mask: Tensor, picks: tuple[int, ...], size: tuple[int, int, int], target: tuple[int, int],
+                 picture: tuple[int, int] | None = None) -> Tensor:
     """A mask as weights of the reference's tokens: averaged over each cell's area and frames.
 
     Args:
@@ -107,12 +107,13 @@ def mask_weights(mask: Tensor, picks: tuple[int, ...], size: tuple[int, int, int
         picks: the frames that were encoded.
         size: latent frames, height and width of the reference.
         target: height and width of the clip, whose proportions are cut out.
+        picture: height and width of the reference's frames, over which the mask is laid; None: of the mask.
 
     Returns:
         float32 (1, tokens).
     """
     frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
-    cells = functional.interpolate(visible(frames, *target)[:, None], size=tuple(size[1:]), mode="area")[:, 0]
+    cells = functional.interpolate(visible(frames, *target, picture)[:, None], size=tuple(size[1:]), mode="area")[:, 0]
     if len(cells) == 1:
         return cells.expand(size[0], -1, -1).reshape(1, -1)
     return torch.cat((cells[:1], cells[1:].unflatten(0, (size[0] - 1, -1)).mean(1))).reshape(1, -1)
@@ -148,26 +149,10 @@ def append_reference(state: StreamState, latent: Tensor, target_tokens: int, fps
     state = state.appended(tokens, positions, reference.strength)
     if attention is None and weights is None and math.isclose(reference.attention_strength, 1.0):
         return state  # without a mask all tokens see each other
-    seen = torch.ones(1, tokens.shape[1]) if weights is None else weights
-    return replace(state, attention=reference_attention(state, before, target_tokens,
-                                                        seen * reference.attention_strength))
-
-
-def reference_attention(state: StreamState, before: int, target_tokens: int, seen: Tensor) -> Tensor:
-    """Attention weights (B, N, N) of a state whose tokens from ``before`` on are a new reference.
-
-    Reference and clip see each other as ``seen`` (1, tokens) says, the reference itself wholly, and it neither sees
-    nor is seen by keyframes and earlier references (goldens: reference_video).
-    """
-    batch, count = state.clean.shape[:2]
-    mask = torch.ones(batch, count, count, device=state.clean.device)
-    if state.attention is not None:
-        mask[:, :before, :before] = state.attention[:, :before, :before]
-    mask[:, before:, :before] = mask[:, :before, before:] = 0.0
-    seen = seen.to(mask)
-    mask[:, :target_tokens, before:] = seen[:, None, :]
-    mask[:, before:, :target_tokens] = seen[:, :, None]
-    return mask
+    if attention is None:
+        attention = Seen.of_clip(before, target_tokens, state.clean.device)
+    seen = torch.ones(tokens.shape[1]) if weights is None else weights.flatten()
+    return replace(state, attention=attention.with_reference(seen * reference.attention_strength))
 
 
 def reference_scales(lora: str | Path | Mapping[str, str]) -> tuple[int, int]:
@@ -181,19 +166,16 @@ def reference_scales(lora: str | Path | Mapping[str, str]) -> tuple[int, int]:
         MediaError: a factor that is no whole number.
     """
     metadata = lora if isinstance(lora, Mapping) else read_header(Path(lora)).metadata
-    return _scale(metadata, SPATIAL_KEYS), _scale(metadata, TEMPORAL_KEYS)
+    return _scale(metadata, REFERENCE_SPATIAL), _scale(metadata, REFERENCE_TEMPORAL)
 
 
 def _scale(metadata: Mapping[str, str], keys: tuple[str, ...]) -> int:
-    key = next((key for key in keys if key in metadata), None)
-    if key is None:
+    stated = reference_factor(metadata, keys)
+    if stated is None:
         return 1
-    text = str(metadata[key])
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (value.is_integer() and 1 <= value <= MAX_SCALE):
-        raise MediaError(f"the LoRA states {key} {text!r}", f"a whole number from 1 to {MAX_SCALE}",
+    key, value = stated
+    if value is None:
+        raise MediaError(f"the LoRA states {key} {str(metadata[key])!r}",
+                         f"a whole number from 1 to {MAX_REFERENCE_SCALE}",
                          "Set the factors by hand.")
-    return int(value)
+    return value

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
-from ..models.audio.mel import fit_latent_length
 from ..plan.condition import FILLS, FREEZES, SOURCE, Clip, StageSetting
-from ..sampling.state import StatePair, StreamState, audio_to_tokens
+from ..sampling.state import StatePair, StreamState, audio_to_tokens, fit_latent_length
 from .source import SourceClip, audio_latent, video_tokens
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from torch.nn import functional
 from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import MediaError, RequestError
 from ..geometry import TIME_SCALE
-from ..media.audio import Audio
+from ..media.audio import Audio, check_sound, is_finite
 from ..media.image import resize_frames
-from ..models.audio.mel import as_stereo
+from ..media.rate import nearest_frames
 from ..plan.condition import StageSetting
 from ..sampling.state import video_to_tokens
 
@@ -59,10 +59,7 @@ class SourceClip:
     def picks(self, fps: float) -> tuple[int, ...]:
         """The source frame of each frame of the source at another rate; nearest in time, earlier if between two."""
         count = 0 if self.frames is None else len(self.frames)
-        if self.fps is None or self.fps == fps:
-            return tuple(range(count))
-        total = max(1, int(count * fps / self.fps + 1e-6)) if count else 0
-        return tuple(min(count - 1, int(index * self.fps / fps + 0.5 - 1e-6)) for index in range(total))
+        return tuple(range(count)) if self.fps is None else nearest_frames(count, self.fps, fps)
 
     def first(self, frames: int, fps: float) -> tuple[int, ...]:
         """`picks` of a result of so many frames."""
@@ -93,14 +90,9 @@ def check_frames(frames: Tensor) -> None:
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise MediaError(f"the source frames have shape {tuple(frames.shape)}", "(frames, height, width, 3)",
                          "Give RGB frames, channels last, without alpha.")
-
-
-def check_sound(audio: Audio) -> None:
-    """Raise `MediaError` for what is not one mono or stereo waveform."""
-    as_stereo(audio.waveform)
-    if audio.waveform.shape[0] != 1 or not audio.waveform.shape[2] or audio.sample_rate <= 0:
-        raise MediaError(f"the source sound has shape {tuple(audio.waveform.shape)} at {audio.sample_rate} Hz",
-                         "(1, channels, samples), at least one sample, at a rate above 0", "Give one waveform.")
+    if not is_finite(frames):
+        raise MediaError("the source frames hold NaN or infinity", "finite pixels in [0, 1]",
+                         "Make them again; a step before this one went wrong.")
 
 
 def video_tokens(stage: StageSetting, frames: Tensor, picks: Sequence[int]) -> Tensor:

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import RequestError
-from ..media.audio import Audio
-from ..models.audio.mel import as_stereo, fit_latent_length
+from ..media.audio import Audio, as_stereo, check_sound
 from ..plan.condition import FREEZES, SOURCE, Clip, StageSetting
-from ..sampling.state import StatePair, StreamState, audio_to_tokens
-from .source import MARGIN, SourceClip, check_sound, cut_sound, video_tokens
+from ..sampling.state import StatePair, StreamState, audio_to_tokens, fit_latent_length
+from .source import MARGIN, SourceClip, cut_sound, video_tokens
 
 log = logging.getLogger(__name__)
 NOISE_SEED = 42  # of the noise on the sound: the same in every run

@@ -15,7 +15,8 @@ from ..errors import RequestError
 from .errors import HubError
 from .partial import download, partial_path
 from .remote import CHUNK, Hub, RemoteFile, files_below, is_complete
-from .request import Request
+from .request import Request, parse
+from .there import file_below, folder_below, is_real
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, file; may raise to stop
 MARGIN = 512 * 10**6                        # bytes that stay free on the disk
@@ -47,8 +48,8 @@ class Item:
 
     @property
     def is_there(self) -> bool:
-        """Whether the place is taken, by a file of this size."""
-        return self.target is not None and self.target.is_file()
+        """Whether the place is taken; a Git LFS pointer gives it up."""
+        return self.target is not None and is_real(self.target)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def fetch(wanted: Sequence[tuple[Request, Path | None]], on_progress: Progress =
         RequestError: a place is taken by another file, or none was named for a file that is not in the cache.
     """
     hub = hub or Hub()
-    plans = [(request, root, plan(hub, request, root)) for request, root in dict.fromkeys(wanted)]
+    settled = [(request, _settled(request, root)) for request, root in dict.fromkeys(wanted)]
+    plans = [(request, root, plan(hub, request, root)) for request, root in settled]
     items = [item for *_, items in plans for item in items]
     _check_targets(items)
     _check_space(items)
@@ -102,10 +104,36 @@ def fetch(wanted: Sequence[tuple[Request, Path | None]], on_progress: Progress =
     return results
 
 
+def fetch_missing(names: Iterable[str], folders: Callable[[str], Path], on_progress: Progress = lambda *_: None,
+                  hub: Hub | None = None) -> list[Fetched]:
+    """Provide files of the catalogue in one call: those that are there, in any sub-folder, stay as they are.
+
+    Args:
+        names: of `catalogue.ENTRIES`, or what else `request.parse` reads.
+        folders: name of a folder of ComfyUI's models -> where it is.
+        on_progress: as for `fetch`.
+        hub: another than the user's.
+
+    Raises:
+        HubError: as `fetch`.
+        RequestError: as `fetch`, or a name that is not known.
+    """
+    requests = [parse(name) for name in dict.fromkeys(names)]
+    return fetch([(request, folders(request.folder)) for request in requests], on_progress, hub)
+
+
+def _settled(request: Request, root: Path | None) -> Path | None:
+    """The folder that a repository goes to: where it lies already, in a sub-folder, else the one that was named."""
+    if root is None or not request.is_folder:
+        return root
+    found = folder_below(root, request.name)
+    return root if found is None else found.parent
+
+
 def plan(hub: Hub, request: Request, root: Path | None) -> list[Item]:
     """Find out what there is, here and at the hub. Where the hub refuses or is away, the cache serves alone."""
     def item(file: RemoteFile, cached: Path | None) -> Item:
-        return Item(request, file, None if root is None else request.target(root, file.path), cached)
+        return Item(request, file, None if root is None else _target(request, root, file), cached)
 
     try:
         return [item(file, hub.cached(request, file)) for file in hub.files(request, root)]
@@ -118,16 +146,25 @@ def plan(hub: Hub, request: Request, root: Path | None) -> list[Item]:
         raise
 
 
+def _target(request: Request, root: Path, file: RemoteFile) -> Path:
+    """The place of a file: where an equal one lies in a sub-folder, else where the request puts it."""
+    usual = request.target(root, file.path)
+    if request.is_folder or is_real(usual):
+        return usual
+    return file_below(root, request.name, file.size) or usual
+
+
 def _unasked(name: str, path: Path) -> RemoteFile:
     """A file that the hub could not be asked about, taken as it is."""
     return RemoteFile(name, "", path.stat().st_size, "", "")
 
 
 def present(request: Request, root: Path) -> Path | None:
-    """The file or complete folder of a request if it lies below `root` already; nothing is asked of the hub."""
-    path = request.target(root)
-    found = path.is_dir() and is_complete(path) if request.is_folder else path.is_file()
-    return path if found else None
+    """The file or complete folder of a request if it lies in `root` or below; nothing is asked of the hub."""
+    if not request.is_folder:
+        return file_below(root, request.name)
+    path = folder_below(root, request.name)
+    return path if path is not None and is_complete(path) else None
 
 
 def size_text(size: float) -> str:
@@ -136,9 +173,9 @@ def size_text(size: float) -> str:
 
 
 def _place(request: Request, root: Path | None, items: Sequence[Item]) -> Path:
-    if root is not None:
-        return request.target(root)
     first = items[0]
+    if root is not None:
+        return request.target(root) if request.is_folder else first.target
     return first.cached.parents[first.file.path.removeprefix(request.path).count("/")] if request.is_folder else (
         first.cached)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import errors
 from .errors import HubError, is_passing
 from .request import Request, is_safe
+from .there import is_real
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -156,7 +157,8 @@ def files_below(folder: Path, prefix: str) -> dict[str, Path]:
 
 def is_complete(folder: Path) -> bool:
     """Whether a model folder has weights, and all that its indices name."""
-    if not any(folder.glob("*.safetensors")) or any(folder.glob(".*.incomplete")):
+    weights = list(folder.glob("*.safetensors"))
+    if not weights or not all(map(is_real, weights)) or any(folder.glob(".*.incomplete")):
         return False
     for index in folder.glob("*.safetensors.index.json"):
         try:

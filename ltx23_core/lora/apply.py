@@ -1,16 +1,18 @@
 """LoRA updates as tensors, and what they make of a weight (spec/09 §5)."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..overlay.bytes.source import TensorRef
+from ..errors import WeightsError
+from ..overlay.bytes.source import AnyRef, TensorRef
 from ..overlay.lora.update import Update
 
-Read = Callable[[TensorRef, "torch.dtype | None"], Tensor]
+Read = Callable[[AnyRef, "torch.dtype | None"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,22 @@ def prepare(update: Update, strength: float, dtype: torch.dtype, read: Read) -> 
         dtype: of the weight.
         read: (tensor, dtype or None: as stored) -> tensor on the device.
     """
-    tensors = {role: read(ref, dtype if update.plain else torch.float32) for role, ref in update.tensors.items()}
+    tensors = {role: _finite(read(ref, dtype if update.plain else torch.float32), role, ref)
+               for role, ref in update.tensors.items()}
     alpha = update.alpha
     if isinstance(alpha, TensorRef):
         alpha = float(read(alpha, torch.float32).item())
     divisor = update.rank ** 0.5 if update.rank_stabilised else update.rank
     return Change(update.kind, tensors, 1.0 if alpha is None else alpha / divisor, strength, update.dora)
+
+
+def _finite(factor: Tensor, role: str, ref: TensorRef) -> Tensor:
+    """A factor as it was read; a NaN or infinity in it is named here, before it spoils a whole run."""
+    low, high = (float(value) for value in torch.aminmax(factor)) if factor.numel() else (0.0, 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise WeightsError(f"{ref.path.name} holds NaN or infinity in a factor ({role} at byte {ref.start})",
+                           "finite numbers", "Download or train the LoRA again, or take it away.")
+    return factor
 
 
 def apply(weight: Tensor, changes: Sequence[Change]) -> Tensor:

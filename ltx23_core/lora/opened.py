@@ -65,6 +65,11 @@ class OpenLora:
         return [LoraUse(updates, strength * factor, strength != 0 and self.lora.mode == "runtime")
                 for factor, updates in self.updates(component).items()]
 
+    def staged(self, stages: int) -> StagedLora:
+        """What it does to the transformer in a recipe of so many stages."""
+        strengths = tuple(self.lora.strength_in(number) for number in range(1, stages + 1))
+        return StagedLora(self.updates("transformer"), strengths, self.lora.mode)
+
     def report(self) -> str:
         """Lines for people: what it changes, by family, at which strength, and what was left out and why."""
         lora, lines = self.lora, [self.file.report()]

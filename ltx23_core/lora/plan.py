@@ -7,7 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from ..errors import WeightsError
-from ..overlay.bytes.source import AnyRef, SourceFile, TensorRef
+from ..overlay.bytes.source import AnyRef, SourceFile
 from ..overlay.lora.update import Update
 
 
@@ -50,7 +50,7 @@ class ParameterLoras(NamedTuple):
 LoraPlan = dict[str, ParameterLoras]
 
 
-def lora_pairs(tensors: Mapping[str, TensorRef]) -> dict[str, Update]:
+def lora_pairs(tensors: Mapping[str, AnyRef]) -> dict[str, Update]:
     """Updates by parameter, from the names of an overlay's LoRA component (official pairs)."""
     a, b = ".lora_A.weight", ".lora_B.weight"
     return {name.removesuffix(a) + ".weight": Update("lora", {"a": ref, "b": tensors[name.removesuffix(a) + b]})

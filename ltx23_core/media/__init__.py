@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .audio import Audio
     from .image import compress_image, load_image, resize_and_crop, to_uint8
-    from .video import VideoWriter, check_output_path, frame_rate, write_video
+    from .rate import frame_rate
+    from .video import VideoWriter, check_output_path, write_video
 
 _HOMES = {"Audio": ".audio", "compress_image": ".image", "load_image": ".image", "resize_and_crop": ".image",
-          "to_uint8": ".image", "VideoWriter": ".video", "check_output_path": ".video", "frame_rate": ".video",
+          "to_uint8": ".image", "VideoWriter": ".video", "check_output_path": ".video", "frame_rate": ".rate",
           "write_video": ".video"}
 __all__ = ["Audio", "VideoWriter", "check_output_path", "compress_image", "frame_rate", "load_image",
            "resize_and_crop", "to_uint8", "write_video"]

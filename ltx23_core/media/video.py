@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -14,28 +13,22 @@ import av
 import numpy as np
 import torch
 
+from ..atomic import publish_free, sweep, temporary_beside
 from ..errors import MediaError
-from .audio import Audio
+from ..ops.resample import resample
+from .audio import Audio, as_float, as_stereo, is_finite
 from .image import to_uint8
+from .rate import frame_rate
 
 # Quality of the official writer (spec/04 §6).
 CRF, PRESET = 19, "veryfast"
 # Macroblock-tree rate control of x264 (with AVX-512) is not the same twice where a row is no multiple of 8 macroblocks:
 # 1 to 40 % of repeated encodes of smooth motion at 96, 192, 288 and 416 pixels differed, none of 128, 256, 768, 1920.
 MBTREE_STEP = 128  # pixels
+PARTS = ".*.mp4*.part"  # what a killed process leaves
 BT709, LIMITED_RANGE = 1, 1  # codes of H.273, used for primaries, transfer and matrix alike
+FALLBACK_SOUND_RATE = 48_000  # Hz, for rates that AAC does not have
 _NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
-NTSC_RATES = (24, 30, 48, 60, 120)  # 23.976 means 24000/1001, not 2997/125
-
-
-def frame_rate(fps: float) -> Fraction:
-    """The exact rate behind a decimal number: 24 -> 24, 23.976 -> 24000/1001, 12.5 -> 25/2."""
-    if not (math.isfinite(fps) and fps > 0):
-        raise MediaError(f"the frame rate is {fps}", "a positive number of frames a second", "Use 24.")
-    for rate in NTSC_RATES:
-        if abs(fps - rate * 1000 / 1001) < 5e-3:
-            return Fraction(rate * 1000, 1001)
-    return Fraction(fps).limit_denominator(1001)
 
 
 def check_output_path(path: str | os.PathLike[str]) -> Path:
@@ -58,23 +51,27 @@ class VideoWriter:
     neither the file nor its temporary. Sound is encoded alongside the picture, so that the two are interleaved.
 
     Args:
-        path: ``.mp4`` file to write; an existing one is replaced at the end.
+        path: ``.mp4`` file to write; an existing one is replaced at the end, unless there is ``next_path``.
         fps: frames a second; stored as an exact fraction.
-        audio: sound of the whole video, or None. Written as it is, shorter or longer than the picture.
+        audio: sound of the whole video, or None. Written as long as it is, shorter or longer than the picture; of a
+            layout beyond stereo mixed down, at a rate that AAC does not have at 48 kHz.
         metadata: container tags (for example a prompt), each a string.
         crf: libx264 quality, 0 to 51, less is better.
         preset: libx264 speed preset.
+        next_path: replaces nothing: where a file has the name by the end, it gives the next name to try, and `path`
+            says in the end which one it was.
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float, audio: Audio | None = None, *,
-                 metadata: Mapping[str, str] | None = None, crf: int = CRF, preset: str = PRESET) -> None:
+                 metadata: Mapping[str, str] | None = None, crf: int = CRF, preset: str = PRESET,
+                 next_path: Callable[[], Path] | None = None) -> None:
         """Check the request; nothing is opened before the first frames."""
         self.path, self.rate, self.frames = check_output_path(path), frame_rate(fps), 0
-        self._samples = None if audio is None else _stereo(audio)
-        self._sample_rate = 0 if audio is None else audio.sample_rate
+        self._samples, self._sample_rate = (None, 0) if audio is None else writable_sound(audio)
+        self._next_path = next_path
         self._metadata, self._options = dict(metadata or {}), {"crf": str(crf), "preset": preset}
         self._position = 0  # samples already encoded
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        self._part = temporary_beside(self.path, ".part")
         self._container: av.container.OutputContainer | None = None
         self._size: tuple[int, int] | None = None
 
@@ -99,7 +96,7 @@ class VideoWriter:
         self._check_frames(frames)
         if self._container is None:
             self._open(*frames.shape[1:3])
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             for frame in to_uint8(frames).cpu().numpy():
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 # swscale assumes the BT.601 matrix unless told otherwise, whatever the stream's tags say.
@@ -112,7 +109,8 @@ class VideoWriter:
     def _open(self, height: int, width: int) -> None:
         """Create the temporary file and its streams."""
         flags = "faststart+use_metadata_tags" if self._metadata else "faststart"
-        with _readable_errors(self.path):
+        sweep(self.path.parent, PARTS)
+        with readable_errors(self.path):
             self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": flags})
         self._container.metadata.update(self._metadata)
         options = self._options | ({} if width % MBTREE_STEP == 0 else {"x264-params": "mbtree=0"})
@@ -143,7 +141,7 @@ class VideoWriter:
         """Flush both encoders, bring the file to the disk, give it its name."""
         if self._container is None:
             raise MediaError("there are no frames", "at least one frame", "Decode the video before writing it.")
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             self._write_audio(until=None)
             self._container.mux(self._video.encode(None))
             if self._samples is not None:
@@ -152,7 +150,7 @@ class VideoWriter:
             self._container = None
             with open(self._part, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(self._part, self.path)
+            self.path = publish_free(self._part, self.path, self._next_path)
 
     def _check_frames(self, frames: torch.Tensor) -> None:
         """Refuse what cannot be written, in words."""
@@ -173,7 +171,7 @@ class VideoWriter:
 
 def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float, audio: Audio | None = None,
                 *, metadata: Mapping[str, str] | None = None) -> int:
-    """Write an mp4 from chunks (f, H, W, 3) float32 in [0, 1] as they come; returns the number of frames.
+    """Write an mp4 from chunks (f, H, W, 3), float32 in [0, 1] or uint8, as they come; returns the number of frames.
 
     Nothing is left behind if the iterator raises. Raises `MediaError`. Quality: see `VideoWriter`.
     """
@@ -184,7 +182,7 @@ def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fp
 
 
 @contextlib.contextmanager
-def _readable_errors(path: Path) -> Iterator[None]:
+def readable_errors(path: Path) -> Iterator[None]:
     """Turn what FFmpeg or the file system says (disk full, no permission) into a `MediaError`."""
     try:
         yield
@@ -193,15 +191,20 @@ def _readable_errors(path: Path) -> Iterator[None]:
                          "Free some space, close programs that hold the file, or choose another folder.") from error
 
 
-def _stereo(audio: Audio) -> np.ndarray:
-    """(B, 2, samples) or (2, samples) -> (2, samples) float32; refuses batches, other channel counts and NaN."""
-    waveform = audio.waveform
-    if waveform.ndim == 3 and waveform.shape[0] == 1:
-        waveform = waveform[0]
-    if waveform.ndim != 2 or waveform.shape[0] != 2:
-        raise MediaError(f"the sound has shape {tuple(audio.waveform.shape)}", "(1, 2, samples): one stereo waveform",
-                         "Write one video for each item of a batch; duplicate the channel of mono sound.")
-    if not bool(torch.isfinite(waveform).all()):
-        raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]",
-                         _NAN_FIX)
-    return waveform.detach().float().cpu().numpy()
+def writable_sound(audio: Audio) -> tuple[np.ndarray, int]:
+    """A sound as the encoder takes it: ((2, samples) float32, rate); refuses batches and NaN."""
+    waveform = audio.waveform[None] if audio.waveform.ndim == 2 else audio.waveform
+    if waveform.ndim != 3 or waveform.shape[0] != 1:
+        raise MediaError(f"the sound has shape {tuple(audio.waveform.shape)}", "(1, channels, samples): one waveform",
+                         "Write one video for each item of a batch.")
+    if not is_finite(waveform):
+        raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]", _NAN_FIX)
+    stereo = as_stereo(as_float(waveform.detach())).cpu()
+    rate = audio.sample_rate if audio.sample_rate in _aac_rates() else FALLBACK_SOUND_RATE
+    return resample(stereo, audio.sample_rate, rate)[0].numpy(), rate
+
+
+@lru_cache(maxsize=1)
+def _aac_rates() -> frozenset[int]:
+    """Sample rates that the encoder of this FFmpeg has, in Hz."""
+    return frozenset(av.Codec("aac", "w").audio_rates or (FALLBACK_SOUND_RATE,))

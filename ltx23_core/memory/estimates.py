@@ -1,15 +1,18 @@
 """How many bytes a stage needs beside its weights; estimated from shapes before anything is allocated."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import TransformerConfig, gemma_config
+from ..config import AudioVAEConfig, GeneratorConfig, TransformerConfig, VocoderConfig, gemma_config
 from ..geometry import VideoGrid
 
 WORKSPACE = 40 << 20  # of the matrix library: 32 MiB on an H100, allocated like a tensor
 PIECES = 0.05  # of activations: what the allocator cannot use between pieces of different sizes
 TIMESTEPS = 2  # that the tokens of one stream have at one sigma: noise and conditions
+SOUND_PIECE = 384       # latents that `decode.sound` computes at once
+SOUND_DECODER_TENSORS, SOUND_ENCODER_TENSORS, VOCODER_TENSORS = 6, 6, 10  # alive at once, see below
 
 
 def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: int, passes: int, batch: int,
@@ -63,6 +66,38 @@ def encode_bytes(width: int, height: int, frames: int, bytes_per_value: int) -> 
     """
     cells = (width // 4) * (height // 4)
     return (3 * 128 * (frames + 3) + 48 * frames) * cells * bytes_per_value
+
+
+def sound_decode_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int, bytes_per_value: int) -> int:
+    """Peak of decoding audio latents, in pieces (`decode.sound`): the larger of its two networks on one piece.
+
+    Audio decoder: at its first level tensors of C channels x mel bins for each mel frame, six at once at a residual
+    block. Vocoder, float32: at the stage with the most values a mel frame the tensor, the running sum of blocks, and
+    a block's residual with its activation at twice the rate, padded and filtered: ten tensors.
+    """
+    frames = 4 * min(latents, SOUND_PIECE)
+    mel = SOUND_DECODER_TENSORS * vae.base_channels * vae.channel_multipliers[0] * vae.mel_bins * bytes_per_value
+    hop = math.prod(vocoder.vocoder.rates)
+    second = _most_values(vocoder.bwe) * hop // vocoder.hop_length
+    return frames * max(mel, 4 * VOCODER_TENSORS * max(_most_values(vocoder.vocoder), second))
+
+
+def _most_values(generator: GeneratorConfig) -> int:
+    """Values of the largest stage's tensor for one input frame."""
+    channels, rate, most = generator.initial_channels, 1, 0
+    for factor in generator.rates:
+        channels, rate = channels // 2, rate * factor
+        most = max(most, channels * rate)
+    return most
+
+
+def sound_encode_bytes(vae: AudioVAEConfig, latents: int, bytes_per_value: int) -> int:
+    """Peak of encoding a sound, in pieces: at the encoder's first level six tensors of C channels x mel bins for each
+    mel frame of a piece; beside it the whole waveform at 16 kHz, padded and resampled, in float32."""
+    frames = 4 * min(latents, SOUND_PIECE)
+    waveform = 4 * latents * 4 * 2 * vae.hop_length * vae.in_channels
+    return (frames * SOUND_ENCODER_TENSORS * vae.base_channels * vae.channel_multipliers[0] * vae.mel_bins
+            * bytes_per_value + waveform)
 
 
 def generation_bytes(config: Mapping[str, Any], tokens: int, new_tokens: int, bytes_per_value: int,

@@ -89,6 +89,24 @@ def attention_backend(name: str) -> AttentionFunction:
     return partial(_forced, BACKENDS[name]) if BACKENDS[name] else attention
 
 
+def check_backend(name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a forced backend that the device or this torch lacks, by one small product of the model's shape.
+
+    Raises:
+        RequestError: it cannot run here.
+    """
+    function = attention_backend(name)
+    if not BACKENDS[name]:
+        return
+    probe = torch.zeros(1, 1, 64, 128, device=device, dtype=dtype)
+    try:
+        function(probe, probe, probe)
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise RequestError(f"attention backend {name} does not run on {device} in {dtype} ({said})",
+                           "a backend that this device has", "Choose auto.") from error
+
+
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn weights in [0, 1] into an additive bias log(mask), fully masked at 0 (spec/07 §8).
 

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +18,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..atomic import is_leftover, write_whole
 from ..errors import OverlayError
+from .bytes.endings import TOKENIZER_FILES
 from .bytes.header import read_json
 from .bytes.source import (
     MAX_DIMENSIONS,
     MAX_HEAD,
     REMAKE,
     SIDE_FILES,
-    TOKENIZER_FILES,
     AnyRef,
     QuantRef,
     SourceFile,
@@ -250,7 +250,7 @@ def encode(content: Mapping[str, Any]) -> tuple[str, str]:
 def remove_stale(path: Path) -> None:
     """Delete the temporary files of writers that were killed, which nobody else would do."""
     for name in os.listdir(path.parent):
-        if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
+        if is_leftover(name, path.name):
             with contextlib.suppress(OSError):
                 if time.time() - (path.parent / name).stat().st_mtime > _LOCK_SECONDS:
                     (path.parent / name).unlink()
@@ -262,22 +262,16 @@ def save(path: Path, text: str) -> None:
     Raises:
         OverlayError: the folder cannot be written, or another process holds the lock for a minute.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=_LOCK_SECONDS):
             remove_stale(path)
             try:
-                with open(temporary, "x", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:  # what is left of a failure, and the lock file, which is of no use to anyone
-                for leftover in (temporary, lock):
-                    with contextlib.suppress(OSError):
-                        leftover.unlink()
+                write_whole(path, text)
+            finally:  # the lock file is of no use to anyone
+                with contextlib.suppress(OSError):
+                    lock.unlink()
     except Timeout as error:
         raise OverlayError(f"another process has been writing {path} for {_LOCK_SECONDS} s", "a free manifest",
                            f"Wait for it, or delete {lock} if none is running.") from error

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import OverlayError
+from .bytes.endings import SAFETENSORS
 from .bytes.header import read_json
 from .bytes.source import SourceFile, refusing_unreadable
 from .find.companions import check_upsampler, find_upsampler, read_distilled_lora
 from .find.folders import find
 from .find.found import Found
 from .find.resolve import Resolved, resolve_all
-from .find.text_encoder import check_matches, find_text_encoder
+from .find.text_encoder import TEXT_PARTS, check_matches, find_text_encoder
 from .garbage import no_collection
 from .manifest import VARIANTS, ComponentEntry, Overlay, encode, save, to_content
 from .names.architecture import Shapes
@@ -38,7 +39,8 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
     Args:
         checkpoint: a file or a folder of any layout: the official single file in bf16, fp8 or NVFP4, a transformer
             alone, a diffusers folder, a folder of split files.
-        text_encoder: the Gemma 3 folder or a single file of it; without one the overlay cannot encode prompts.
+        text_encoder: the Gemma 3 folder or a single file of it; without one the overlay cannot encode prompts. A
+            text projection that was saved with it is taken only where no other source brings one.
         upsamplers: latent upscaler files, each of another kind.
         distilled_lora: the LoRA that lets a dev checkpoint run distilled recipes.
         components: further files or folders. Each adds or replaces the components that it brings; the last counts.
@@ -57,7 +59,8 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
     for place in places:
         parts.add_all(find(place, tokenizers))
     if text_encoder is not None:
-        parts.add(find_text_encoder(_absolute(text_encoder), tokenizers))
+        encoder = find_text_encoder(_absolute(text_encoder), tokenizers)
+        parts.add(encoder.without([name for name in parts.chosen if name not in TEXT_PARTS]))
     if "transformer" not in parts.chosen:
         raise _no_transformer(parts.found)
     entries, shapes = parts.entries([find_upsampler(_absolute(file)) for file in upsamplers])
@@ -127,7 +130,7 @@ class _Parts:
             if "text_projection" in entries:
                 projection = entries["text_projection"].config
                 check_matches(encoder, projection["caption_channels"], projection["in_features"])
-            for name in ("text_encoder", "text_encoder_vision", "tokenizer"):
+            for name in TEXT_PARTS:
                 if self.chosen.get(name) is encoder:
                     config = encoder.config["text_encoder"] if name == "text_encoder" else {}
                     entries[name] = ComponentEntry(config, encoder.components[name])
@@ -155,7 +158,7 @@ class _Parts:
         used = {ref.path for entry in entries.values() for ref in entry.tensors.values()}
         ours = {id(found) for found in self.chosen.values()}
         sources = [source for found in self.found if id(found) in ours for source in found.sources
-                   if source.path in used or source.path.suffix not in (".safetensors", ".sft")]
+                   if source.path in used or not source.path.name.lower().endswith(SAFETENSORS)]
         return tuple({source.path: source for source in (*sources, *self.sources)}.values())
 
 

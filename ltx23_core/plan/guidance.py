@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from ..errors import RequestError
 from .guider import Apg, GuiderParams, Nag
@@ -48,7 +48,8 @@ class GuiderBins:
         bounds = [bound for bound, _ in self.bins]
         if not bounds or len(set(bounds)) != len(bounds) or not all(0 < bound <= 1 for bound in bounds):
             raise RequestError(f"the bounds of the guidance over sigma are {bounds}",
-                               "at least one, all different, above 0 and up to 1", "Use 1.0 for the only bin.")
+                               "at least one, all different, above 0 and up to "
+                               "1", "Use 1.0 for the only bin.")
         object.__setattr__(self, "bins", tuple(sorted(self.bins, key=lambda entry: -entry[0])))
 
     def index(self, sigma: float) -> int:
@@ -60,17 +61,32 @@ StreamGuidance = GuiderParams | GuiderBins | RecipeParams
 
 
 def _bins_of(stream: StreamGuidance | None) -> tuple[tuple[float, Params], ...]:
-    return stream.bins if isinstance(stream, GuiderBins) else ((1.0, stream),)
+    """A stream's (upper bound, parameters); one bin where they are the same at every sigma."""
+    if isinstance(stream, GuiderBins):
+        return stream.bins
+    return ((1.0, stream),)
 
 
 def _at(stream: StreamGuidance | None, sigma: float) -> Params:
-    return stream.bins[stream.index(sigma)][1] if isinstance(stream, GuiderBins) else stream
+    """A stream's parameters at a sigma."""
+    if isinstance(stream, GuiderBins):
+        _, params = stream.bins[stream.index(sigma)]
+        return params
+    return stream
 
 
 def _joined(bins: Iterable[tuple[float, Params]]) -> StreamGuidance | None:
     """Bins as guidance of a stream: the parameters themselves where all bins have the same."""
     bins = tuple(bins)
-    return bins[0][1] if all(params == bins[0][1] for _, params in bins) else GuiderBins(bins)
+    _, first = bins[0]
+    if all(params == first for _, params in bins):
+        return first
+    return GuiderBins(bins)
+
+
+def map_bins(stream: StreamGuidance | None, change: Callable[[Params], Params]) -> StreamGuidance | None:
+    """A stream with every set of its parameters changed."""
+    return _joined((bound, change(params)) for bound, params in _bins_of(stream))
 
 
 @dataclass(frozen=True)
@@ -83,31 +99,38 @@ class Guidance:
 
     def at(self, sigma: float) -> tuple[GuiderParams, GuiderParams]:
         """Parameters of video and audio at a sigma, off where there are none. Only of resolved guidance."""
-        video, audio = (_at(stream, sigma) or OFF for stream in (self.video, self.audio))
-        return video, audio
+        return _at(self.video, sigma) or OFF, _at(self.audio, sigma) or OFF
 
     @property
     def params(self) -> Iterator[GuiderParams]:
         """Every set of parameters that acts at some sigma. Only of resolved guidance."""
-        return (params for stream in (self.video, self.audio) for _, params in _bins_of(stream) if params)
+        for _, params in (*_bins_of(self.video), *_bins_of(self.audio)):
+            if params:
+                yield params
 
     @property
     def passes(self) -> int:
         """Largest number of forward passes of a step."""
-        kinds = [(params.uses_cfg, params.uses_stg, params.uses_modality) for params in self.params]
-        return 1 + sum(map(any, zip(*kinds, strict=True)))
+        used: set[str] = set()
+        for params in self.params:
+            used |= params.further_passes
+        return 1 + len(used)
 
     def _mapped(self, change: Callable[[Params], Params], streams: str = "both") -> Guidance:
         """Guidance with every set of parameters changed, of "both", "video" or "audio"."""
-        return Guidance(*(_joined((bound, change(params)) for bound, params in _bins_of(stream))
-                          if streams in ("both", name) else stream
-                          for name, stream in (("video", self.video), ("audio", self.audio))))
+        made = self
+        for name in ("video", "audio"):
+            if streams in ("both", name):
+                made = replace(made, **{name: map_bins(getattr(self, name), change)})
+        return made
 
     def resolved(self, recipe: Guidance | None) -> Guidance:
         """The recipe's values in the place of each `RecipeParams`; None: a recipe without guidance."""
         recipe = recipe or Guidance()
-        return Guidance(*(Guidance(own)._mapped(lambda params, official=official: _filled(params, official)).video
-                          for own, official in ((self.video, recipe.video), (self.audio, recipe.audio))))
+        return Guidance(
+            video=map_bins(self.video, lambda params: _filled(params, recipe.video)),
+            audio=map_bins(self.audio, lambda params: _filled(params, recipe.audio)),
+        )
 
     def with_options(self, streams: str = "both", *, apg: Apg | None = None, nag: Nag | None = None) -> Guidance:
         """Guidance with APG or NAG in "both" streams, in "video" or in "audio", at every sigma.
@@ -131,29 +154,41 @@ class Guidance:
                                "0 <= from <= to <= 1 with to above 0", "Use 0 and 1 for the whole schedule.")
         low, high = struct.unpack("2f", struct.pack("2f", low, high))
         other = otherwise or Guidance()
-
-        def merged(inside: StreamGuidance | None, outside: StreamGuidance | None) -> StreamGuidance | None:
-            bounds = {bound for stream in (inside, outside) for bound, _ in _bins_of(stream)}
-            bounds |= {1.0, high, math.nextafter(low, 0)} - {0.0}
-            return _joined((bound, _at(inside if low <= bound <= high else outside, bound))
-                           for bound in sorted(bounds, reverse=True))
-
-        return Guidance(merged(self.video, other.video), merged(self.audio, other.audio))
+        return Guidance(
+            video=_split(self.video, other.video, low, high),
+            audio=_split(self.audio, other.audio, low, high),
+        )
 
     def nag_alone(self) -> Guidance | None:
         """What acts in a stage of the recipe that has no guidance: NAG, where there is any."""
         alone = self._mapped(lambda params: params and params.nag and GuiderParams(nag=params.nag))
-        return None if alone == Guidance() else alone
+        if alone == Guidance():
+            return None
+        return alone
+
+
+def _split(inside: StreamGuidance | None, outside: StreamGuidance | None, low: float, high: float) -> (
+        StreamGuidance | None):
+    """One stream's guidance for sigmas from low to high, another's elsewhere; bounds are float32 values."""
+    bounds = {1.0, high, math.nextafter(low, 0)}
+    for bound, _ in (*_bins_of(inside), *_bins_of(outside)):
+        bounds.add(bound)
+    bins = []
+    for bound in sorted(bounds - {0.0}, reverse=True):
+        acting = inside if low <= bound <= high else outside
+        bins.append((bound, _at(acting, bound)))
+    return _joined(bins)
 
 
 def _filled(params: Params, recipe: Params) -> Params:
     """Parameters, or the recipe's with the placeholder's options where ``params`` is one."""
     if not isinstance(params, RecipeParams):
         return params
-    options = {field.name: value for field in fields(params) if (value := getattr(params, field.name)) is not None}
     if recipe is None:
-        return None if params.nag is None else GuiderParams(nag=params.nag)
-    return replace(recipe, **options)
+        # Nothing of the recipe's acts on this stream; NAG needs nothing else.
+        return params.nag and GuiderParams(nag=params.nag)
+    given = {name: value for name, value in vars(params).items() if value is not None}
+    return replace(recipe, **given)
 
 
 RECIPE = Guidance(RecipeParams(), RecipeParams())

@@ -88,7 +88,8 @@ class GuiderParams:
     def __post_init__(self) -> None:
         for name in ("cfg", "stg", "modality", "rescale"):
             if not math.isfinite(getattr(self, name)):
-                raise RequestError(f"guidance {name} is {getattr(self, name)}", "a finite number", "Use the default.")
+                raise RequestError(f"guidance {name} is {getattr(self, name)}", "a finite "
+                                                                                "number", "Use the default.")
         if not 0 <= self.rescale <= 1:
             raise RequestError(f"guidance rescale is {self.rescale}", "a number from 0 to 1", "Use 0.7.")
         if self.stg and not self.stg_blocks:
@@ -97,7 +98,8 @@ class GuiderParams:
         if self.skip_step < 0:
             raise RequestError(f"skip_step is {self.skip_step}", "0 (every step) or more", "Use 0.")
         if self.cfg_star and self.apg is not None:
-            raise RequestError("CFG-Zero* and APG are both asked for", "one of them: both change the CFG difference",
+            raise RequestError("CFG-Zero* and APG are both asked "
+                               "for", "one of them: both change the CFG difference",
                                "Switch one off.")
 
     @property
@@ -114,6 +116,18 @@ class GuiderParams:
     def uses_modality(self) -> bool:
         """Whether the pass without cross-modal attention is needed."""
         return not math.isclose(self.modality, 1.0)
+
+    @property
+    def further_passes(self) -> frozenset[str]:
+        """Names of the passes that are needed beside the conditional one."""
+        needed = set()
+        if self.uses_cfg:
+            needed.add("uncond")
+        if self.uses_stg:
+            needed.add("perturbed")
+        if self.uses_modality:
+            needed.add("modality")
+        return frozenset(needed)
 
     def skips(self, step: int) -> bool:
         """Whether a step reuses the last result."""

@@ -1,13 +1,39 @@
-"""What a run gives, and what a later stage goes on from."""
+"""What a run is given in words, encoded, and what it gives: latents, which a later stage goes on from."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..media.audio import Audio
+
+
+@dataclass(frozen=True)
+class PromptContext:
+    """What the transformer sees of a prompt: (B, 1024, width) a stream; None where the stream is absent."""
+
+    video: Tensor | None
+    audio: Tensor | None
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt and a negative prompt (None: the default list), not yet encoded."""
+
+    prompt: str
+    negative_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A prompt and a negative prompt, encoded."""
+
+    positive: PromptContext
+    negative: PromptContext
+    prompt: str
+    negative_prompt: str
 
 
 @dataclass(frozen=True)
@@ -36,11 +62,18 @@ class Latents:
     @property
     def batch(self) -> int:
         """Number of samples."""
-        return len(self.video if self.audio is None else self.audio)
+        if self.audio is None:
+            return len(self.video)
+        return len(self.audio)
 
     def sample(self, index: int) -> Latents:
         """One sample of the batch; a batch of one serves every index."""
+        if self.batch == 1 and self.seed is None:
+            return self
         pick = slice(index, index + 1) if self.batch > 1 else slice(None)
-        parts = (None if part is None else part[pick] for part in (self.video, self.audio))
-        return Latents(*parts, self.fps, self.frames, None if self.seed is None else self.seed + index, self.drawn,
-                       self.waveform)
+        return replace(
+            self,
+            video=self.video if self.video is None else self.video[pick],
+            audio=self.audio if self.audio is None else self.audio[pick],
+            seed=self.seed if self.seed is None else self.seed + index,
+        )

@@ -22,11 +22,12 @@ HQ_VIDEO, HQ_AUDIO = GuiderParams(3.0, 0.0, 3.0, 0.45), GuiderParams(7.0, 0.0, 3
 
 # Our own wording of what the official list names: defects of picture, anatomy, motion and sound (spec/07 §6).
 DEFAULT_NEGATIVE_PROMPT = (
-    "low quality, blurred, out of focus, overexposed, underexposed, washed-out colours, heavy grain, compression "
-    "artefacts, flicker, jitter, ghosting, warped background, deformed body, extra limbs, malformed hands, fused "
-    "fingers, distorted face, unnatural skin, frozen picture, abrupt cuts, sliding feet, fade from black, fade to "
-    "black, subtitles, captions, watermark, logo, blurred box, muffled sound, hiss, clipping, echo, robotic voice, "
-    "speech out of sync with the lips, sentence cut short, unwanted music")
+    "low quality, blurred, out of focus, overexposed, underexposed, washed-out colours, heavy grain, "
+    "compression artefacts, flicker, jitter, ghosting, warped background, deformed body, extra limbs, "
+    "malformed hands, fused fingers, distorted face, unnatural skin, frozen picture, abrupt cuts, sliding "
+    "feet, fade from black, fade to black, subtitles, captions, watermark, logo, blurred box, muffled sound, "
+    "hiss, clipping, echo, robotic voice, speech out of sync with the lips, sentence cut short, unwanted "
+    "music")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Recipe:
     @property
     def upscales(self) -> bool:
         """Whether the latent upscaler is needed."""
-        return len({stage.shrink for stage in self.stages}) > 1
+        return self.stages[0].shrink != self.stages[-1].shrink
 
     def guidance(self, layers: int) -> Guidance:
         """The recipe's guidance for a model of this many blocks: STG acts at the same depth."""
@@ -109,19 +110,23 @@ _DISTILLED = Stage(DISTILLED_SIGMAS, lora=1.0)
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe("one_stage", (_GUIDED,), "official one-stage pipeline (LTX_2_3_PARAMS): 30 guided Euler steps"),
     Recipe("two_stage", (replace(_GUIDED, shrink=2), _REFINE),
-           "official two-stage pipeline: 30 guided Euler steps at half size, x2 latent upscale, 3 steps with the "
-           "distilled LoRA; the sound is stage 1's", 1536, 1024, audio_stage="first"),
+           "official two-stage pipeline: 30 guided Euler steps at half size, x2 latent upscale, 3 steps with "
+           "the distilled LoRA; the sound is stage 1's", 1536, 1024, audio_stage="first"),
     Recipe("hq", _HQ,
-           "official HQ pipeline (LTX_2_3_HQ_PARAMS): 15 guided res_2s steps at half size with the distilled LoRA at "
-           "0.25, x2 latent upscale, 3 res_2s steps with it at 0.5; the sound is stage 1's", 1920, 1088, 15,
+           "official HQ pipeline (LTX_2_3_HQ_PARAMS): 15 guided res_2s steps at half size with the distilled "
+           "LoRA at 0.25, x2 latent upscale, 3 res_2s steps with it at 0.5; the sound is stage "
+           "1's", 1920, 1088, 15,
            latent_schedule=True, video=HQ_VIDEO, audio=HQ_AUDIO, audio_stage="first"),
     Recipe("distilled", (replace(_DISTILLED, shrink=2), _REFINE),
            "official distilled pipeline: 8 steps at half size, x2 latent upscale, 3 steps", 1536, 1024, 8),
-    Recipe("distilled_one_stage", (_DISTILLED,), "the first stage of the official distilled pipeline, at full size",
+    Recipe("distilled_one_stage", (_DISTILLED,), "the first stage of the official distilled pipeline, at "
+                                                 "full size",
            steps=8),
-    Recipe("sglang", (_GUIDED,), "sglang's LTX23SamplingParams: the official one-stage values with seed 42", seed=42),
+    Recipe("sglang", (_GUIDED,), "sglang's LTX23SamplingParams: the official one-stage values with seed "
+                                 "42", seed=42),
     Recipe("sglang_hq", _HQ,
-           "sglang's LTX23HQSamplingParams: the official HQ values with seed 42 and the sound of stage 2", 1920, 1088,
+           "sglang's LTX23HQSamplingParams: the official HQ values with seed 42 and the sound of stage "
+           "2", 1920, 1088,
            15, 42, True, HQ_VIDEO, HQ_AUDIO),
     Recipe("custom", (Stage(guided=True),),
            "one stage at full size with what you link: schedule, solver, guidance (none linked: none), LoRAs",
@@ -141,18 +146,21 @@ def choose_recipe(name: str, variant: str, components: Sequence[str]) -> Recipe:
         raise RequestError(f"recipe is {name!r}", f"one of {', '.join(RECIPE_NAMES)}", "Choose auto.")
     upscaler = "upsampler_x2" in components
     if name == "auto":
-        name = "one_stage" if variant == "dev" else "distilled" if upscaler else "distilled_one_stage"
+        distilled = "distilled" if upscaler else "distilled_one_stage"
+        name = "one_stage" if variant == "dev" else distilled
     recipe = RECIPES[name]
     if any(stage.lora for stage in recipe.stages) and variant == "dev" and "distilled_lora" not in components:
         raise RequestError(
             f"recipe {name} was asked of dev weights without the distilled LoRA",
-            "distilled weights, or dev weights with ltx-2.3-22b-distilled-lora-384-1.1.safetensors in the overlay",
-            "Choose recipe one_stage, add the LoRA to the overlay, or set the overlay's variant to distilled if the "
-            "file is a renamed distilled checkpoint.")
+            "distilled weights, or dev weights with ltx-2.3-22b-distilled-lora-384-1.1.safetensors in the "
+            "overlay",
+            "Choose recipe one_stage, add the LoRA to the overlay, or set the overlay's variant to distilled "
+            "if the file is a renamed distilled checkpoint.")
     if recipe.upscales and not upscaler:
         raise RequestError(
             f"recipe {name} upscales between its stages and the overlay has no x2 latent upscaler",
-            "ltx-2.3-spatial-upscaler-x2-1.1.safetensors (1.0 GB, Lightricks/LTX-2.3) in models/latent_upscale_models",
+            "ltx-2.3-spatial-upscaler-x2-1.1.safetensors (1.0 GB, Lightricks/LTX-2.3) in "
+            "models/latent_upscale_models",
             "Add it to the overlay, or choose a recipe of one stage: one_stage or distilled_one_stage.")
     return recipe
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import gt
 
 import torch
 
@@ -26,7 +27,7 @@ def as_sigmas(values: Sequence[float] | torch.Tensor) -> list[float]:
         RequestError: fewer than two values, not strictly falling, or outside [0, 1].
     """
     sigmas = torch.as_tensor(values, dtype=torch.float32).tolist()
-    falling = all(a > b for a, b in zip(sigmas, sigmas[1:], strict=False))
+    falling = all(map(gt, sigmas, sigmas[1:]))
     if len(sigmas) < 2 or not falling or not 0 <= sigmas[-1] < sigmas[0] <= 1:
         raise RequestError(f"the sigmas are {[round(s, 4) for s in sigmas[:12]]}",
                            "at least two strictly falling values in [0, 1], the last usually 0",
@@ -36,7 +37,8 @@ def as_sigmas(values: Sequence[float] | torch.Tensor) -> list[float]:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise RequestError(f"steps is {steps}", "at least 1", "Use 30, the official number for the dev weights.")
+        raise RequestError(f"steps is {steps}", "at least "
+                                                "1", "Use 30, the official number for the dev weights.")
 
 
 def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS, *, terminal: float = TERMINAL, stretch: bool = True,
@@ -55,7 +57,8 @@ def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS, *, terminal: float =
     """
     _check_steps(steps)
     if not 0 < terminal < 1:
-        raise RequestError(f"terminal is {terminal}", "a number between 0 and 1", "Use 0.1, the official value.")
+        raise RequestError(f"terminal is {terminal}", "a number between 0 and "
+                                                      "1", "Use 0.1, the official value.")
     slope = (max_shift - base_shift) / (MAX_TOKENS - BASE_TOKENS)
     shift = math.exp(min(base_shift + slope * (tokens - BASE_TOKENS), MAX_LOG_SHIFT))
     times = torch.linspace(1.0, 0.0, steps + 1)
@@ -81,9 +84,13 @@ def linear_quadratic_schedule(steps: int, threshold: float = QUADRATIC_THRESHOLD
     quadratic = excess / (linear * (steps - linear) ** 2)
     middle = slope - 2 * excess / (steps - linear) ** 2
     offset = quadratic * linear**2
-    noise = [slope * i for i in range(linear)]
-    noise += [quadratic * i**2 + middle * i + offset for i in range(linear, steps)]
-    return torch.tensor([1 - value for value in noise] + [0.0]).tolist()
+    sigmas = []
+    for i in range(steps):
+        noise = slope * i
+        if i >= linear:
+            noise = quadratic * i**2 + middle * i + offset
+        sigmas.append(1 - noise)
+    return torch.tensor([*sigmas, 0.0]).tolist()
 
 
 def beta_schedule(steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
@@ -100,7 +107,8 @@ def beta_schedule(steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[flo
         import numpy as np
         from scipy.stats import beta as distribution
     except ImportError as error:
-        raise RequestError("the schedule beta needs scipy, which is not installed", "scipy, as ComfyUI brings it",
+        raise RequestError("the schedule beta needs scipy, which is not "
+                           "installed", "scipy, as ComfyUI brings it",
                            "pip install scipy, or choose ltx2.") from error
     quantiles = distribution.ppf(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta)
     times = (np.rint(quantiles * (BETA_GRID - 1)) + 1) / BETA_GRID
@@ -124,7 +132,9 @@ def schedule(name: str, steps: int = 30, **options: float) -> list[float]:
     made = _MADE[name]
     if not callable(made):
         return as_sigmas(made)
-    return made(steps, **options) if name == "ltx2" else made(steps)
+    if name == "ltx2":
+        return made(steps, **options)
+    return made(steps)
 
 
 _MADE: dict[str, Callable[..., list[float]] | tuple[float, ...]] = dict(zip(SCHEDULES, (

@@ -35,16 +35,20 @@ class Solver:
         if self.name not in SOLVERS:
             raise RequestError(f"solver is {self.name!r}", f"one of {', '.join(SOLVERS)}", "Choose euler.")
         if self.eta is not None and not 0 <= self.eta <= 1:
-            raise RequestError(f"solver eta is {self.eta}", "a number from 0 to 1", "Leave it at the default.")
+            raise RequestError(f"solver eta is {self.eta}", "a number from 0 to "
+                                                            "1", "Leave it at the default.")
         for name in ("gamma", "s_noise"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise RequestError(f"solver {name} is {value}", "a number of 0 or more", "Leave it at the default.")
+                raise RequestError(f"solver {name} is {value}", "a number of 0 or "
+                                                                "more", "Leave it at the default.")
 
     @property
     def used_eta(self) -> float:
         """eta, or the official one of this solver."""
-        return (SOLVERS[self.name] or 0.0) if self.eta is None else self.eta
+        if self.eta is None:
+            return SOLVERS[self.name] or 0.0
+        return self.eta
 
     @property
     def uses_uncond(self) -> bool:
@@ -54,4 +58,6 @@ class Solver:
     def noise_draws(self, sigmas: Sequence[float]) -> int:
         """How often a stage takes noise of the user's seed after its start: what a resumed run draws again."""
         ancestral = self.name in ("euler_ancestral", "euler_ancestral_cfg_pp")
-        return sum(sigma > 0 for sigma in sigmas[1:]) if ancestral else 0
+        if not ancestral:
+            return 0
+        return sum(sigma > 0 for sigma in sigmas[1:])

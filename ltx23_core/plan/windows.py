@@ -15,7 +15,7 @@ from .condition import Clip
 from .recipes import FRAMES
 
 if TYPE_CHECKING:
-    from .context import PromptPair
+    from .latents import PromptPair, PromptText
 
 OVERLAP = 24  # pixel frames: three latent frames, one second; our choice, there is no official one
 
@@ -29,7 +29,7 @@ class Windows:
         overlap: pixel frames that a window takes over, a multiple of 8.
         strength: 1 holds them as they are; below, the window may change them, and they are cross-faded.
         prompts: share the time evenly, in order; a window takes the one in the middle of what it adds. Empty: the
-            run's prompt throughout.
+            run's prompt throughout. Those that are text are encoded when the run begins.
         resume: folder where finished windows are kept until the run has ended, so that the same call goes on there
             after an interrupt. None: nothing is kept.
     """
@@ -37,7 +37,7 @@ class Windows:
     length: int = FRAMES
     overlap: int = OVERLAP
     strength: float = 1.0
-    prompts: tuple[PromptPair, ...] = ()
+    prompts: tuple[PromptPair | PromptText, ...] = ()
     resume: Path | None = None
 
     def __post_init__(self) -> None:
@@ -56,11 +56,23 @@ class Timeline:
     settings: Windows
     windows: tuple[Window, ...]
 
+    @property
+    def frames(self) -> int:
+        """Pixel frames of a window: they are all of one length."""
+        return TIME_SCALE * (self.windows[0].frames - 1) + 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one window is all of it."""
+        return len(self.windows) == 1
+
     def prompt(self, window: Window, default: PromptPair) -> PromptPair:
         """The prompt of a window."""
         prompts = self.settings.prompts
+        if not prompts:
+            return default
         share = window.middle / self.windows[-1].video[1]
-        return prompts[min(int(share * len(prompts)), len(prompts) - 1)] if prompts else default
+        return prompts[min(int(share * len(prompts)), len(prompts) - 1)]
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,15 @@ class Window:
         """Latent frames."""
         return self.video[1] - self.video[0]
 
+    def span(self, stream: str) -> tuple[int, int]:
+        """[start, end) in the timeline of "video" or "audio"."""
+        return {"video": self.video, "audio": self.audio}[stream]
+
+    def held_of(self, stream: str) -> int:
+        """How many at the start are already made, of "video" or "audio"."""
+        video, audio = self.held
+        return {"video": video, "audio": audio}[stream]
+
     @property
     def middle(self) -> float:
         """Latent frame in the middle of what this window adds."""
@@ -104,9 +125,12 @@ class Window:
         inside = (further[:, 1] > begin) & (further[:, 0] < end)
         return torch.cat((own, grid.tokens + inside.nonzero()[:, 0]))
 
-    def audio_tokens(self) -> Tensor:
-        """Indices of the window's audio tokens."""
-        return torch.arange(*self.audio)
+    def audio_tokens(self, positions: Tensor | None = None) -> Tensor:
+        """Indices of the window's audio tokens; with positions (B, 1, N, 2) also those of a reference voice."""
+        own = torch.arange(*self.audio)
+        if positions is None:
+            return own
+        return torch.cat((own, (positions[0, 0, :, 1] < 0).nonzero()[:, 0].to(own.device)))
 
 
 def first_frame(latent: int) -> int:
@@ -130,19 +154,26 @@ def plan_windows(frames: int, fps: float, window: int, overlap: int) -> list[Win
     problem = window_problem(window, overlap if total > length else None)
     if problem:
         raise RequestError(*problem)
-    shared = overlap // TIME_SCALE
     starts = [0]
     while starts[-1] + length < total:
-        starts.append(min(starts[-1] + length - shared, total - length))
+        following = starts[-1] + length - overlap // TIME_SCALE
+        starts.append(min(following, total - length))
     sound = audio_latent_length(frames, fps)
-
-    def audio_at(latent: int) -> int:
-        return sound if latent >= total else round(first_frame(latent) / fps * AUDIO_LATENTS_PER_SECOND)
-
     windows: list[Window] = []
     for start in starts:
         end = min(start + length, total)
-        video, audio = (start, end), (audio_at(start), audio_at(end))
-        held = (windows[-1].video[1] - start, windows[-1].audio[1] - audio[0]) if windows else (0, 0)
-        windows.append(Window(video, audio, held, (first_frame(start) - 1) / fps if start else 0.0))
+        audio = (_audio_at(start, fps), _audio_at(end, fps))
+        if end == total:
+            audio = (audio[0], sound)
+        if not windows:
+            windows.append(Window((start, end), audio, held=(0, 0), origin=0.0))
+            continue
+        before = windows[-1]
+        held = (before.video[1] - start, before.audio[1] - audio[0])
+        windows.append(Window((start, end), audio, held, origin=(first_frame(start) - 1) / fps))
     return windows
+
+
+def _audio_at(latent: int, fps: float) -> int:
+    """The audio latent that begins with a latent frame."""
+    return round(first_frame(latent) / fps * AUDIO_LATENTS_PER_SECOND)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from ..media.audio import Audio
+from ..plan.latents import PromptPair
 from ..plan.stages import StagePlan
+from .preview import LatentToRGB
 
 
 class Place(Protocol):
@@ -36,6 +38,9 @@ class Engine(Protocol):
     audio_latent_channels: int
     lora_state: tuple[object, ...]
 
+    def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
+        """A prompt and its negative, encoded; None: the default list."""
+
     def use_transformer(self, stage: StagePlan, tokens: tuple[int, int], masked: bool = False) -> torch.nn.Module:
         """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens.
 
@@ -50,3 +55,6 @@ class Engine(Protocol):
 
     def encode_audio(self, audio: Audio) -> Tensor:
         """Sound -> latent (B, C, T, bins) on the device."""
+
+    def preview_map(self) -> LatentToRGB:
+        """The latent-to-RGB map of this VAE."""

@@ -1,8 +1,7 @@
-"""Long video: one timeline, sampled window by window, each taking over the end of the one before (picture and sound).
+"""Windows of a long video over one layout of time: which tokens are a window's, what it takes over, how it is joined.
 
-Stage by stage as any recipe; within a stage the windows follow each other. Noise and conditions are those of the whole
-timeline, a window takes its part of them. So a timeline of one window is exactly an ordinary run, and whatever can
-condition an ordinary run can condition a long one.
+A stream's timeline is a tensor (B, time, rows, C): rows = H' W' tokens of a latent frame, or 1 of sound. A window is
+a slice of time.
 """
 from __future__ import annotations
 
@@ -12,15 +11,50 @@ import torch
 from torch import Tensor
 
 from ..geometry import VideoGrid
-from ..plan.latents import Latents
-from ..plan.stages import StagePlan
 from ..plan.windows import Timeline, Window
-from ..sampling.state import StatePair, Streams, StreamState, map_streams
-from .engine import Engine
-from .resume import Progress, fingerprint
-from .stage import Request, StageRunner
+from ..sampling.state import StatePair, Streams, StreamState
 
-WINDOW_SEED = 1_000_003  # a window's own generator: a run that is resumed goes on as if it had never stopped
+WINDOW_SEED = 1_000_003
+SEED_MASK = (1 << 63) - 1
+Made = dict[str, Tensor]
+"""What is made so far of "video" and "audio", (B, time, rows, C); an absent stream has no entry."""
+
+
+def empty(states: StatePair, grid: VideoGrid, timeline: Timeline) -> Made:
+    """Zeros for the timeline of each stream that is there, without the tokens that conditions appended."""
+    end = timeline.windows[-1]
+    shapes = {"video": (grid.frames, grid.height * grid.width), "audio": (end.audio[1], 1)}
+    return {name: state.clean.new_zeros(state.clean.shape[0], *shapes[name], state.clean.shape[2])
+            for name, state in zip(("video", "audio"), states, strict=True) if state is not None}
+
+
+def window_index(window: Window, grid: VideoGrid, states: StatePair) -> Streams:
+    """Which tokens of the timeline each stream of a window has, int64 (N,)."""
+    video, audio = states
+    index = [None, None]
+    if video is not None:
+        index[0] = window.video_tokens(grid, video.positions)
+    if audio is not None:
+        index[1] = window.audio_tokens(audio.positions)
+    return index[0], index[1]
+
+
+def window_generator(like: torch.Generator, seed: int, number: int) -> torch.Generator:
+    """A window's own generator: a run that is resumed goes on as if it had never stopped."""
+    return torch.Generator(like.device).manual_seed((seed + WINDOW_SEED * number) & SEED_MASK)
+
+
+def hold(state: StreamState | None, made: Tensor | None, window: Window, name: str,
+         strength: float) -> StreamState | None:
+    """A window's state whose first tokens are what the window before made, held with a strength of 0 to 1."""
+    held, start = window.held_of(name), window.span(name)[0]
+    if state is None or made is None or not held:
+        return state
+    taken = made[:, start:start + held].flatten(1, 2)
+    clean, mask = state.clean.clone(), state.mask.clone()
+    clean[:, :taken.shape[1]] = taken
+    mask[:, :taken.shape[1]] = mask[:, :taken.shape[1]].clamp(max=1.0 - strength)
+    return replace(state, clean=clean, mask=mask)
 
 
 def fade(held: int, device: torch.device) -> Tensor:
@@ -28,97 +62,10 @@ def fade(held: int, device: torch.device) -> Tensor:
     return torch.arange(1, held + 1, device=device, dtype=torch.float32) / (held + 1)
 
 
-class LongRunner(StageRunner):
-    """A `StageRunner` whose stages go window by window."""
-
-    def __init__(self, engine: Engine, request: Request, timeline: Timeline) -> None:
-        super().__init__(engine, request)
-        self._timeline, resume = timeline, timeline.settings.resume
-        settings = replace(request, on_step=None, preview_map=None, cache={})
-        self._progress = Progress(resume, "" if resume is None else fingerprint(
-            engine.overlay.id, str(engine.dtype), engine.lora_state, settings))
-        self._steps *= len(timeline.windows)
-
-    def run(self) -> Latents:
-        """Sample; see `StageRunner.run`."""
-        latents = super().run()
-        self._progress.finish()
-        return latents
-
-    def _upscale(self, latent: Tensor) -> Tensor:
-        """Window by window: the upscaler's norms see clips of the length that they know, and memory does not grow."""
-        whole: Tensor | None = None
-        for window in self._timeline.windows:
-            part = self._engine.upscale(latent[:, :, slice(*window.video)])
-            if whole is None:
-                whole = part.new_empty(*part.shape[:2], latent.shape[2], *part.shape[3:])
-            _write(whole, part, window.video, window.held[0])
-        return whole
-
-    def _stage(self, stage: StagePlan, latents: Streams) -> Streams:
-        grid = self._grid(stage)
-        states = self._states(stage, grid, latents)
-        noise = map_streams(lambda state: self._draw(tuple(state.clean.shape)), states)
-        counts = (grid.tokens, self._timeline.windows[-1].audio[1])
-        result: Streams = map_streams(lambda state, count: torch.zeros_like(state.clean[:, :count]), states, counts)
-        done = self._progress.load(stage.number, result)
-        for number, window in enumerate(self._timeline.windows):
-            if number < done:
-                self._done += len(stage.sigmas) - 1
-                if number == 0:
-                    self._draw_again(stage, self._index(window, grid, states), states)
-                continue
-            self._window(stage, grid, window, states, noise, result, number)
-            self._progress.save(stage.number, number + 1, result)
-        return self._latents(result, grid)
-
-    @staticmethod
-    def _index(window: Window, grid: VideoGrid, states: StatePair) -> Streams:
-        """Which tokens of the timeline each stream of a window has, int64 (N,)."""
-        return (None if states[0] is None else window.video_tokens(grid, states[0].positions),
-                None if states[1] is None else window.audio_tokens())
-
-    def _draw_again(self, stage: StagePlan, index: Streams, states: StatePair) -> None:
-        """The solver's noise of a first window that is already done: the run's generator goes on after it."""
-        for _ in range(stage.solver.noise_draws(stage.sigmas)):
-            map_streams(lambda i, state: self._draw((*state.clean.shape[:1], len(i), state.clean.shape[2])), index,
-                        states)
-
-    def _window(self, stage: StagePlan, grid: VideoGrid, window: Window, states: StatePair, noise: Streams,
-                result: Streams, number: int) -> None:
-        """Sample one window into the result."""
-        area = grid.height * grid.width
-        spans = (tuple(area * latent for latent in window.video), window.audio)
-        held = (area * window.held[0], window.held[1])
-        index = self._index(window, grid, states)
-        own = map_streams(lambda state, i: state.take(i, window.origin), states, index)
-        own = map_streams(self._holding, own, result, spans, held)
-        drawn = map_streams(lambda part, i: part[:, i.to(part.device)], noise, index)
-        generator = self._generator if number == 0 else torch.Generator(self._generator.device).manual_seed(
-            (self._request.seed + WINDOW_SEED * number) & ((1 << 63) - 1))
-        part = VideoGrid(window.frames, grid.height, grid.width)
-        x = self._denoise(stage, part, own, drawn, self._timeline.prompt(window, self._request.context), generator)
-        for whole, made, span, overlap, rows in zip(result, x, spans, held, (area, 1), strict=True):
-            if made is not None:
-                steps = made[:, :span[1] - span[0]].unflatten(1, (-1, rows)).transpose(1, 2)
-                timeline = whole.unflatten(1, (-1, rows)).transpose(1, 2)  # (B, rows, time, C), a view
-                _write(timeline, steps, (span[0] // rows, span[1] // rows), overlap // rows)
-
-    def _holding(self, state: StreamState, made: Tensor, span: tuple[int, int], held: int) -> StreamState:
-        """A window's state whose first tokens are what the window before made."""
-        if not held:
-            return state
-        clean, mask = state.clean.clone(), state.mask.clone()
-        clean[:, :held] = made[:, span[0]:span[0] + held]
-        mask[:, :held] = mask[:, :held].clamp(max=1.0 - self._timeline.settings.strength)
-        return replace(state, clean=clean, mask=mask)
-
-
-def _write(whole: Tensor, part: Tensor, span: tuple[int, int], held: int) -> None:
-    """Put a window's result (B, x, time, …) into the whole's, cross-faded in the overlap."""
-    start, end = span
+def fade_in(place: Tensor, part: Tensor, held: int) -> None:
+    """Put a window's result into its place in the timeline, both (B, time, …), cross-faded over the first ``held``."""
     if held:
-        weight = fade(held, whole.device).view(1, 1, held, *[1] * (whole.ndim - 3))
-        old, new = whole[:, :, start:start + held].float(), part[:, :, :held].float()
-        whole[:, :, start:start + held] = torch.lerp(old, new, weight).to(whole.dtype)
-    whole[:, :, start + held:end] = part[:, :, held:]
+        weight = fade(held, place.device).view(1, held, *[1] * (place.ndim - 2))
+        old, new = place[:, :held].float(), part[:, :held].float()
+        place[:, :held] = torch.lerp(old, new, weight).to(place.dtype)
+    place[:, held:] = part[:, held:]

@@ -3,14 +3,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..atomic import write_whole
 from ..config import VIDEO_SCALE
 
 log = logging.getLogger("ltx23")
@@ -67,12 +66,7 @@ class LatentToRGB:
         """Keep the map beside the overlay; a folder that cannot be written only costs the next fit."""
         content = {"format": _FORMAT, "decoder": decoder, "matrix": self.matrix.tolist(), "bias": self.bias.tolist()}
         try:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
+            write_whole(path, json.dumps(content))
         except OSError as error:
             log.info("The preview map is not kept: %s", error)
 

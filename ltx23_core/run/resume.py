@@ -2,108 +2,135 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
+import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..sampling.state import Streams
+from ..plan.latents import Latents
+from .long import Made
 
 log = logging.getLogger("ltx23")
-
-
-def fingerprint(*values: object) -> str:
-    """SHA-256 of settings: dataclasses, containers, tensors, numbers and text, by content.
-
-    Raises:
-        TypeError: something whose content is not known; an address must never pass for one.
-    """
-    digest = hashlib.sha256()
-    for value in values:
-        _add(digest, value)
-    return digest.hexdigest()
-
-
-def _add(digest: hashlib._Hash, value: object) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    elif dataclasses.is_dataclass(value):
-        digest.update(type(value).__name__.encode())
-        for field in dataclasses.fields(value):
-            digest.update(field.name.encode())
-            _add(digest, getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            _add(digest, (key, value[key]))
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        digest.update(f"{len(value)} of".encode())
-        for part in sorted(value, key=str) if isinstance(value, (set, frozenset)) else value:
-            _add(digest, part)
-    elif value is None or isinstance(value, (str, bytes, int, float, os.PathLike)):
-        digest.update(f"{type(value).__name__} {value!r};".encode("utf-8", "surrogateescape"))
-    else:
-        raise TypeError(f"no fingerprint of {type(value).__name__}")
+KEPT_SECONDS = 14 * 24 * 3600  # files of settings that nobody came back to are removed after that
+PATTERNS = ("ltx23-*.safetensors", ".*.tmp")
+_PROBLEMS = (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 class Progress:
-    """Windows done so far, one file a stage; each is replaced whole, so a crash leaves the one before.
+    """Windows done so far of one sample, one file a stage; each is replaced whole, so a crash leaves the one before.
 
     Args:
         folder: where the files are; None: nothing is kept.
         digest: of all settings of the run; another run has other files.
+        say: told in words what an earlier run had done.
     """
 
-    def __init__(self, folder: Path | None, digest: str = "") -> None:
+    def __init__(self, folder: Path | None = None, digest: str = "", say: Callable[[str], None] | None = None) -> None:
         self._folder, self._digest = folder, digest[:16]
+        self._say = say or (lambda text: None)
 
-    def _file(self, stage: int) -> Path:
-        return self._folder / f"ltx23-{self._digest}-stage{stage}.safetensors"
+    def _file(self, part: str) -> Path:
+        return self._folder / f"ltx23-{self._digest}-{part}.safetensors"
 
-    def load(self, stage: int, result: Streams) -> int:
+    def load(self, stage: int, made: Made) -> int:
         """Fill in what an earlier run of the same settings made; the number of its windows, 0 where there is none."""
-        if self._folder is None or not self._file(stage).exists():
+        found = self._read(f"stage{stage}")
+        if found is None:
             return 0
+        tensors, facts = found
         try:
-            with safe_open(self._file(stage), framework="pt") as file:
-                for name, part in zip(("video", "audio"), result, strict=True):
-                    if part is not None:
-                        part.copy_(file.get_tensor(name))
-                done = int(file.metadata()["windows"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            log.warning("%s cannot be used (%s): the stage begins anew", self._file(stage), error)
+            for name, part in made.items():
+                part.copy_(tensors[name].view_as(part))
+            done = int(facts["windows"])
+        except _PROBLEMS as error:
+            self._unusable(f"stage{stage}", error)
             return 0
-        log.info("stage %d goes on after %d windows of an earlier run", stage, done)
+        self._tell(f"Stage {stage} goes on after {done} windows of an earlier run.")
         return done
 
-    def save(self, stage: int, windows: int, result: Streams) -> None:
+    def save(self, stage: int, windows: int, made: Made) -> None:
         """Keep what is done. A full disk costs the ability to go on later, not the run."""
+        self._write(f"stage{stage}", made, {"windows": str(windows)})
+
+    def result(self) -> dict[str, object] | None:
+        """``video``, ``audio`` and ``drawn`` of a sample that an earlier run had finished, or None."""
+        found = self._read("done")
+        if found is None:
+            return None
+        tensors, facts = found
+        try:
+            drawn = tuple(tuple(shape) for shape in json.loads(facts["drawn"]))
+        except _PROBLEMS as error:
+            self._unusable("done", error)
+            return None
+        self._tell("A sample is taken over from an earlier run.")
+        return {"video": tensors.get("video"), "audio": tensors.get("audio"), "drawn": drawn}
+
+    def keep(self, latents: Latents) -> None:
+        """Keep a finished sample until its batch is finished; its windows are no longer needed."""
+        parts = {"video": latents.video, "audio": latents.audio}
+        if self._write("done", {name: part for name, part in parts.items() if part is not None},
+                       {"drawn": json.dumps(latents.drawn)}):
+            self._remove("stage*")
+
+    def finish(self) -> None:
+        """Delete the files of a run that ended well."""
+        self._remove("*")
+
+    def _remove(self, parts: str) -> None:
+        if self._folder is not None:
+            for file in self._folder.glob(f"ltx23-{self._digest}-{parts}.safetensors"):
+                file.unlink(missing_ok=True)
+
+    def _read(self, part: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        if self._folder is None or not self._file(part).exists():
+            return None
+        try:
+            with safe_open(self._file(part), framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+        except _PROBLEMS as error:
+            self._unusable(part, error)
+            return None
+
+    def _write(self, part: str, tensors: Made, facts: dict[str, str]) -> bool:
+        """Write a file, all of it or nothing; whether it is there."""
         if self._folder is None:
-            return
+            return False
         temporary = self._folder / f".{self._digest}-{secrets.token_hex(6)}.tmp"
-        tensors = {name: part.cpu().contiguous() for name, part in zip(("video", "audio"), result, strict=True)
-                   if part is not None}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, {"windows": str(windows)})
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, facts)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, self._file(stage))
+            os.replace(temporary, self._file(part))
         except (OSError, SafetensorError) as error:
             log.warning("the windows done so far cannot be kept in %s (%s)", self._folder, error)
             with contextlib.suppress(OSError):
                 temporary.unlink()
+            return False
+        return True
 
-    def finish(self) -> None:
-        """Delete the files of a run that ended well."""
-        if self._folder is not None:
-            for file in self._folder.glob(f"ltx23-{self._digest}-stage*.safetensors"):
-                file.unlink(missing_ok=True)
+    def _unusable(self, part: str, error: Exception) -> None:
+        log.warning("%s cannot be used (%s): the stage begins anew", self._file(part), error)
+
+    def _tell(self, text: str) -> None:
+        log.info("%s", text)
+        self._say(text)
+
+
+def sweep(folder: Path | None, seconds: float = KEPT_SECONDS) -> None:
+    """Remove files of runs that nobody came back to: those older than so many seconds, and no others."""
+    if folder is None or not folder.is_dir():
+        return
+    for pattern in PATTERNS:
+        for file in folder.glob(pattern):
+            with contextlib.suppress(OSError):  # another process may have taken it
+                if time.time() - file.stat().st_mtime > seconds:
+                    file.unlink()

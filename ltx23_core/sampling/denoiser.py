@@ -12,9 +12,9 @@ from ..errors import RequestError
 from ..models.transformer.inputs import STREAMS, Pass, Perturbation, StreamInput
 from ..models.transformer.model import Transformer
 from ..models.transformer.nag import NagContext
-from ..plan.context import PromptContext
 from ..plan.guidance import Guidance
 from ..plan.guider import GuiderParams
+from ..plan.latents import PromptContext
 from .combine import RunningDifference, combine
 from .state import Streams, StreamState
 
@@ -43,11 +43,12 @@ class Denoiser:
         guidance: None: the conditional pass alone.
         video, audio: states of the streams, or None for an absent one.
         check: called once a block; may raise to interrupt.
+        identity: scale of the guidance towards a reference voice, whose tokens end the audio stream (spec/10); 0: off.
     """
 
     def __init__(self, transformer: Transformer, positive: PromptContext, negative: PromptContext | None,
                  guidance: Guidance | None, video: StreamState | None, audio: StreamState | None,
-                 check: Callable[[], None] | None = None) -> None:
+                 check: Callable[[], None] | None = None, identity: float = 0.0) -> None:
         self._transformer, self._check = transformer, check
         self._guidance = (guidance or Guidance()).resolved(None)
         self._positive, self._negative = positive, negative
@@ -57,7 +58,13 @@ class Denoiser:
         self._last: list[Prediction | None] = [None, None]
         dtype = transformer.proj_out.bias.dtype
         positions = (None if s is None else s.positions for s in self._states)
-        self._tables = transformer.tables(*positions, dtype, None if video is None else video.attention)
+        seen = None if video is None else video.attention
+        self._tables = transformer.tables(*positions, dtype, None if seen is None else seen.dense(dtype))
+        self._identity, self._without_voice = identity, None
+        if identity and audio is not None and audio.clip_tokens < audio.positions.shape[2]:
+            own = audio.positions[:, :, :audio.clip_tokens]
+            video_tables, _ = self._tables
+            self._without_voice = video_tables, transformer.tables(None, own, dtype, None)[1]
 
     def __call__(self, x: Streams, sigma: float, step: int) -> Streams:
         """Guided x0 (before conditioned tokens are held) at one sigma.
@@ -95,6 +102,7 @@ class Denoiser:
         passes = self._plan(params, moving, uncond)
         inputs = [self._input(which, part, sigma, enabled[which]) for which, part in enumerate(x)]
         velocities = self._transformer(*inputs, list(passes.values()), self._tables, self._check)
+        plain = self._plain_voice(inputs, passes)
         results = list(self._last)
         for which, given in enumerate(inputs):
             if given is not None and given.enabled and not moving[which]:  # frozen: its timestep is 0
@@ -103,8 +111,31 @@ class Denoiser:
                 named = {name: None if v[which] is None else to_denoised(given.latent, v[which], given.token_timesteps)
                          for name, v in zip(passes, velocities, strict=True)}
                 guided = combine(params[which], **named, running=self._running[which])
+                guided = guided if plain is None else self._towards_voice(guided, named["cond"], plain[which])
                 results[which] = Prediction(guided, named["uncond"] if uncond else None)
         return results
+
+    def _plain_voice(self, inputs: list[StreamInput | None], passes: dict[str, Pass]) -> Streams | None:
+        """x0 of the conditional pass without the reference voice, (video, audio); None where nothing asks for it."""
+        if self._without_voice is None:
+            return None
+        video, audio = inputs
+        count = self._states[1].clip_tokens
+        index = None if audio.index is None else audio.index[:count]
+        short = replace(audio, latent=audio.latent[:, :count], index=index)
+        [velocities] = self._transformer(video, short, [passes["cond"]], self._without_voice, self._check)
+        found = (None if given is None or v is None else to_denoised(given.latent, v, given.token_timesteps)
+                 for given, v in zip((video, short), velocities, strict=True))
+        return tuple(found)
+
+    def _towards_voice(self, guided: Tensor, cond: Tensor, plain: Tensor | None) -> Tensor:
+        """The guided x0 and so many times what the voice changed; the voice's own tokens are held anyway."""
+        if plain is None:
+            return guided
+        difference = self._identity * (cond[:, :plain.shape[1]].float() - plain.float())
+        moved = guided.float()
+        moved[:, :plain.shape[1]] += difference
+        return moved.to(guided.dtype)
 
     def _plan(self, params: ParamsPair, moving: list[bool], uncond: bool) -> dict[str, Pass]:
         """The passes that the streams which are computed need, by name."""

@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..geometry import VideoGrid
+from .seen import Seen
+
+MASK_LEVELS = 16
 
 Streams = tuple["Tensor | None", "Tensor | None"]
 """(video, audio) tensors; None for an absent stream."""
@@ -39,6 +42,11 @@ def tokens_to_audio(tokens: Tensor, channels: int) -> Tensor:
     return tokens.unflatten(2, (channels, -1)).transpose(1, 2).contiguous()
 
 
+def fit_latent_length(latent: Tensor, frames: int) -> Tensor:
+    """Cut, or pad with zeros behind, the time axis of an audio latent (B, C, T, bins) to exactly ``frames``."""
+    return functional.pad(latent[:, :, :frames], (0, 0, 0, max(0, frames - latent.shape[2])))
+
+
 def map_streams(function: Callable[..., Tensor], *streams: Streams) -> Streams:
     """Apply a function of tensors to each stream that is there."""
     video, audio = (None if parts[0] is None else function(*parts) for parts in zip(*streams, strict=True))
@@ -55,7 +63,7 @@ class StreamState:
         mask: float32 (B, N, 1); 1 generates a token, 0 keeps its clean value.
         positions: float32 (B, axes, N, 2), [start, end) of each token.
         frozen: the stream is context only: its sigma is 0 (spec/07 §1).
-        attention: weights in [0, 1], float32 (B, N, N), of the self attention between tokens; None: all 1.
+        attention: weights in [0, 1] of the self attention between tokens; None: all 1.
         start_mask: float32 (B, N, 1), takes the mask's place where the start is mixed; None: `mask` itself. Retake
             starts a frozen stream from noise (spec: goldens' README).
     """
@@ -65,7 +73,7 @@ class StreamState:
     mask: Tensor
     positions: Tensor
     frozen: bool = False
-    attention: Tensor | None = None
+    attention: Seen | None = None
     start_mask: Tensor | None = None
 
     @classmethod
@@ -97,7 +105,7 @@ class StreamState:
         tokens = tokens.to(self.clean)
         mask = torch.full((*tokens.shape[:2], 1), 1.0 - strength, dtype=tokens.dtype, device=tokens.device).float()
         new, masks = tokens.shape[1], (self.mask, self.start_mask)
-        attention = None if self.attention is None else functional.pad(self.attention, (0, new, 0, new), value=1.0)
+        attention = None if self.attention is None else self.attention.with_others(new)
         mask, start_mask = (None if part is None else torch.cat((part, mask), dim=1) for part in masks)
         return replace(self, initial=torch.cat((self.initial, torch.zeros_like(tokens)), dim=1),
                        clean=torch.cat((self.clean, tokens), dim=1), mask=mask, start_mask=start_mask,
@@ -112,8 +120,9 @@ class StreamState:
         """
         index = index.to(self.clean.device)
         positions = self.positions[:, :, index].clone()
-        positions[:, 0] -= seconds
-        attention = None if self.attention is None else self.attention[:, index][:, :, index]
+        before = positions[:, 0, :, 1:] < 0  # a reference voice stays where it is: before the clip
+        positions[:, 0] -= torch.where(before, 0.0, seconds)
+        attention = None if self.attention is None else self.attention.take(index)
         start_mask = None if self.start_mask is None else self.start_mask[:, index]
         return replace(self, initial=self.initial[:, index], clean=self.clean[:, index], mask=self.mask[:, index],
                        positions=positions, attention=attention, start_mask=start_mask)
@@ -129,6 +138,11 @@ class StreamState:
         mixed = torch.lerp(self.initial.float(), noise.float(), scale)
         return torch.lerp(self.clean.float(), mixed, mask).to(self.initial.dtype)
 
+    @property
+    def clip_tokens(self) -> int:
+        """Tokens without a reference voice, which stands last, at times below 0. Waits for the device."""
+        return int((self.positions[0, 0, :, 1] >= 0).sum())
+
     def blend(self, x: Tensor) -> Tensor:
         """Hold conditioned tokens: x mask + clean (1 - mask) in float32, in x's dtype."""
         held = x.float() * self.mask + self.clean.float() * (1 - self.mask)
@@ -140,6 +154,16 @@ class StreamState:
         Such tokens are there already, up to the rounding of the last step where they started from noise.
         """
         return torch.where(self.mask == 0, self.clean.to(x.dtype), x)
+
+    def with_few_levels(self) -> StreamState:
+        """The same with at most `MASK_LEVELS` mask values, so that a step computes AdaLN for few timesteps.
+
+        A soft mask with more of them is rounded to fifteenths: 0 and 1 stay themselves, and no value moves by more
+        than 1/30. Waits for the device once.
+        """
+        if len(torch.unique(self.mask)) <= MASK_LEVELS:
+            return self
+        return replace(self, mask=(self.mask * (MASK_LEVELS - 1)).round() / (MASK_LEVELS - 1))
 
     def distinct_mask(self) -> tuple[Tensor, Tensor | None]:
         """Distinct mask values (U,) and each token's index into them (N,), None where there is one value.

@@ -64,12 +64,20 @@ def _scale(scale: Tensor) -> Callable[[slice], Tensor]:
 
 
 def _fp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
-    """§2.2: W = q s; without a scale, what was cast to fp8 and no more."""
+    """§2.2: W = q s; without a scale, what was cast to fp8 and no more.
+
+    Where s is 0, q may be NaN (0/0 of the quantiser), and W is 0.
+    """
     weight = parts["weight"]
     if "weight_scale" not in parts:
         return lambda at: weight[at].float()
     scale = _scale(parts["weight_scale"])
-    return lambda at: weight[at].float() * scale(at)
+    return lambda at: _without_nan(weight[at], scale(at)).float() * scale(at)
+
+
+def _without_nan(numbers: Tensor, scale: Tensor) -> Tensor:
+    """fp8 numbers, 0 where the scale is 0; done on their bytes, which are a quarter of the floats."""
+    return (numbers.view(torch.uint8) * (scale != 0)).view(numbers.dtype)
 
 
 def unswizzled(scale: Tensor, rows: int, columns: int) -> Tensor:
@@ -85,7 +93,12 @@ def _mxfp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
     count, columns = weight.shape
     exponent = unswizzled(parts["weight_scale"], count, columns // 32)
     scale = (exponent.int() << 23).view(torch.float32)  # the same exponent in float32, zero included
-    return lambda at: _blocks(weight[at].float(), scale[at], 32)
+
+    def rows(at: slice) -> Tensor:
+        numbers = weight[at].unflatten(1, (-1, 32))
+        return (_without_nan(numbers, scale[at][..., None]).float() * scale[at][..., None]).flatten(1)
+
+    return rows
 
 
 def _blocks(numbers: Tensor, scale: Tensor, size: int) -> Tensor:
@@ -99,11 +112,15 @@ def _e2m1(device: torch.device) -> Tensor:
 
 
 def _nvfp4(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
-    """§2.6: W = e2m1 scale(block of 16) scale2; the even column is the high half of a byte."""
+    """§2.6: W = e2m1 scale(block of 16) scale2; the even column is the high half of a byte.
+
+    Where scale2 is 0, the scales of the blocks may be NaN (0/0 of the quantiser), and W is 0.
+    """
     weight, values = parts["weight"], _e2m1(parts["weight"].device)
     count, columns = weight.shape[0], 2 * weight.shape[1]
     scale = unswizzled(parts["weight_scale"].view(torch.uint8), count, columns // 16).contiguous()
-    scale, whole = scale.view(torch.float8_e4m3fn).float(), parts["weight_scale_2"].float().reshape(())
+    whole = parts["weight_scale_2"].float().reshape(())
+    scale = (scale * (whole != 0)).view(torch.float8_e4m3fn).float()
 
     def rows(at: slice) -> Tensor:
         packed = weight[at]
@@ -161,6 +178,7 @@ def _w4a8(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
     """§2.7 asym_w4a8_int8: codes and relative scales to int8, then a scale for each row, then rotated back."""
     weight, relative = parts["weight"], parts["weight_s_rel"].float()
     channel, group = parts["weight_s_channel"].float().reshape(-1), int(parameters["group"])
+    relative = torch.where(channel[:, None] == 0, 0.0, relative)  # 0/0 of the quantiser
     codebook, correction = parts.get("weight_codebook"), parts.get("weight_correction")
 
     def rows(at: slice) -> Tensor:

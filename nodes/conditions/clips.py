@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error
+from ..checks import before_the_run, guarded, problem_of
 from ..model.files import FILES, NONE
 from ..sockets import advanced, schema
 from .inputs import chained, clip_inputs, output, rate_input, source_clip, to_audio
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LORA = "lora"  # of FILES
 MAX_FACTOR = 16
-MAX_SECONDS = 3600.0
+MAX_SECONDS, MAX_IDENTITY = 3600.0, 100.0
 
 
 class ReferenceVideoNode(io.ComfyNode):
@@ -57,15 +57,14 @@ class ReferenceVideoNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        """Refuse a file that is not there or is no LoRA."""
-        try:
-            _scales(lora or NONE)
-        except LTX23Error as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, lora: str | None = None, strength: float | None = None,
+                        attention_strength: float | None = None, source_fps: float | None = None) -> bool | str:
+        """Refuse a file that is not there or is no LoRA, and numbers out of range."""
+        given = {"lora": lora, "strength": strength, "attention_strength": attention_strength, "source_fps": source_fps}
+        return problem_of(cls, given, lambda: _scales(lora or NONE)) or True
 
     @classmethod
+    @guarded
     def execute(cls, strength: float, attention_strength: float, lora: str, video: Any = None,  # noqa: ANN401
                 images: torch.Tensor | None = None, mask: torch.Tensor | None = None, downscale: int = 0,
                 temporal: int = 0, source_fps: float = 0.0, conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
@@ -97,8 +96,8 @@ class SourceAudioNode(io.ComfyNode):
                         "the prompt who speaks and what is heard.",
             inputs=[
                 io.Audio.Input("audio", tooltip=(
-                    "The sound, mono or stereo. It is cut to the video's length; a shorter one is filled up with "
-                    "silence.")),
+                    "The sound; surround is mixed down to stereo. It is cut to the video's length; a shorter one is "
+                    "filled up with silence.")),
                 io.Float.Input("start", default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=(
                     "Seconds of the sound that are left out at its beginning. Default 0.")),
                 io.Float.Input("noise", default=0.0, min=0.0, max=1.0, step=0.001, tooltip=(
@@ -110,13 +109,54 @@ class SourceAudioNode(io.ComfyNode):
             outputs=[output()],
         )
 
+    validate_inputs = before_the_run("audio", "start", "noise", "conditions")
+
     @classmethod
+    @guarded
     def execute(cls, audio: dict[str, Any], start: float, noise: float,
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the sound."""
         from ...ltx23_core.conditioning.source_streams import SourceAudio
 
         return io.NodeOutput((*conditions, SourceAudio(to_audio(audio), start, noise)))
+
+
+class ReferenceVoiceNode(io.ComfyNode):
+    """A spoken sample that an ID-LoRA follows."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See each input's tooltip."""
+        return schema(
+            node_id="LTX23ReferenceVoice", display_name="Reference Voice",
+            aliases=["id-lora", "voice", "speaker", "identity", "reference audio", "voice cloning"],
+            description="Gives an ID-LoRA the spoken sample whose voice the result shall have. The LoRA itself is "
+                        "loaded with LoRA. Write the exact words into the prompt.",
+            inputs=[
+                io.Audio.Input("audio", tooltip=(
+                    "Speech of the person, about 5 seconds, without music or other voices. Any rate; surround is mixed "
+                    "down.")),
+                io.Float.Input("identity_guidance", default=3.0, min=0.0, max=MAX_IDENTITY, step=0.1, tooltip=(
+                    "How far each step is pushed towards the sample's voice, 0 (off) to 100; costs a pass a step. "
+                    "Default 3, as in ComfyUI; with distilled models 0.5 to 1 is reported to be better.")),
+                advanced(io.Float.Input("seconds", optional=True, default=5.0, min=0.1, max=60.0, step=0.1, tooltip=(
+                    "Seconds of the sample that are used, from its beginning, 0.1 to 60. Default 5, the length in "
+                    "training."))),
+                chained(),
+            ],
+            outputs=[output()],
+        )
+
+    validate_inputs = before_the_run("audio", "identity_guidance", "seconds", "conditions")
+
+    @classmethod
+    @guarded
+    def execute(cls, audio: dict[str, Any], identity_guidance: float, seconds: float = 5.0,
+                conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+        """Add the sample."""
+        from ...ltx23_core.conditioning.voice import ReferenceVoice
+
+        return io.NodeOutput((*conditions, ReferenceVoice(to_audio(audio), identity_guidance, seconds)))
 
 
 class SourceVideoNode(io.ComfyNode):
@@ -134,7 +174,10 @@ class SourceVideoNode(io.ComfyNode):
             outputs=[output()],
         )
 
+    validate_inputs = before_the_run("video", "images", "source_fps", "conditions")
+
     @classmethod
+    @guarded
     def execute(cls, video: Any = None, images: torch.Tensor | None = None, source_fps: float = 0.0,  # noqa: ANN401
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the clip."""

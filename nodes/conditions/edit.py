@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ...ltx23_core.errors import RequestError
+from ..checks import before_the_run, guarded, problem_of
 from ..sockets import schema
 from .inputs import chained, clip_inputs, output, rate_input, source_clip
 
@@ -44,14 +45,14 @@ class RetakeNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
-        """Refuse a stretch that ends before it begins."""
-        if start is not None and end is not None and end <= start:
-            return str(RequestError(f"the stretch to make anew is {start:g} to {end:g} seconds",
-                                    "a start of 0 or more and a later end", "Give start and end in seconds."))
-        return True
+    def validate_inputs(cls, start: float | None = None, end: float | None = None, regenerate: str | None = None,
+                        source_fps: float | None = None) -> bool | str:
+        """Refuse numbers out of range and a stretch that ends before it begins."""
+        given = {"start": start, "end": end, "regenerate": regenerate, "source_fps": source_fps}
+        return problem_of(cls, given, lambda: _check_stretch(start, end)) or True
 
     @classmethod
+    @guarded
     def execute(cls, start: float, end: float, regenerate: str, video: Any = None,  # noqa: ANN401
                 images: torch.Tensor | None = None, audio: dict[str, Any] | None = None, source_fps: float = 0.0,
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
@@ -60,6 +61,13 @@ class RetakeNode(io.ComfyNode):
 
         clip = source_clip(video, images, audio, source_fps)
         return io.NodeOutput((*conditions, Retake(clip, start, end, regenerate)))
+
+
+def _check_stretch(start: float | None, end: float | None) -> None:
+    """None is linked, and checked when the node runs."""
+    if start is not None and end is not None and end <= start:
+        raise RequestError(f"the stretch to make anew is {start:g} to {end:g} seconds",
+                           "a start of 0 or more and a later end", "Give start and end in seconds.")
 
 
 class ExtendNode(io.ComfyNode):
@@ -85,7 +93,10 @@ class ExtendNode(io.ComfyNode):
             outputs=[output()],
         )
 
+    validate_inputs = before_the_run("direction", "source_fps", "video", "images", "audio", "conditions")
+
     @classmethod
+    @guarded
     def execute(cls, direction: str, blend: int, video: Any = None, images: torch.Tensor | None = None,  # noqa: ANN401
                 audio: dict[str, Any] | None = None, source_fps: float = 0.0,
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
@@ -115,7 +126,10 @@ class InpaintNode(io.ComfyNode):
             outputs=[output()],
         )
 
+    validate_inputs = before_the_run("mask", "video", "images", "source_fps", "conditions")
+
     @classmethod
+    @guarded
     def execute(cls, mask: torch.Tensor, video: Any = None, images: torch.Tensor | None = None,  # noqa: ANN401
                 source_fps: float = 0.0, conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the clip and the mask."""

@@ -1,20 +1,23 @@
 """LTX23ImageCondition, LTX23Keyframe: images that the video must show."""
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error, RequestError
+from ...ltx23_core.errors import RequestError
 from ...ltx23_core.plan.recipes import IMAGE_CRF
+from ..checks import before_the_run, guarded, problem_of
 from ..sockets import advanced, schema
-from .inputs import MAX_FRAME, chained, output
+from .inputs import MAX_FRAME, chained, colours, output
 
 if TYPE_CHECKING:
     import torch
 
     from ...ltx23_core.conditioning.base import Condition
 
+MAX_NUMBER = 1_000_000
 PLACEMENTS = ["auto", "append"]
 CRF_TOOLTIP = (
     "The image is compressed once as an H.264 frame before use, since the model learned from videos: 0 (off) to 51 "
@@ -52,13 +55,16 @@ class ImageConditionNode(io.ComfyNode):
             outputs=[output()],
         )
 
+    validate_inputs = before_the_run("image", "strength", "placement", "conditions")
+
     @classmethod
+    @guarded
     def execute(cls, image: torch.Tensor, frame: int, strength: float, crf: int,
                 conditions: tuple[Condition, ...] = (), placement: str = "auto") -> io.NodeOutput:
         """Add the image to the conditions, which themselves stay as they were."""
         from ...ltx23_core.conditioning.image import from_batch
 
-        return io.NodeOutput((*conditions, from_batch(image[..., :3], frame, strength, crf, placement)))
+        return io.NodeOutput((*conditions, from_batch(colours(image), frame, strength, crf, placement)))
 
 
 class KeyframeNode(io.ComfyNode):
@@ -91,29 +97,34 @@ class KeyframeNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, at_frames: str | None = None, strengths: str | None = None) -> bool | str:
-        """Refuse lists that are not numbers."""
-        try:
-            numbers("keyframe frames", at_frames or "0", int)
-            numbers("keyframe strengths", strengths or "1", float)
-        except LTX23Error as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, at_frames: str | None = None, strengths: str | None = None,
+                        placement: str | None = None) -> bool | str:
+        """Refuse lists that are not numbers, and unknown words."""
+        def more() -> None:
+            numbers("keyframe frames", "0" if at_frames is None else at_frames, int)
+            numbers("keyframe strengths", "1" if strengths is None else strengths, float)
+
+        given = {"at_frames": at_frames, "strengths": strengths, "placement": placement}
+        return problem_of(cls, given, more) or True
 
     @classmethod
+    @guarded
     def execute(cls, images: torch.Tensor, at_frames: str, strengths: str, placement: str, crf: int = IMAGE_CRF,
                 conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add one condition for each image."""
         from ...ltx23_core.conditioning.image import keyframes
 
         at, firmly = numbers("keyframe frames", at_frames, int), numbers("keyframe strengths", strengths, float)
-        return io.NodeOutput((*conditions, *keyframes(images[..., :3], at, firmly, crf, placement)))
+        return io.NodeOutput((*conditions, *keyframes(colours(images), at, firmly, crf, placement)))
 
 
 def numbers(what: str, text: str, kind: type[int] | type[float]) -> list[int] | list[float]:
     """The numbers of a list with commas; `RequestError` names what is no number."""
     try:
-        return [kind(part) for part in text.split(",")]
+        found = [kind(part) for part in text.split(",")]
     except ValueError:
+        found = [math.nan]
+    if not all(map(math.isfinite, found)) or max(map(abs, found)) > MAX_NUMBER:
         raise RequestError(f"the list of {what} is {text!r}", "numbers with commas between them",
-                           "Write it like 0, 60, -1." if kind is int else "Write it like 1.0, 0.8.") from None
+                           "Write it like 0, 60, -1." if kind is int else "Write it like 1.0, 0.8.")
+    return found

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ...ltx23_core.errors import RequestError
+from ..checks import problems_of_socket, refuse
 from ..sockets import Conditions, advanced
 
 if TYPE_CHECKING:
@@ -63,13 +65,34 @@ def source_clip(video: Any = None, images: torch.Tensor | None = None, audio: di
         images, source_fps = parts.images, source_fps or float(parts.frame_rate)
     if audio is None and parts is not None:
         audio = parts.audio
-    if images is not None and images.shape[-1] > 3:  # otherwise the same tensor: equal sources are encoded once
-        images = images[..., :3]
+    if images is not None:
+        images = colours(images)
     return SourceClip(images, to_audio(audio) if sound and audio is not None else None, source_fps or None)
 
 
-def to_audio(audio: dict[str, Any]) -> Audio:
-    """ComfyUI's AUDIO (of a batch the first; more than two channels: the first two) as ours."""
-    from ...ltx23_core.media import Audio
+def colours(images: torch.Tensor) -> torch.Tensor:
+    """The colours of IMAGE without alpha, grey in all three; RGB stays the same tensor: equal sources are encoded
+    once."""
+    if images.ndim != 4 or images.shape[-1] == 3:
+        return images
+    return images.expand(*images.shape[:3], 3) if images.shape[-1] == 1 else images[..., :3]
 
-    return Audio(audio["waveform"][:1, :2].float().cpu(), int(audio["sample_rate"]))
+
+def to_audio(audio: dict[str, Any] | None) -> Audio:
+    """ComfyUI's AUDIO as ours: of a batch the first, more than two channels mixed down, integer samples scaled.
+
+    Raises:
+        RequestError: a clip without sound, for which ComfyUI hands out nothing.
+        MediaError: what is no sound.
+    """
+    from ...ltx23_core.media import Audio
+    from ...ltx23_core.media.audio import as_float, as_stereo, check_sound
+
+    if audio is None:
+        raise RequestError("the clip that is linked to audio has no sound", "a clip with a sound track",
+                           "Link another sound, or take the link away.")
+    refuse(problems_of_socket("audio", "AUDIO", audio))
+    waveform = as_float(audio["waveform"][:1].detach().cpu())
+    sound = Audio(as_stereo(waveform) if waveform.shape[1] > 2 else waveform, int(audio["sample_rate"]))
+    check_sound(sound, "the sound")
+    return sound

@@ -1,6 +1,7 @@
 """Bars, previews and interruption of a node that runs."""
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import comfy.model_management as mm
 import torch
 from comfy.utils import ProgressBar
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -27,6 +29,14 @@ def step_progress() -> Callable[[StepInfo], None]:
         bar.update_absolute(info.step, info.steps, image and ("JPEG", image, PREVIEW_SIZE))
 
     return on_step
+
+
+def say(text: str) -> None:
+    """Show a text in the node that runs; nothing happens where there is no server or no node (unit tests)."""
+    instance = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    context = get_executing_context()
+    if instance is not None and context is not None:
+        instance.send_progress_text(text, context.node_id)
 
 
 def counted(total: int) -> Callable[[Iterable[torch.Tensor]], Iterator[torch.Tensor]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error, RequestError
+from ..checks import before_the_run, guarded
 from ..host import folders, progress
 from ..sockets import schema
 
@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...ltx23_core.hub.request import Request
-
-
-def _check(file: str) -> None:
-    from ...ltx23_core.hub.catalogue import ENTRIES
-
-    if file not in ENTRIES:
-        raise RequestError(f"the file to fetch is {file!r}", f"one of {', '.join(ENTRIES)}", "Choose one of the list.")
 
 
 def _look(file: str) -> tuple[Request, Path, Path | None]:
@@ -61,29 +54,21 @@ class FetchNode(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, file: str | None = None) -> bool | str:
-        """Refuse names that are not in the list; a linked input is None here and checked when the node runs."""
-        try:
-            if file is not None:
-                _check(file)
-        except LTX23Error as error:
-            return str(error)
-        return True
+    validate_inputs = before_the_run("file")
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, download: bool | None = None) -> str:
         """Whether the file is there: the node runs again when it was deleted, or put there by other means."""
         from ...ltx23_core.hub.catalogue import ENTRIES
 
-        return f"{_look(file)[2] is not None}" if file in ENTRIES else ""
+        return f"{_look(file)[2] is not None}" if isinstance(file, str) and file in ENTRIES else ""
 
     @classmethod
+    @guarded
     def execute(cls, file: str, download: bool) -> io.NodeOutput:
         """Look, and download if that is asked for."""
         from ...ltx23_core.hub.fetch import fetch
 
-        _check(file)
         request, root, path = _look(file)
         if download:
             [result] = fetch([(request, root)], progress.byte_progress())

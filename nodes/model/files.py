@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ...ltx23_core.errors import OverlayError
+from ..checks import LONGEST_NAME
 from ..host import folders, memory, server
+from ..host.values import text_problem
 
 if TYPE_CHECKING:
     from ...ltx23_core.overlay.shelf.choose import Choice
@@ -90,11 +92,14 @@ class Files:
         from ...ltx23_core.overlay.shelf.identify import identify
         from ...ltx23_core.overlay.shelf.shelf import Item
 
+        wrong = text_problem(key, name, LONGEST_NAME)
+        if wrong is not None:
+            raise OverlayError(*wrong)
         name = name.replace("\\", "/")
         part, places, what = INPUTS[key]
         inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts and name != ""
         there = [Item(folder, name, identify(root / name, self._memory())) for folder, root in folders.model_roots()
-                 if inside and (root / name).exists()]
+                 if inside and _exists(root / name)]
         if not there:
             where = " or ".join(f"models/{folder}" for folder in places)
             have = ", ".join(self.names(key)[:5]) or "nothing that can be used"
@@ -127,7 +132,8 @@ class Files:
         from ...ltx23_core.overlay.shelf.choose import choose
         from ...ltx23_core.overlay.shelf.downloads import how_to_get
 
-        wanted = {key: name if name in (AUTO, NONE) else self.find(key, name) for key, name in inputs.items()}
+        wanted = {key: self.find(key, name) if not isinstance(name, str) or name not in (AUTO, NONE) else name
+                  for key, name in inputs.items()}
         items = self.items(wait)
         choice = choose(items, wanted, memory.device_memory())
         if "checkpoint" not in choice.files and not any(item.identity.kind == "unread" for item in items):
@@ -140,6 +146,14 @@ class Files:
 
     def _memory(self) -> Memory | None:
         return self._shelf.memory if self._shelf else None
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file; a name that the file system does not take is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def fits_input(key: str, item: Item) -> bool:

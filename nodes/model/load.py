@@ -7,7 +7,8 @@ from weakref import WeakValueDictionary
 from comfy_api.latest import io
 
 from ...ltx23_core.lora.settings import MODES
-from ...ltx23_core.plan.names import ATTENTION
+from ...ltx23_core.plan.settings import ATTENTION
+from ..checks import before_the_run, guarded
 from ..host import memory as host_memory
 from ..sockets import Model, Overlay, advanced, schema
 
@@ -52,7 +53,10 @@ class LoadNode(io.ComfyNode):
             outputs=[Model.Output(display_name="model", tooltip="The model, for Prompt, Sampler and the decoders.")],
         )
 
+    validate_inputs = before_the_run("overlay", "precision", "attention", "lora_mode", "memory")
+
     @classmethod
+    @guarded
     def execute(cls, overlay: OverlayFiles, precision: str, attention: str, lora_mode: str = "auto",
                 memory: str = "auto") -> io.NodeOutput:
         """Build the pipeline, or hand out the one that an equal node has built."""

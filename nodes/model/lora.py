@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ...ltx23_core.errors import LTX23Error
 from ...ltx23_core.lora.settings import MODES, STAGE_FACTORS, Lora
+from ..checks import guarded, problem_of
 from ..sockets import Model, advanced, schema
 from .files import FILES
 
@@ -61,16 +62,14 @@ class LoraNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: str | None = None, stages: str | None = None,
-                        mode: str | None = None) -> bool | str:
-        """Refuse a file that is not there or is no LoRA for LTX-2.3, and unknown words; a linked input is None here."""
-        try:
-            Lora(lora or "", stages=stages or STAGES[0], mode=mode or MODES[0])
-            if lora is not None:
-                FILES.find(KEY, lora)
-        except LTX23Error as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, lora: str | None = None, stages: str | None = None, mode: str | None = None,
+                        strength: float | None = None, video: float | None = None, audio: float | None = None,
+                        cross: float | None = None) -> bool | str:
+        """Refuse a file that is not there or is no LoRA for LTX-2.3, unknown words and numbers out of range; a linked
+        input is None here."""
+        given = {"lora": lora, "stages": stages, "mode": mode, "strength": strength, "video": video, "audio": audio,
+                 "cross": cross}
+        return problem_of(cls, given, None if lora is None else lambda: FILES.find(KEY, lora)) or True
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None = None, **_: object) -> str:
@@ -81,6 +80,7 @@ class LoraNode(io.ComfyNode):
             return str(error)
 
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, lora: str, strength: float, video: float, audio: float, cross: float,
                 stages: str, mode: str) -> io.NodeOutput:
         """Add it after those that the model has."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error, RequestError
+from ...ltx23_core.errors import LTX23Error
+from ..checks import guarded, problem_of
 from ..host import folders
 from ..sockets import Overlay, advanced, schema
 from .files import AUTO, CHECK_SECONDS, FILES, NONE
@@ -21,11 +22,6 @@ def _combo(key: str, tooltip: str, optional: bool = True, none: bool = True) -> 
     """A list of usable files, auto first."""
     options = [AUTO, *FILES.names(key), *([NONE] if none else [])]
     return io.Combo.Input(key, options=options, default=AUTO, optional=optional, tooltip=tooltip)
-
-
-def _check_variant(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise RequestError(f"variant is {variant!r}", f"one of {', '.join(VARIANTS)}", "Choose auto.")
 
 
 def _manifest_name(choice: Choice, variant: str) -> str:
@@ -87,12 +83,10 @@ class OverlayNode(io.ComfyNode):
         named = {"checkpoint": checkpoint, "text_encoder": text_encoder, "upsampler": upsampler,
                  "distilled_lora": distilled_lora, "text_projection": text_projection, "video_vae": video_vae,
                  "audio_vae": audio_vae}
-        try:
-            _check_variant(variant or AUTO)
-            FILES.choose({key: name or AUTO for key, name in named.items()}, CHECK_SECONDS)
-        except LTX23Error as error:
-            return str(error)
-        return True
+        def more() -> None:
+            FILES.choose({key: AUTO if name is None else name for key, name in named.items()}, CHECK_SECONDS)
+
+        return problem_of(cls, {**named, "variant": variant}, more) or True
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, text_encoder: str | None = None,
@@ -113,6 +107,7 @@ class OverlayNode(io.ComfyNode):
         return hashlib.sha256("\n".join(choice.fingerprint()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     @classmethod
+    @guarded
     def execute(cls, checkpoint: str, text_encoder: str, upsampler: str = AUTO, distilled_lora: str = AUTO,
                 variant: str = AUTO, text_projection: str = AUTO, video_vae: str = AUTO,
                 audio_vae: str = AUTO) -> io.NodeOutput:
@@ -120,7 +115,6 @@ class OverlayNode(io.ComfyNode):
         from ...ltx23_core.overlay import materialize
         from ...ltx23_core.overlay.shelf.report import report as full_report
 
-        _check_variant(variant)
         choice, items = FILES.choose({
             "checkpoint": checkpoint, "text_encoder": text_encoder, "upsampler": upsampler, "distilled_lora":
             distilled_lora, "text_projection": text_projection, "video_vae": video_vae, "audio_vae": audio_vae})

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import RequestError
 from ...ltx23_core.geometry import HEIGHT_SCALE, TIME_SCALE, WIDTH_SCALE
+from ..checks import before_the_run, guarded, problem_of
 from ..host import outputs, progress
-from ..latents import sound_of
+from ..latents import check_together, samples_of, sound_of
 from ..sockets import Model, schema
 
 if TYPE_CHECKING:
@@ -23,14 +23,6 @@ def _pixels(latent: torch.Tensor) -> tuple[int, int, int]:
     """Frames, height and width in pixels of a video latent (B, C, F', H', W')."""
     frames, height, width = latent.shape[-3:]
     return TIME_SCALE * (frames - 1) + 1, HEIGHT_SCALE * height, WIDTH_SCALE * width
-
-
-def _there(latent: dict[str, Any] | None, what: str) -> torch.Tensor:
-    """The samples of a latent; `RequestError` where the run made none."""
-    if latent is None:
-        raise RequestError(f"there is no {what} latent", f"a run that makes {what}",
-                           f"Set streams of Sampler to both or {what}.")
-    return latent["samples"]
 
 
 class DecodeVideoNode(io.ComfyNode):
@@ -51,10 +43,13 @@ class DecodeVideoNode(io.ComfyNode):
                 "768x512: 571 MB); for long videos use Decode To File."))],
         )
 
+    validate_inputs = before_the_run("model", "video")
+
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, video: dict[str, Any] | None) -> io.NodeOutput:
         """Fill one tensor chunk by chunk, so that the frames are in RAM only once."""
-        latent = _there(video, "video")
+        latent = samples_of(video, "video")
         frames, *size = _pixels(latent)
         images, start = torch.empty(len(latent) * frames, *size, 3), 0
         for chunk in progress.counted(len(images))(c for one in latent.split(1) for c in model.decode_video(one)):
@@ -80,10 +75,13 @@ class DecodeAudioNode(io.ComfyNode):
                 "Stereo sound at 48 kHz, for CreateVideo; behind Source Audio the given sound itself."))],
         )
 
+    validate_inputs = before_the_run("model", "audio")
+
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, audio: dict[str, Any] | None) -> io.NodeOutput:
         """Decode with the audio VAE and the vocoder."""
-        _there(audio, "audio")
+        samples_of(audio, "audio")
         sound = sound_of(model, audio)
         return io.NodeOutput({"waveform": sound.waveform.float().cpu(), "sample_rate": sound.sample_rate})
 
@@ -102,10 +100,13 @@ class DecodeToFileNode(io.ComfyNode):
             inputs=[
                 Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Latent.Input("video", tooltip="Video latent, from Sampler."),
-                io.Latent.Input("audio", tooltip="Audio latent, from Sampler. Where it made none, the file is silent."),
+                io.Latent.Input("audio", tooltip=(
+                    "Audio latent, from Sampler. Where it made none, the file is silent; where it made sound alone, "
+                    "the file is an m4a.")),
                 io.String.Input("filename_prefix", default="video/LTX-2.3", tooltip=(
-                    "Start of the file name in ComfyUI's output folder; folders and marks such as %year% are allowed. "
-                    "A number is added. Default video/LTX-2.3.")),
+                    "Start of the file name in ComfyUI's output folder; folders and the marks of ComfyUI's Save nodes "
+                    "are allowed, such as %date:yyyy-MM-dd% and %Sampler.seed%. A number is added. Default "
+                    "video/LTX-2.3.")),
                 io.Float.Input("fps", optional=True, force_input=True, tooltip=(
                     "Frames per second of the file. Not linked: those of the latent, else 24. Another value "
                     "plays picture and sound out of step.")),
@@ -115,23 +116,45 @@ class DecodeToFileNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        """Refuse a file name outside the output folder."""
-        return True if filename_prefix is None else outputs.output_problem(filename_prefix) or True
+    def validate_inputs(cls, filename_prefix: str | None = None, model: Any = None, video: Any = None,  # noqa: ANN401
+                        audio: Any = None) -> bool | str:  # noqa: ANN401
+        """Refuse a name that no file can have, outside the output folder or in one that cannot be written."""
+        wrong = problem_of(cls, {"filename_prefix": filename_prefix, "model": model, "video": video, "audio": audio})
+        if wrong is None and filename_prefix is not None:
+            wrong = outputs.output_problem(filename_prefix)
+        return wrong or True
 
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, video: dict[str, Any] | None, audio: dict[str, Any] | None,
                 filename_prefix: str, fps: float | None = None) -> io.NodeOutput:
         """Decode the short sound first, then stream the frames to the next free file name of the prefix."""
-        from ...ltx23_core.media import write_video
+        outputs.refuse_output(filename_prefix)
+        check_together(video, audio)
+        if video is None:
+            return _sound_files(model, audio, filename_prefix, cls.hidden)
+        from ...ltx23_core.media import VideoWriter
 
-        latent, saved = _there(video, "video"), []
+        latent, saved = samples_of(video, "video"), []
         frames, height, width = _pixels(latent)
+        files = outputs.OutputFiles(filename_prefix, width, height, cls.hidden)
         counted = progress.counted(frames * len(latent))
         for index, one in enumerate(latent.split(1)):
-            path, record = outputs.output_file(filename_prefix, width, height)
             sound = None if audio is None else sound_of(model, audio, index)
-            write_video(path, counted(model.decode_video(one)), fps or video.get("fps", DEFAULT_FPS), sound,
-                        metadata=outputs.metadata(cls.hidden))
-            saved.append((path, record))
+            with VideoWriter(files.next(), fps or video.get("fps", DEFAULT_FPS), sound,
+                             metadata=outputs.metadata(cls.hidden), next_path=files.next) as writer:
+                for chunk in counted(model.decode_video(one, eight_bit=True)):
+                    writer.write(chunk)
+            saved.append(writer.path)
         return outputs.saved_videos(saved)
+
+
+def _sound_files(model: Pipeline, audio: dict[str, Any], prefix: str, hidden: io.HiddenHolder) -> io.NodeOutput:
+    """Files of a run that made sound alone, one for each sample."""
+    from ...ltx23_core.media.sound_file import write_sound
+
+    files, saved = outputs.OutputFiles(prefix, 0, 0, hidden, ".m4a"), []
+    for index in range(len(samples_of(audio, "audio"))):
+        sound = sound_of(model, audio, index)
+        saved.append(write_sound(files.next(), sound, metadata=outputs.metadata(hidden), next_path=files.next))
+    return outputs.saved_sounds(saved)

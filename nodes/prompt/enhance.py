@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ...ltx23_core.config import ENHANCED_TOKENS, TEXT_TOKENS
 from ...ltx23_core.plan.recipes import SEED
+from ..checks import before_the_run, guarded
 from ..host import progress
 from ..sockets import Model, advanced, schema
 
@@ -57,7 +58,10 @@ class EnhancePromptNode(io.ComfyNode):
                 "The new prompt, for the prompt of Prompt or Sampler."))],
         )
 
+    validate_inputs = before_the_run("model", "prompt", "edited", "instructions", "image")
+
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, prompt: str, seed: int, edited: str = "", image: torch.Tensor | None = None,
                 max_tokens: int = ENHANCED_TOKENS, instructions: str = "") -> io.NodeOutput:
         """Give the edited text, or let the model write."""

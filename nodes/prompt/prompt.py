@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from ..checks import before_the_run, guarded
 from ..sockets import Context, Model, schema
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class PromptNode(io.ComfyNode):
             outputs=[Context.Output(display_name="context", tooltip="The encoded texts, for Sampler.")],
         )
 
+    validate_inputs = before_the_run("model", "prompt", "negative_prompt")
+
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, prompt: str, negative_prompt: str) -> io.NodeOutput:
         """Encode both texts."""
         return io.NodeOutput(model.encode(prompt, negative_text(negative_prompt)))

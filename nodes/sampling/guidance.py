@@ -5,36 +5,41 @@ import re
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error, RequestError
+from ...ltx23_core.errors import RequestError
 from ...ltx23_core.plan.guidance import RECIPE, GuiderParams
 from ...ltx23_core.plan.guidance import Guidance as GuidanceValues
 from ...ltx23_core.plan.recipes import OFFICIAL_LAYERS, official_guidance
+from ..checks import guarded, problem_of
 from ..sockets import Guidance, advanced, schema
 
-CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it off "
-       "and, where video and audio are both 1, saves a pass a step; official default {default}.")
-STG = ("Spatio-temporal guidance: pushes the {what} away from a pass without self-attention, for steadier structure. "
-       "0 switches it off and, where video and audio are both 0, saves a pass a step; official default {default}.")
-MODALITY = ("How strongly the {what} follows the other modality, for sound in time with the picture. 1 switches it "
-            "off and, where both are 1, saves a pass a step; official default {default}.")
-RESCALE = ("Pulls the contrast of the guided {what} back towards the unguided one: 0 (off) to 1. Raise it if the "
-           "result looks or sounds overdriven; official default {default}.")
-STG_BLOCKS = ("Transformer blocks whose {what} self-attention the STG pass leaves out: numbers from 0, separated by "
-              "commas. Official default 28 (of 48). Empty is allowed where the STG scale is 0.")
-SKIP_STEP = ("Computes the {what} only every (value + 1)-th step and reuses its last result in between: faster and "
-             "rougher. Where video and audio both skip a step, it costs nothing. 0 (official default): every step.")
-CFG_STAR = ("CFG-Zero*: scales the negative prediction of the {what} to fit the positive one before CFG takes their "
-            "difference; can calm high CFG. Not together with APG. Off (official default).")
+CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it "
+       "off and, where video and audio are both 1, saves a pass a step; official default {default}.")
+STG = ("Spatio-temporal guidance: pushes the {what} away from a pass without self-attention, for steadier "
+       "structure. 0 switches it off and, where video and audio are both 0, saves a pass a step; official "
+       "default {default}.")
+MODALITY = ("How strongly the {what} follows the other modality, for sound in time with the picture. 1 "
+            "switches it off and, where both are 1, saves a pass a step; official default {default}.")
+RESCALE = ("Pulls the contrast of the guided {what} back towards the unguided one: 0 (off) to 1. Raise it if "
+           "the result looks or sounds overdriven; official default {default}.")
+STG_BLOCKS = ("Transformer blocks whose {what} self-attention the STG pass leaves out: numbers from 0, "
+              "separated by commas. Official default 28 (of 48). Empty is allowed where the STG scale is 0.")
+SKIP_STEP = ("Computes the {what} only every (value + 1)-th step and reuses its last result in between: "
+             "faster and rougher. Where video and audio both skip a step, it costs nothing. 0 (official "
+             "default): every step.")
+CFG_STAR = ("CFG-Zero*: scales the negative prediction of the {what} to fit the positive one before CFG "
+            "takes their difference; can calm high CFG. Not together with APG. Off (official default).")
 
-MAX_SKIP = 9
+MAX_SKIP, MAX_DIGITS = 9, 6
 SCALES = [("cfg", CFG, 30.0), ("stg", STG, 10.0), ("modality", MODALITY, 10.0), ("rescale", RESCALE, 1.0)]
 
 
 def blocks(text: str) -> tuple[int, ...]:
     """Read a list of block numbers such as "28" or "27, 28"; `RequestError` for anything else."""
-    words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
-    if not all(word.isascii() and word.isdigit() for word in words):
+    words = text.replace(",", " ").split()
+    if not re.fullmatch("[0-9 ]*", " ".join(words)):
         raise RequestError(f"STG blocks are {text!r}", "whole numbers from 0, separated by commas", "Use 28.")
+    if max(map(len, words), default=0) > MAX_DIGITS:
+        raise RequestError(f"STG blocks are {text[:40]!r}", "numbers of transformer blocks", "Use 28.")
     return tuple(map(int, words))
 
 
@@ -62,26 +67,35 @@ class GuidanceNode(io.ComfyNode):
                                              tooltip=CFG_STAR.format(what=what))) for what in streams]
         return schema(
             node_id="LTX23Guidance", display_name="Guidance", aliases=["cfg", "stg", "rescale", "modality"],
-            description="Strengths of guidance for video and audio. Without this node the recipe's official values "
-                        "are used; distilled recipes run without guidance.",
+            description="Strengths of guidance for video and audio. Without this node the recipe's official "
+                        "values are used; distilled recipes run without guidance.",
             inputs=inputs,
             outputs=[Guidance.Output(display_name="guidance", tooltip="The strengths, for Sampler.")],
         )
 
     @classmethod
-    def validate_inputs(cls, video_stg_blocks: str | None = None, audio_stg_blocks: str | None = None) -> bool | str:
-        """Refuse block lists that are not numbers."""
-        try:
+    def validate_inputs(cls, video_cfg: float | None = None, video_stg: float | None = None,
+                        video_modality: float | None = None, video_rescale: float | None = None,
+                        audio_cfg: float | None = None, audio_stg: float | None = None,
+                        audio_modality: float | None = None, audio_rescale: float | None = None,
+                        video_stg_blocks: str | None = None,
+                        audio_stg_blocks: str | None = None) -> bool | str:
+        """Refuse numbers out of range and block lists that are not numbers."""
+        given = {**locals()}
+        del given["cls"]
+
+        def more() -> None:
             blocks(video_stg_blocks or "")
             blocks(audio_stg_blocks or "")
-        except LTX23Error as error:
-            return str(error)
-        return True
+
+        return problem_of(cls, given, more) or True
 
     @classmethod
+    @guarded
     def execute(cls, video_cfg: float, video_stg: float, video_modality: float, video_rescale: float,
                 audio_cfg: float, audio_stg: float, audio_modality: float, audio_rescale: float,
-                video_stg_blocks: str, audio_stg_blocks: str, video_skip_step: int = 0, audio_skip_step: int = 0,
+                video_stg_blocks: str, audio_stg_blocks: str,
+                video_skip_step: int = 0, audio_skip_step: int = 0,
                 video_cfg_star: bool = False, audio_cfg_star: bool = False) -> io.NodeOutput:
         """Collect the values."""
         return io.NodeOutput(GuidanceValues(
@@ -100,19 +114,21 @@ class GuidanceRangeNode(io.ComfyNode):
         return schema(
             node_id="LTX23GuidanceRange", display_name="Guidance Range",
             aliases=["guidance interval", "cfg interval", "cfg schedule"],
-            description="Lets guidance act only while the noise level (sigma) is between two values. Chain several "
-                        "through otherwise for other values in other parts.",
+            description="Lets guidance act only while the noise level (sigma) is between two values. Chain "
+                        "several through otherwise for other values in other parts.",
             inputs=[
                 io.Float.Input("from_sigma", default=0.0, min=0.0, max=1.0, step=0.001, tooltip=(
-                    "Lowest sigma at which the guidance acts, 0 to 1, itself included. Default 0: to the end.")),
+                    "Lowest sigma at which the guidance acts, 0 to 1, itself included. Default 0: to the "
+                    "end.")),
                 io.Float.Input("to_sigma", default=1.0, min=0.001, max=1.0, step=0.001, tooltip=(
-                    "Highest sigma at which the guidance acts, 0 to 1, itself included; sampling begins at 1. Default "
-                    "1: from the beginning.")),
+                    "Highest sigma at which the guidance acts, 0 to 1, itself included; sampling begins at "
+                    "1. Default 1: from the beginning.")),
                 Guidance.Input("guidance", optional=True, tooltip=(
-                    "The values that act in this range, from Guidance, NAG or APG. Not linked: the recipe's.")),
+                    "The values that act in this range, from Guidance, NAG or APG. Not linked: the "
+                    "recipe's.")),
                 Guidance.Input("otherwise", optional=True, tooltip=(
-                    "The values outside this range, for example another Guidance Range. Not linked: no guidance "
-                    "there, so those steps take one pass.")),
+                    "The values outside this range, for example another Guidance Range. Not linked: no "
+                    "guidance there, so those steps take one pass.")),
             ],
             outputs=[Guidance.Output(display_name="guidance", tooltip="Guidance over sigma, for Sampler.")],
         )
@@ -120,13 +136,13 @@ class GuidanceRangeNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, from_sigma: float | None = None, to_sigma: float | None = None) -> bool | str:
         """Refuse a range without content; a linked input is None here."""
-        try:
+        def more() -> None:
             RECIPE.within(0.0 if from_sigma is None else from_sigma, 1.0 if to_sigma is None else to_sigma)
-        except LTX23Error as error:
-            return str(error)
-        return True
+
+        return problem_of(cls, {"from_sigma": from_sigma, "to_sigma": to_sigma}, more) or True
 
     @classmethod
+    @guarded
     def execute(cls, from_sigma: float, to_sigma: float, guidance: GuidanceValues = RECIPE,
                 otherwise: GuidanceValues | None = None) -> io.NodeOutput:
         """Put the range around the values."""

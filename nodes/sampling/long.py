@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ...ltx23_core.errors import RequestError
 from ...ltx23_core.geometry import window_problem
 from ...ltx23_core.plan.recipes import FRAMES
+from ..checks import guarded, problem_of
 from ..host import folders
 from ..prompt.prompt import NEGATIVE_TOOLTIP, negative_text
 from ..sockets import Model, Windows, advanced, schema
@@ -21,7 +22,15 @@ OVERLAP, MAX_WINDOW = 24, 481
 
 def segments(text: str) -> list[str]:
     """The prompts of a text, divided by lines of three or more dashes; empty ones are left out."""
-    return [part.strip() for part in re.split(r"(?m)^[ \t]*-{3,}[ \t]*$", text) if part.strip()]
+    parts = re.split(r"(?m)^[ \t]*-{3,}[ \t]*$", text)
+    return list(filter(None, map(str.strip, parts)))
+
+
+def _check_lengths(window: int | None, overlap: int | None) -> None:
+    """None is linked, and checked when the node runs."""
+    problem = window_problem(window, overlap)
+    if problem:
+        raise RequestError(*problem)
 
 
 class LongVideoNode(io.ComfyNode):
@@ -33,25 +42,26 @@ class LongVideoNode(io.ComfyNode):
         return schema(
             node_id="LTX23LongVideo", display_name="Long Video",
             aliases=["long", "loop", "infinite", "context windows", "segments", "prompt schedule"],
-            description="Makes Sampler generate a video of any length: window by window, each going on from the last "
-                        "second of the one before, in picture and sound. An interrupted run goes on where it was.",
+            description="Makes Sampler generate a video of any length: window by window, each going on from "
+                        "the last second of the one before, in picture and sound. An interrupted run goes on "
+                        "where it was.",
             inputs=[
-                Model.Input("model", tooltip="The model, from Load; encodes the prompts."),
+                Model.Input("model", tooltip="The model, from Load."),
                 io.String.Input("prompts", multiline=True, dynamic_prompts=True, default="", tooltip=(
-                    "Prompts of the parts, in order, divided by a line of three dashes (---). They share the time "
-                    "evenly. Empty (default): Sampler's prompt throughout.")),
+                    "Prompts of the parts, in order, divided by a line of three dashes (---). They share the "
+                    "time evenly. Empty (default): Sampler's prompt throughout.")),
                 io.Int.Input("window", default=FRAMES, min=17, max=MAX_WINDOW, step=8, tooltip=(
-                    "Frames of a window: 8 k + 1. Longer holds together better and needs more memory. Default 121, the "
-                    "official length of a clip; the model knows up to 481.")),
+                    "Frames of a window: 8 k + 1. Longer holds together better and needs more memory. "
+                    "Default 121, the official length of a clip; the model knows up to 481.")),
                 io.Int.Input("overlap", default=OVERLAP, min=8, max=MAX_WINDOW - 9, step=8, tooltip=(
-                    "Frames that a window takes over from the one before: a multiple of 8. More gives a steadier "
-                    "movement across the seam and costs time. Default 24, one second; our choice.")),
+                    "Frames that a window takes over from the one before: a multiple of 8. More gives a "
+                    "steadier movement across the seam and costs time. Default 24, one second; our choice.")),
                 io.Float.Input("overlap_strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip=(
-                    "How firmly the overlap is kept, 0 to 1. 1 (default): as it is. Lower lets the window change it; "
-                    "both are then cross-faded.")),
+                    "How firmly the overlap is kept, 0 to 1. 1 (default): as it is. Lower lets the window "
+                    "change it; both are then cross-faded.")),
                 advanced(io.Boolean.Input("resume", default=True, tooltip=(
-                    "Keeps finished windows in ComfyUI's user folder until the video is complete, so that queueing the "
-                    "same settings again goes on there. Default on."))),
+                    "Keeps finished windows in ComfyUI's user folder until the video is complete, so that "
+                    "queueing the same settings again goes on there. Default on."))),
                 advanced(io.String.Input("negative_prompt", optional=True, multiline=True, default="",
                                          placeholder="empty: the default list; none: no negative prompt",
                                          tooltip=NEGATIVE_TOOLTIP + " For all parts.")),
@@ -61,17 +71,27 @@ class LongVideoNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, window: int | None = None, overlap: int | None = None) -> bool | str:
-        """Refuse lengths that cannot be."""
-        problem = window_problem(window, overlap)
-        return str(RequestError(*problem)) if problem else True
+    def validate_inputs(cls, window: int | None = None, overlap: int | None = None, prompts: str | None = None,
+                        overlap_strength: float | None = None,
+                        negative_prompt: str | None = None) -> bool | str:
+        """Refuse lengths that cannot be, and numbers out of range."""
+        given = {"window": window, "overlap": overlap, "prompts": prompts, "overlap_strength": overlap_strength,
+                 "negative_prompt": negative_prompt}
+        return problem_of(cls, given, lambda: _check_lengths(window, overlap)) or True
 
     @classmethod
+    @guarded
     def execute(cls, model: Pipeline, prompts: str, window: int, overlap: int, overlap_strength: float, resume: bool,
                 negative_prompt: str = "") -> io.NodeOutput:
-        """Encode the prompts."""
+        """Collect the values; Sampler encodes the prompts once it knows that the run can be."""
+        from ...ltx23_core.plan.latents import PromptText
         from ...ltx23_core.plan.windows import Windows as WindowSettings
 
-        pairs = tuple(model.encode(text, negative_text(negative_prompt)) for text in segments(prompts))
-        return io.NodeOutput(WindowSettings(window, overlap, overlap_strength, pairs,
-                                            folders.resume_folder() if resume else None))
+        negative = negative_text(negative_prompt)
+        return io.NodeOutput(WindowSettings(
+            length=window,
+            overlap=overlap,
+            strength=overlap_strength,
+            prompts=tuple(PromptText(text, negative) for text in segments(prompts)),
+            resume=folders.resume_folder() if resume else None,
+        ))

@@ -6,8 +6,11 @@ from safetensors import safe_open
 
 from ltx23_core.config import AudioVAEConfig
 from ltx23_core.geometry import audio_latent_length
+from ltx23_core.media.audio import as_stereo
 from ltx23_core.models.audio import mel as melspec
 from ltx23_core.models.latent_upsampler import upsample
+from ltx23_core.ops.resample import resample, resampled_length
+from ltx23_core.sampling.state import fit_latent_length
 
 from .harness import CHECKPOINT, Case, case, config, module
 
@@ -22,7 +25,7 @@ def audio_vae(run: Case) -> None:
         run.check(f"mel_{name}", mel)
         run.check(f"latent_{name}", encoder(mel))
     run.check("resampled_other",
-              melspec.resample(run.inputs["waveform_other"], run.settings.other_rate, vae.sampling_rate))
+              resample(run.inputs["waveform_other"], run.settings.other_rate, vae.sampling_rate))
     run.check("latent_of_mel", encoder(run.inputs["mel"]))
     run.check("mel_of_latent", decoder(run.inputs["latent"]))
 
@@ -59,17 +62,17 @@ def audio_encode(run: Case) -> None:
     vae, rate = AudioVAEConfig.from_dict(config("audio_vae")), run.settings.rate
     latents = {}
     for name, waveform in (("stereo", run.inputs["stereo"]), ("mono_duplicated", run.inputs["mono"])):
-        run.check(f"{name}.resampled", melspec.resample(melspec.as_stereo(waveform), rate, vae.sampling_rate))
+        run.check(f"{name}.resampled", resample(as_stereo(waveform), rate, vae.sampling_rate))
         mel = melspec.waveform_to_mel(waveform, rate, vae)
         run.check(f"{name}.mel", mel)
         latents[name] = module("audio_encoder")(mel)
         run.check(f"{name}.latent", latents[name])
     for name in ("cut", "padded"):
         frames = run.tensors[run.entry["outputs"][name]["key"]].shape[2]
-        run.check(name, melspec.fit_latent_length(latents["stereo"], frames))
+        run.check(name, fit_latent_length(latents["stereo"], frames))
     lengths = []
     for old_rate, samples in run.inputs["lengths"].tolist():
-        resampled = melspec.resampled_length(samples, old_rate, vae.sampling_rate)
+        resampled = resampled_length(samples, old_rate, vae.sampling_rate)
         lengths.append([resampled, melspec.mel_frames(resampled, vae), melspec.audio_latent_frames(resampled, vae)])
     run.check("lengths_out", torch.tensor(lengths))
     run.check("audio_frames", torch.tensor([audio_latent_length(int(frames), fps)

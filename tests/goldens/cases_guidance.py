@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import torch
 
-from ltx23_core.plan.context import PromptContext
 from ltx23_core.plan.guidance import Apg, Guidance, GuiderBins, GuiderParams
+from ltx23_core.plan.latents import PromptContext
 from ltx23_core.sampling import solvers
 from ltx23_core.sampling.combine import RunningDifference, combine
 from ltx23_core.sampling.denoiser import Denoiser

@@ -87,8 +87,9 @@ def reference_video(run: Case) -> None:
         check_state(run, f"{name}.", video, x[0])
         assert (video.attention is None) == (f"{name}.attention_mask" not in run.entry["outputs"])
         if video.attention is not None:
-            run.check(f"{name}.attention_mask", video.attention)
-            run.check(f"{name}.attention_bias", mask_bias(video.attention, torch.float32).clamp(min=MASKED)[:, None])
+            seen = video.attention.dense().expand(len(video.clean), -1, -1)
+            run.check(f"{name}.attention_mask", seen)
+            run.check(f"{name}.attention_bias", mask_bias(seen, torch.float32).clamp(min=MASKED)[:, None])
         for kind, velocity in zip(("video", "audio"), velocities(run, states, x, s.forward_sigma), strict=True):
             run.check(f"{name}.velocity_{kind}", velocity)
         loop = Loop(run, states, None)

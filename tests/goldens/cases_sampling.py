@@ -6,8 +6,8 @@ import torch
 from ltx23_core.geometry import VideoGrid, audio_positions, video_positions
 from ltx23_core.models.latent_upsampler import upsample
 from ltx23_core.models.transformer.model import Transformer
-from ltx23_core.plan.context import PromptContext
 from ltx23_core.plan.guidance import Guidance, GuiderParams
+from ltx23_core.plan.latents import PromptContext
 from ltx23_core.plan.recipes import DISTILLED_SIGMAS, STAGE_2_SIGMAS, TILED_STAGE_2_SIGMAS
 from ltx23_core.plan.sigmas import TERMINAL, beta_schedule, linear_quadratic_schedule, ltx2_schedule
 from ltx23_core.sampling import solvers

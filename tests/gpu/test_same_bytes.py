@@ -11,8 +11,8 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU on this machine", allow_module_level=True)
 
 from ltx23_core import Lora, Pipeline, Windows, materialize
+from ltx23_core.plan.latents import Latents
 from ltx23_core.plan.recipes import RECIPES
-from ltx23_core.run.stage import Latents
 
 TINY = Path(__file__).resolve().parents[1] / "goldens" / "tiny"
 LORA = TINY / "ltx-2.3-tiny-distilled-lora.safetensors"

@@ -16,7 +16,7 @@ NODES = {"LTX23Overlay": "Overlay", "LTX23Load": "Load", "LTX23Prompt": "Prompt"
          "LTX23Sigmas": "Sigmas", "LTX23EnhancePrompt": "Enhance Prompt",
          "LTX23Keyframe": "Keyframes", "LTX23ReferenceVideo": "Reference Video", "LTX23SourceAudio": "Source Audio",
          "LTX23SourceVideo": "Source Video", "LTX23Retake": "Retake", "LTX23Extend": "Extend",
-         "LTX23Inpaint": "Inpaint", "LTX23LoRA": "LoRA"}
+         "LTX23Inpaint": "Inpaint", "LTX23LoRA": "LoRA", "LTX23ReferenceVoice": "Reference Voice"}
 CLIP, CLIP_AUDIO = ["video", "images"], ["video", "images", "audio"]
 
 # Ids, names and order are promises to saved workflows: only append here, never change.
@@ -53,6 +53,7 @@ WIDGETS = {
     "LTX23Extend": ["direction", "blend", *CLIP_AUDIO, "source_fps", "conditions"],
     "LTX23Inpaint": ["mask", *CLIP, "source_fps", "conditions"],
     "LTX23LoRA": ["model", "lora", "strength", "video", "audio", "cross", "stages", "mode"],
+    "LTX23ReferenceVoice": ["audio", "identity_guidance", "seconds", "conditions"],
 }
 OUTPUTS = {
     "LTX23Overlay": ["LTX23_OVERLAY", "STRING"], "LTX23Load": ["LTX23_MODEL"], "LTX23Prompt": ["LTX23_CONTEXT"],
@@ -64,7 +65,8 @@ OUTPUTS = {
     "LTX23Solver": ["LTX23_SOLVER"], "LTX23Sigmas": ["SIGMAS"],
     "LTX23EnhancePrompt": ["STRING"],
     **{name: ["LTX23_CONDITIONS"] for name in ("LTX23Keyframe", "LTX23ReferenceVideo", "LTX23SourceAudio",
-                                              "LTX23SourceVideo", "LTX23Retake", "LTX23Extend", "LTX23Inpaint")},
+                                              "LTX23SourceVideo", "LTX23Retake", "LTX23Extend", "LTX23Inpaint",
+                                              "LTX23ReferenceVoice")},
     "LTX23LoRA": ["LTX23_MODEL", "STRING"],
 }
 OFFICIAL = {"width": 768, "height": 512, "frames": 121, "fps": 24.0, "seed": 10, "steps": 0, "recipe": "auto"}
@@ -121,7 +123,7 @@ def test_rare_inputs_are_advanced(host: Host) -> None:
     assert advanced == {
         *((f"LTX23{name}", "source_fps") for name in ("ReferenceVideo", "SourceVideo", "Retake", "Extend", "Inpaint")),
         ("LTX23ImageCondition", "placement"), ("LTX23Keyframe", "crf"), ("LTX23ReferenceVideo", "downscale"),
-        ("LTX23ReferenceVideo", "temporal"),
+        ("LTX23ReferenceVideo", "temporal"), ("LTX23ReferenceVoice", "seconds"),
         ("LTX23Overlay", "text_projection"), ("LTX23Overlay", "video_vae"), ("LTX23Overlay", "audio_vae"),
         ("LTX23Load", "precision"), ("LTX23Load", "attention"), ("LTX23Load", "lora_mode"), ("LTX23Load", "memory"),
         ("LTX23ImageCondition", "crf"),

@@ -25,11 +25,42 @@ def refusal(host: Host, graph: Graph) -> dict[str, list[str]]:
     ({"frames": 120}, ("frames is 120", "8 k + 1", "Use 113 or 121.")),
     ({"recipe": "three_stage"}, ("recipe is 'three_stage'", "one_stage", "Choose auto.")),
     ({"width": 0}, ("width is 0 pixels", "Use 32 or 64.")),
+    ({"width": 1000, "height": 700}, ("width is 1000 and height is 700 pixels", "Use 992x704 or 1024x704.")),
+    ({"width": 20000}, ("width is 20000", "32 to 8192")),
+    ({"frames": 8_000_001}, ("frames is 8000001", "1 to 10001")),
+    ({"fps": float("nan")}, ("fps is nan", "1 to 120")),
+    ({"stages": "third"}, ("stages is 'third'", "one of all, first, second", "Choose all.")),
+    ({"noise_device": "gpu"}, ("noise_device is 'gpu'", "one of auto, cpu", "Choose auto.")),
 ])
 def test_settings_are_refused_before_the_run(host: Host, change: dict, words: tuple[str, ...]) -> None:
     details = refusal(host, graphs.workflow("quick_start", "bad", **change))
     assert list(details) == ["LTX23Sampler"]
     assert all(word in details["LTX23Sampler"][0] for word in words), details
+
+
+@pytest.mark.parametrize("change", [{"seed": -1}, {"batch": 65, "steps": 10_001}, {"steps": "many"}])
+def test_numbers_that_stand_alone_are_refused_by_the_host(host: Host, change: dict) -> None:
+    """One error under each wrong input, and no other."""
+    details = refusal(host, graphs.workflow("quick_start", "bad", **change))["LTX23Sampler"]
+    assert sorted(each.partition(",")[0] for each in details) == sorted(change)
+
+
+def test_what_cannot_be_is_refused_before_gemma_is_read(host: Host) -> None:
+    """Also where another node would encode the prompt, and the parts of a long video."""
+    graph = graphs.workflow("quick_start", "bad", recipe="distilled_one_stage", steps=30)
+    sampler = graphs.node_id(graph, "LTX23Sampler")
+    model = graph[sampler]["inputs"]["model"]
+    graph["70"] = {"class_type": "LTX23LongVideo", "inputs": {
+        "model": model, "prompts": "Never read.", "window": 33, "overlap": 8, "overlap_strength": 1.0, "resume": False}}
+    graph["71"] = {"class_type": "LTX23Prompt", "inputs": {
+        "model": model, "prompt": "Never read either.", "negative_prompt": ""}}
+    graph[sampler]["inputs"] |= {"windows": ["70", 0], "context": ["71", 0]}
+    run = host.client.run(graph)
+    assert run.error is not None and run.error["node_type"] == "LTX23Sampler", run.error
+    assert "steps is 30" in run.error["exception_message"] and "71" not in run.executed
+    graph[sampler]["inputs"] |= {"recipe": "one_stage", "steps": 1}
+    run = host.client.run(graph)
+    assert run.ok and "71" in run.executed, run.error
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -125,6 +125,16 @@ def comfy_int8_convrot(folder: Path) -> Written:
                                                         "params": {"convrot": True, "convrot_groupsize": 16}})
 
 
+def int8_fast_convrot(folder: Path) -> Written:
+    """ComfyUI-INT8-Fast before August 2026: a description without "format"."""
+    return _comfy(folder, quantisers.int8(rotated=16), {"convrot": True, "convrot_groupsize": 16, "per_row": True})
+
+
+def int8_fast(folder: Path) -> Written:
+    """The same without rotation, told by the metadata."""
+    return _comfy(folder, quantisers.int8(), {"convrot": False, "per_row": True}, in_metadata=True)
+
+
 def comfy_int4_convrot(folder: Path) -> Written:
     return _comfy(folder, quantisers.int4(rotated=16), {"format": "convrot_w4a4", "convrot_groupsize": 16})
 
@@ -135,7 +145,8 @@ def cast_fp8(folder: Path) -> Written:
 
 
 QUANTISED = (official_fp8, official_nvfp4, old_comfy_fp8, comfy_fp8, comfy_fp8_rows, sniffed_fp8_rows, comfy_mxfp8,
-             sniffed_mxfp8, comfy_nvfp4, comfy_int8, comfy_int8_convrot, comfy_int4_convrot, cast_fp8)
+             sniffed_mxfp8, comfy_nvfp4, comfy_int8, comfy_int8_convrot, int8_fast_convrot, int8_fast,
+             comfy_int4_convrot, cast_fp8)
 
 
 def main() -> None:

@@ -7,7 +7,21 @@ from functools import cache
 
 import pytest
 
-from tools.rooms import DEBTS, FACTS, LARGEST_FOLDER, ROOMS, Import, circle, graph, modules, reached, room_of
+from tools.rooms import (
+    DEBTS,
+    DOCUMENT,
+    FACTS,
+    LARGEST_FOLDER,
+    ROOMS,
+    Import,
+    circle,
+    graph,
+    modules,
+    picture,
+    reached,
+    reduced,
+    room_of,
+)
 
 FILES = modules()
 
@@ -116,3 +130,11 @@ def test_a_folder_is_small_and_says_what_it_is_for(folder) -> None:
 
 def test_the_facts_are_there() -> None:
     assert {name for name in FACTS if f"ltx23_core.{name}" in FILES} >= {"errors", "geometry", "config"}
+
+
+def test_the_picture_is_made_of_the_list() -> None:
+    """`python -m tools.rooms` writes it; it leads everywhere that the list does."""
+    assert picture() in DOCUMENT.read_text(encoding="utf-8")
+    arrows = {room: set(targets) for room, targets in reduced().items()}
+    for room, targets in ROOMS.items():
+        assert reached(arrows, room) >= set(targets)

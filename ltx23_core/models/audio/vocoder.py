@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...config import GeneratorConfig, VocoderConfig
+from ...ops.resample import SINC_ROLLOFF, SINC_WIDTH, windowed_sinc
 from .activation import AntiAliasedSnake
-from .mel import LOG_FLOOR, SINC_ROLLOFF, SINC_WIDTH, windowed_sinc
+from .mel import LOG_FLOOR
 
 _CHANNELS = 2  # stereo; the configuration check admits nothing else
 

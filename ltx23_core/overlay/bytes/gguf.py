@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OverlayError
+from .foreign import AGAIN
 from .ggml import READABLE, TYPES, ggml_ref, is_quantised, plus_one, row_bytes
-from .header import Header, is_name
+from .header import MAX_NAMES, Header, is_name
 from .source import AnyRef, SourceFile, TensorRef, stat_file
 
 MAGIC = b"GGUF"
@@ -27,7 +28,6 @@ MAX_DEPTH = 4  # of arrays in arrays
 FEW = 64  # arrays of up to so many numbers are kept as values (shapes, counts by layer)
 GEMMA = "gemma3"
 TOKENIZER = "spiece_model"  # as in ComfyUI's files of Gemma (`layout.TOKENIZER`)
-_AGAIN = "Download the file again, and compare its size with the one that the download page shows."
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
@@ -51,7 +51,7 @@ class _Cursor:
     """Reads little-endian values from bytes, one after the other."""
 
     def __init__(self, data: bytes, few: int = FEW) -> None:
-        self.data, self.few, self.at, self.items = data, few, 0, 0
+        self.data, self.few, self.at, self.items, self.names = data, few, 0, 0, 0
 
     def skip(self, count: int) -> int:
         """Step over bytes; gives where they begin."""
@@ -63,6 +63,16 @@ class _Cursor:
 
     def number(self, code: str) -> Any:  # noqa: ANN401 (int, float or bool)
         return struct.unpack_from("<" + code, self.data, self.skip(struct.calcsize("<" + code)))[0]
+
+    def name(self) -> str:
+        """The name of a value or a tensor; together they are bounded as those of a safetensors file are."""
+        name = self.text()
+        self.names += len(name)
+        if self.names > MAX_NAMES:
+            raise ValueError(f"its names have more than {MAX_NAMES} characters together")
+        if not is_name(name):
+            raise ValueError(f"{name[:80]!r} is no name")
+        return name
 
     def text(self) -> str:
         length = self.number("Q")
@@ -100,12 +110,16 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def read_gguf(path: Path) -> Header:
+def read_gguf(path: Path, architecture: str = "") -> Header:
     """Read and check the header of a GGUF file.
 
     Names are transformers' for Gemma (`GEMMA`) and the file's own otherwise; shapes are torch's. A tokenizer among
     the values counts as one tensor more, the whole header's bytes (`gguf_gemma.sentencepiece_model`). Metadata are
     the file's values as text: ``general.architecture``, often ``config``, ``gemma3.*``.
+
+    Args:
+        path: the file.
+        architecture: that of the first shard, which the others do not repeat.
 
     Raises:
         OverlayError: not there, truncated, damaged, of another version or model, or with types that cannot be read.
@@ -123,7 +137,7 @@ def read_gguf(path: Path) -> Header:
                               _original_shape(name, kind, shape, values))
                for name, (kind, shape, offset, count) in entries.items()}
     metadata = {key: str(value) for key, value in values.items() if value is not None}
-    if metadata.get("general.architecture") == GEMMA:
+    if metadata.get("general.architecture", architecture) == GEMMA:
         tensors = _gemma_names(tensors)
         if {"tokenizer.ggml.tokens", "tokenizer.ggml.scores"} <= values.keys():
             tensors[TOKENIZER] = TensorRef(path, "U8", (len(data),), 0, len(data), source)
@@ -161,7 +175,7 @@ def _grow(path: Path, parse: Callable[[bytes], _Head]) -> _Head:
             except _EndOfData:
                 if len(data) < count:
                     raise OverlayError(f"{path} is truncated: it has {len(data)} bytes and ends within its header",
-                                       "the complete file", _AGAIN) from None
+                                       "the complete file", AGAIN) from None
                 if count >= MAX_HEADER:
                     raise _broken(path, f"it is longer than {MAX_HEADER} bytes") from None
                 count = min(8 * count, MAX_HEADER)
@@ -170,7 +184,7 @@ def _grow(path: Path, parse: Callable[[bytes], _Head]) -> _Head:
 
 
 def _broken(path: Path, why: str) -> OverlayError:
-    return OverlayError(f"{path} has a damaged header: {why}", "a header as the GGUF format defines it", _AGAIN)
+    return OverlayError(f"{path} has a damaged header: {why}", "a header as the GGUF format defines it", AGAIN)
 
 
 def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
@@ -188,9 +202,9 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
         raise ValueError(f"it promises {tensors} tensors and {pairs} values")
     values: dict[str, Any] = {}
     for _ in range(pairs):
-        key = cursor.text()
-        if key in values or not is_name(key):
-            raise ValueError(f"the key {key[:80]!r} occurs twice, or is no name")
+        key = cursor.name()
+        if key in values:
+            raise ValueError(f"the key {key[:80]!r} occurs twice")
         values[key] = cursor.value(cursor.number("I"))
     entries: dict[str, _Entry] = {}
     for _ in range(tensors):
@@ -205,10 +219,8 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
 
 
 def _entry(cursor: _Cursor) -> tuple[str, _Entry]:
-    name = cursor.text()
+    name = cursor.name()
     dimensions = cursor.number("I")
-    if not is_name(name):
-        raise ValueError(f"{name[:80]!r} is no name")
     if dimensions > 8:
         raise ValueError(f"{name[:80]} has {dimensions} dimensions")
     shape = tuple(reversed([cursor.number("Q") for _ in range(dimensions)]))  # stored with the row's length first
@@ -243,7 +255,7 @@ def _check_ranges(path: Path, entries: dict[str, _Entry], base: int, size: int) 
         end, last = offset + count, name
     if base + end > size:
         raise OverlayError(f"{path} is truncated: it has {size} bytes, {base + end - size} are missing",
-                           f"{base + end} bytes", _AGAIN)
+                           f"{base + end} bytes", AGAIN)
 
 
 def _gemma_names(tensors: dict[str, AnyRef]) -> dict[str, AnyRef]:
@@ -258,13 +270,13 @@ def _gemma_names(tensors: dict[str, AnyRef]) -> dict[str, AnyRef]:
     return renamed
 
 
-def read_gguf_weights(path: Path) -> Header:
+def read_gguf_weights(path: Path, architecture: str = "") -> Header:
     """`read_gguf`, and refuse number formats that cannot be read.
 
     Raises:
         OverlayError: as `read_gguf` and `check_types`.
     """
-    header = read_gguf(path)
+    header = read_gguf(path, architecture)
     check_types(header)
     return header
 

@@ -2,35 +2,22 @@
 from __future__ import annotations
 
 import json
-import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import OverlayError
+from .foreign import AGAIN, foreign_of, pointed_size
 from .source import DTYPE_BITS, MAX_DIMENSIONS, SourceFile, TensorRef, is_count, stat_file, tensor_bytes
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
-MAX_JSON = 64 << 20
+MAX_JSON = 32 << 20  # of a header or a file of JSON that is parsed; LTX-2.3 has a header of 0.8 MB
 MAX_BRACKETS, MAX_COMMAS = 300_000, 1_000_000  # 100 000 tensors; LTX-2.3 has 6000. Bounds memory and time
 MAX_NAME = 1024
-_AGAIN = "Download the file again, and compare its size with the one that the download page shows."
-
-# Leading bytes -> (what it is, what to do). Tested only when the file does not begin like a safetensors file.
-_FOREIGN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the weights",
-     "Run `git lfs pull` in that folder, or download the file itself."),
-    (re.compile(rb"(?i)\s*<(!doctype|html|\?xml)"), "a saved web page, not the weights",
-     "Download the file again with the page's download button (a /resolve/ link, not /blob/)."),
-    (re.compile(rb"\s*(\{\s*\"error|Access to model|Invalid (username|credentials)|Entry not found)"),
-     "an error message of the download site, not the weights",
-     "Log in to the site, accept the model's licence, and download the file again."),
-    (re.compile(rb"GGUF"), "a GGUF file", "Use a .safetensors file; GGUF weights cannot be read here."),
-    (re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), "a Python pickle (.pt, .pth, .ckpt), which can run code when opened",
-     "Use the .safetensors form of these weights."),
-)
+MAX_TENSORS = 50_000
+MAX_NAMES = 4 << 20  # characters of all names together; LTX-2.3 has 0.4 million. Bounds what recognition searches
 
 
 @dataclass(frozen=True)
@@ -73,6 +60,7 @@ def read_header(path: Path) -> Header:
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of texts")
+    check_names(path, table)
     tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in table.items()}
     _check_ranges(path, tensors, 8 + length, size)
     return Header(source, tensors, metadata)
@@ -105,7 +93,7 @@ def read_small(refs: Mapping[str, TensorRef], limit: int) -> dict[str, bytes]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of at most 64 MB.
+    """Read a JSON object of at most 32 MB.
 
     Raises:
         OverlayError: missing, too large, not JSON or not an object.
@@ -119,9 +107,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable JSON file",
                            "Check the path and the permissions.") from error
     except ValueError as error:
-        raise OverlayError(f"{path} is not JSON ({error})", "a JSON file", _AGAIN) from error
+        raise OverlayError(f"{path} is not JSON ({error})", "a JSON file", AGAIN) from error
     if not isinstance(value, dict):
-        raise OverlayError(f"{path} is not a JSON object of at most {MAX_JSON} bytes", "a JSON object", _AGAIN)
+        raise OverlayError(f"{path} is not a JSON object of at most {MAX_JSON} bytes", "a JSON object", AGAIN)
     return value
 
 
@@ -131,6 +119,8 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 (any JSON)
     Raises:
         ValueError: not JSON, or not such JSON.
     """
+    if len(text) > MAX_JSON:
+        raise ValueError(f"it has {len(text)} characters, more than {MAX_JSON}")
     if text.count("[") + text.count("{") > MAX_BRACKETS or text.count(",") > MAX_COMMAS:
         raise ValueError(f"it has more than {MAX_BRACKETS} lists and tables or {MAX_COMMAS} values")
     try:
@@ -151,27 +141,27 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _header_length(path: Path, start: bytes, size: int) -> int:
     """Length of the JSON header, after making sure that this is a safetensors file at all."""
     if not size:
-        raise OverlayError(f"{path} is empty", "a .safetensors file", _AGAIN)
+        raise OverlayError(f"{path} is empty", "a .safetensors file", AGAIN)
     length = int.from_bytes(start[:8], "little")
     if len(start) > 8 and start[8:9] == b"{" and 2 <= length <= MAX_HEADER:
         if length > size - 8:
             raise OverlayError(f"{path} is truncated: its header alone needs {8 + length} bytes, the file has {size}",
-                               "the complete file", _AGAIN)
+                               "the complete file", AGAIN)
         return length
-    for pattern, what, fix in _FOREIGN:
-        if pattern.match(start):
-            pointed = re.search(rb"\nsize (\d{1,20})", start)
-            more = f" (the real file has {pointed[1].decode()} bytes)" if pointed else ""
-            raise OverlayError(f"{path} ({size} bytes) is {what}{more}", "a .safetensors file", fix)
+    foreign = foreign_of(start)
+    if foreign is not None:
+        pointed = pointed_size(start)
+        more = f" (the real file has {pointed} bytes)" if pointed is not None else ""
+        raise OverlayError(f"{path} ({size} bytes) is {foreign.name}{more}", "a .safetensors file", foreign.fix)
     if size < 4096 and start.isascii() and b"\0" not in start:
         raise OverlayError(f"{path} is a short text of {size} bytes, not the weights: {start[:60]!r}",
-                           "a .safetensors file", _AGAIN)
+                           "a .safetensors file", AGAIN)
     raise OverlayError(f"{path} is not a safetensors file (it begins with {start[:12]!r})", "a .safetensors file",
-                       _AGAIN)
+                       AGAIN)
 
 
 def _broken(path: Path, why: str) -> OverlayError:
-    return OverlayError(f"{path} has a damaged header: {why}", "a header as the safetensors format defines it", _AGAIN)
+    return OverlayError(f"{path} has a damaged header: {why}", "a header as the safetensors format defines it", AGAIN)
 
 
 def _parse(path: Path, text: memoryview) -> dict[str, Any]:
@@ -205,6 +195,19 @@ def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRe
     return TensorRef(path, dtype, tuple(shape), base + offsets[0], base + offsets[1], source)
 
 
+def check_names(path: Path, names: Collection[str]) -> None:
+    """Refuse more names than any model has, before anyone searches them.
+
+    Raises:
+        OverlayError: more than `MAX_TENSORS`, or more than `MAX_NAMES` characters together.
+    """
+    total = sum(map(len, names))
+    if len(names) > MAX_TENSORS:
+        raise _broken(path, f"it has {len(names)} tensors, more than {MAX_TENSORS}")
+    if total > MAX_NAMES:
+        raise _broken(path, f"its names have {total} characters together, more than {MAX_NAMES}")
+
+
 def is_name(name: str) -> bool:
     """Whether this can be a tensor's name: short, so that patterns are searched in no time, and printable."""
     return len(name) <= MAX_NAME and name.isprintable()
@@ -219,7 +222,7 @@ def _check_ranges(path: Path, tensors: dict[str, TensorRef], base: int, size: in
         end, last = ref.end, name
     if end > size:
         raise OverlayError(f"{path} is truncated: it has {size} bytes, {end - size} are missing", f"{end} bytes",
-                           _AGAIN)
+                           AGAIN)
     if end < size:
         raise OverlayError(f"{path} has {size - end} bytes after its last tensor", f"{end} bytes",
                            "Download the file again; a resumed download may have written part of it twice.")

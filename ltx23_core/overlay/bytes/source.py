@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 
 from ...errors import OverlayError
+from .endings import TOKENIZER_FILES
 
 # Bits of one element, by safetensors dtype name.
 DTYPE_BITS: dict[str, int] = {
@@ -22,7 +23,6 @@ DTYPE_BITS: dict[str, int] = {
 }
 MAX_DIMENSIONS = 64
 MAX_HEAD = 1 << 27  # of what is hashed; more than any header may have
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 SIDE_FILES = ("config.json", *TOKENIZER_FILES)  # all that an overlay may name besides weight files
 HEAD_BYTES = 1 << 20  # of a file without a safetensors header (tokenizer, JSON): what its hash covers
 REMAKE = "Make the overlay again: run the Overlay node once more, or call materialize(...)."

@@ -13,6 +13,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
+from ...atomic import write_whole
 from ...errors import ExportError
 from .files import ALIGN, OutputFile, Range
 from .sources import Sources, cannot_read, cannot_write
@@ -110,9 +111,7 @@ class FileWriter:
     def _sync(self, out: FileIO) -> None:
         """Force what is written to the disk, then say so in the journal."""
         os.fsync(out.fileno())
-        temporary = self.journal.with_name(self.journal.name + ".tmp")
-        temporary.write_text(json.dumps({"fingerprint": self.file.fingerprint, "done": self.done}), encoding="utf-8")
-        os.replace(temporary, self.journal)
+        write_whole(self.journal, json.dumps({"fingerprint": self.file.fingerprint, "done": self.done}))
 
     def compare(self) -> str:
         """Read the partial file and its sources again and compare them; gives the SHA-256 of the file.

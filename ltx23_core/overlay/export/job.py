@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ...atomic import is_leftover, write_whole
 from ...errors import ExportError
 from .copy import FileWriter
 from .files import OutputFile
@@ -20,7 +21,6 @@ from .sources import Sources, cannot_write, copied_bytes
 
 FORMAT = "ltx23-export/1"
 MARKER, LOCK = "ltx23-export.json", ".ltx23-export.lock"  # in the folder of an export
-_TEMPORARY = f".{MARKER}.tmp"
 _OTHER_FOLDER = "Give an empty folder or a new one."
 
 
@@ -75,8 +75,9 @@ class Job:
             raise cannot_write(self.root, error) from error
         except ValueError:
             stored = None
-        if stored is None and names - {LOCK, _TEMPORARY}:
-            raise ExportError(f"{self.root} is not empty ({min(names - {LOCK, _TEMPORARY})})",
+        others = {name for name in names if name != LOCK and not is_leftover(name, MARKER)}
+        if stored is None and others:
+            raise ExportError(f"{self.root} is not empty ({min(others)})",
                               "an empty folder, or an export of the same overlay to be completed", _OTHER_FOLDER)
         if stored is not None:
             if not isinstance(stored, dict) or {**stored, "files": {}} != {**self.marker, "files": {}}:
@@ -138,12 +139,7 @@ class Job:
 
     def _save_marker(self) -> None:
         try:
-            temporary = self.root / _TEMPORARY
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(self.marker, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.root / MARKER)
+            write_whole(self.root / MARKER, json.dumps(self.marker, indent=1))
         except OSError as error:
             raise cannot_write(self.root / MARKER, error) from error
 

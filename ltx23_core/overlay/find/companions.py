@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OverlayError, examples
-from ..bytes.header import Header, read_header
-from ..bytes.source import TensorRef
+from ..bytes.header import Header
+from ..bytes.source import AnyRef
+from ..bytes.weights import read_weights
 from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.layout import Tensors, upsampler_kind
 from ..names.recognise import recognise
-from .folders import weight_sets
-from .found import Found, describe, read_files
+from .found import Found, describe
+from .sets import read_files, weight_sets
 
 # (spatial, temporal, scale) of an upscaler's config -> component. The scale of a temporal one is not used.
 _UPSAMPLERS = {(True, False, 2.0): "upsampler_x2", (True, False, 1.5): "upsampler_x1.5",
@@ -78,7 +79,7 @@ def _config_of(tensors: Tensors) -> dict[str, Any]:
             "rational_resampler": "upsampler.conv.weight" in tensors}
 
 
-def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, TensorRef], Header]:
+def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, AnyRef], Header]:
     """Read a LoRA whose modules must all be Linear layers of the transformer.
 
     Args:
@@ -91,7 +92,7 @@ def read_distilled_lora(path: Path, transformer: Shapes) -> tuple[dict[str, Tens
     Raises:
         OverlayError: unknown keys, half pairs, shapes that do not fit.
     """
-    header = read_header(path)
+    header = read_weights(path)
     tensors = {key.removeprefix("model.").removeprefix(_LORA_PREFIX): ref for key, ref in header.tensors.items()}
     problems = _lora_problems(tensors, transformer)
     if problems or not tensors:
@@ -107,7 +108,7 @@ def lora_fits(weight: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool
     return len(a) == len(b) == len(weight) == 2 and [b[0], a[1]] == list(weight) and b[1] == a[0]
 
 
-def _lora_problems(tensors: dict[str, TensorRef], transformer: Shapes) -> list[str]:
+def _lora_problems(tensors: dict[str, AnyRef], transformer: Shapes) -> list[str]:
     unknown, half, shapes = [], [], []
     for name, ref in tensors.items():
         suffix = next((s for s in (_LORA_A, _LORA_B) if name.endswith(s)), None)

@@ -2,22 +2,20 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import OverlayError
+from ..bytes.endings import SGLANG_MARKER, TOKENIZERS, is_weights
 from ..bytes.header import read_json
 from ..names.recognise import recognise
-from .found import Files, Found, describe, read_files, read_shards, shard_names
-from .text_encoder import TOKENIZERS, find_text_encoder
+from .found import Files, Found, describe
+from .sets import read_files, weight_sets
+from .text_encoder import find_text_encoder
 
 MAX_DEPTH, MAX_FILES = 3, 300
-WEIGHTS = (".safetensors", ".sft", ".gguf")
-SGLANG_MARKER, SGLANG_ENCODER = ".sglang_overlay_materialized.json", "ltx23_image_encoder"
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
-_GENERAL = ("diffusion_pytorch_model", "model")  # beside them, names with a dot are the same in another precision
+SGLANG_ENCODER = "ltx23_image_encoder"
 
 
 def find(path: Path, tokenizers: Sequence[Path] = ()) -> list[Found]:
@@ -47,30 +45,11 @@ def unusable(files: Files) -> OverlayError:
 
 def _describe(files: Files, tokenizers: Sequence[Path]) -> Found | None:
     found = describe(files)
-    if found is not None and "text_encoder" in found.components:
-        return find_text_encoder(files.path, tokenizers)
-    return found
-
-
-def weight_sets(folder: Path) -> list[Files]:
-    """The models in a folder (not below it), headers read: shards together, other precisions of the same left out."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS and path.is_file())
-    sharded = {match[1] for name in names if (match := _SHARD.fullmatch(name))}
-    sharded |= {path.name.removesuffix(".safetensors.index.json") for path in folder.glob("*.safetensors.index.json")}
-    single = {name if name.endswith(".gguf") else name.rpartition(".")[0]: name
-              for name in names if not _SHARD.fullmatch(name)}
-    stems = sharded | set(single)
-    sets = []
-    for stem in sorted(stems):
-        if any(stem.startswith(general + ".") and general in stems for general in _GENERAL):
-            continue
-        # Both forms may be there: never both are read, and the single one only if shards lack.
-        if stem in sharded and (stem not in single or all(
-                (folder / name).is_file() for name in shard_names(folder, stem))):
-            sets.append(read_shards(folder, stem))
-        else:
-            sets.append(read_files(folder / single[stem]))
-    return sets
+    if found is None or "text_encoder" not in found.components:
+        return found
+    encoder = find_text_encoder(files.path, tokenizers)
+    return replace(encoder, layout=found.layout, version=found.version, leftover=found.leftover, notes=found.notes,
+                   components=found.components | encoder.components, config=found.config | encoder.config)
 
 
 def _folders(root: Path, depth: int = 0) -> Iterator[Path]:
@@ -85,7 +64,7 @@ def _find_in_folder(root: Path, elsewhere: Sequence[Path]) -> list[Found]:
     try:
         folders = list(_folders(root))
         here = [folder for folder in folders if any((folder / name).is_file() for name in TOKENIZERS)]
-        count = sum(name.endswith(WEIGHTS) for folder in folders for name in os.listdir(folder))
+        count = sum(is_weights(name) for folder in folders for name in os.listdir(folder))
         if count > MAX_FILES:
             raise OverlayError(f"{root} has {count} weight files", f"the folder of one model (at most {MAX_FILES})",
                                "Give the file or the folder of the model itself.")
@@ -104,11 +83,18 @@ def _find_in_folder(root: Path, elsewhere: Sequence[Path]) -> list[Found]:
     if not found and not here:
         raise OverlayError(f"{root} has no weight files", "a folder with the model's weights",
                            "Give the folder of a diffusers pipeline, or the model's file.")
+    found = _without_copies(found)
     _check_single(root, found)
     if found and other:
         left = ", ".join(f"{files.path.name} ({files.kind})" for files in other)
         found[0] = replace(found[0], notes=(*found[0].notes, f"not used of {root.name}: {left}"))
     return found
+
+
+def _without_copies(found: list[Found]) -> list[Found]:
+    """Text encoders without the projection that was saved with them, where another file of the folder brings it."""
+    brought = {name for part in found if "text_encoder" not in part.components for name in part.components}
+    return [part.without(brought) if "text_encoder" in part.components else part for part in found]
 
 
 def _check_single(root: Path, found: list[Found]) -> None:

@@ -2,22 +2,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...errors import OverlayError, examples
-from ..bytes.gguf import is_gguf, read_gguf_weights
-from ..bytes.header import Header, parse_json, read_header, read_json
+from ...errors import OverlayError
+from ..bytes.header import Header, parse_json, read_json
 from ..bytes.source import AnyRef, SourceFile
 from ..names.diffusers import official_config
 from ..names.layout import LAYOUTS, Tensors, match
 from ..names.recognise import recognise
 from ..packed.formats import FP8
 
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _FOLDER = {layout.name: layout.diffusers for layout in LAYOUTS if layout.diffusers}
 _TRANSFORMERS = re.compile(r"transformer (under|without) ")
 CONFIG_FILE = "config.json"
@@ -87,52 +85,9 @@ class Found:
         """The file or folder."""
         return self.files.path
 
-
-def read_files(path: Path) -> Files:
-    """Read the header of a file; one of several shards stands for all of them.
-
-    Raises:
-        OverlayError: unreadable, damaged, no safetensors file, or shards missing.
-    """
-    shard = _SHARD.fullmatch(path.name)
-    if shard is None:
-        return Files(path, (read_gguf_weights(path) if is_gguf(path) else read_header(path),))
-    return read_shards(path.parent, shard["stem"])
-
-
-def read_shards(folder: Path, stem: str) -> Files:
-    """Read the headers of all shards that the index, or the shards' own names, tell of.
-
-    Raises:
-        OverlayError: as `read_files`; missing shards are listed.
-    """
-    names = shard_names(folder, stem)
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
-        raise OverlayError(f"{folder} lacks {len(missing)} of {len(names)} shards: {examples(missing)}",
-                           "every shard of the model", "Download the missing files into this folder.")
-    return Files(folder, tuple(read_header(folder / name) for name in sorted(names)))
-
-
-def shard_names(folder: Path, stem: str) -> set[str]:
-    """File names of the shards of a model; empty if there are none.
-
-    Raises:
-        OverlayError: the index is damaged.
-    """
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        table = read_json(index).get("weight_map")
-        names = set(table.values()) if isinstance(table, dict) and all(
-            isinstance(name, str) and Path(name).name == name for name in table.values()) else set()
-        if not names:
-            raise OverlayError(f"{index} has no usable weight_map", "tensor names -> file names in the same folder",
-                               f"Download {index.name} again.")
-        return names
-    counts = {int(match["count"]) for path in folder.glob("*.safetensors")
-              if (match := _SHARD.fullmatch(path.name)) and match["stem"] == stem}
-    count = max(counts, default=0)
-    return {f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(min(count, 9999))}
+    def without(self, names: Collection[str]) -> Found:
+        """The same less these components."""
+        return replace(self, components={name: part for name, part in self.components.items() if name not in names})
 
 
 def describe(files: Files) -> Found | None:
@@ -148,12 +103,20 @@ def describe(files: Files) -> Found | None:
     sources = [header.source for header in files.headers]
     if not config and "text_encoder" not in found.components:
         beside = files.folder / CONFIG_FILE
-        folder = _FOLDER.get(found.layout, "transformer" if _TRANSFORMERS.match(found.layout) else None)
+        folder = _folder_of(found.layout)
         if folder is not None and beside.is_file():
             config = official_config(folder, read_json(beside))
             sources.append(SourceFile.of(beside))
     return Found(files, found.layout, found.components, config, tuple(sources), files.metadata.get("model_version"),
                  found.leftover, notes=_notes(files, found.components))
+
+
+def _folder_of(layout: str) -> str | None:
+    """The folder of a diffusers pipeline whose config.json describes such a file; None: none does."""
+    names = layout.split(" + ")
+    if any(_TRANSFORMERS.match(name) for name in names):
+        return "transformer"
+    return next((_FOLDER[name] for name in names if name in _FOLDER), None)
 
 
 def _notes(files: Files, components: dict[str, Tensors]) -> tuple[str, ...]:

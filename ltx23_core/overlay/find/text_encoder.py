@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ...config import gemma_config
-from ...errors import OverlayError
+from ...errors import OverlayError, examples
+from ..bytes.endings import TOKENIZER_FILES, TOKENIZERS
 from ..bytes.header import read_json
-from ..bytes.source import TOKENIZER_FILES, SourceFile
+from ..bytes.source import SourceFile
 from ..names.architecture import differences, expected_tensors
 from ..names.builtin import builtin_gemma
-from ..names.layout import TOKENIZER, Tensors, match, split_gemma
+from ..names.layout import Tensors, match
 from ..packed.formats import fitted
-from ..packed.layers import gather
-from .found import CONFIG_FILE, Files, Found, read_files, read_shards, shard_names
+from .found import CONFIG_FILE, Files, Found
 from .gguf_gemma import gguf_gemma_config, is_gguf_gemma
+from .sets import has_stem, read_files, read_stem, weight_sets
 
 GEMMA_12B = "Gemma 3 12B"
 _GET_GEMMA = (f"Use {GEMMA_12B}: the folder of huggingface.co/google/gemma-3-12b-it-qat-q4_0-unquantized "
@@ -24,7 +25,7 @@ _GET_GEMMA = (f"Use {GEMMA_12B}: the folder of huggingface.co/google/gemma-3-12b
 # (layers, width) -> name
 _GEMMAS = {(18, 640): "Gemma 3 270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
            (62, 5376): "Gemma 3 27B"}
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+TEXT_PARTS = ("text_encoder", "text_encoder_vision", "tokenizer")  # what always comes from the same place
 
 
 def find_text_encoder(path: Path, tokenizers: Sequence[Path] = ()) -> Found:
@@ -38,9 +39,8 @@ def find_text_encoder(path: Path, tokenizers: Sequence[Path] = ()) -> Found:
         OverlayError: another model, shards or tensors missing, or no tokenizer.
     """
     files, config = _files(path)
-    tensors = gather(files)
-    tokenizer = {TOKENIZER: tensors.pop(TOKENIZER)} if TOKENIZER in tensors else {}
-    text, vision = split_gemma(tensors.items())
+    parts = _parts(files)
+    tokenizer, text = parts.get("tokenizer"), parts["text_encoder"]
     sources = [header.source for header in files.headers]
     name = "Gemma 3 folder"
     if config is None:
@@ -56,9 +56,16 @@ def find_text_encoder(path: Path, tokenizers: Sequence[Path] = ()) -> Found:
     folder = None if tokenizer else _tokenizer_folder(files, tokenizers)
     if folder is not None:
         sources += [SourceFile.of(file) for name in TOKENIZER_FILES if (file := folder / name).is_file()]
-    components = {"text_encoder": text, "text_encoder_vision": vision, "tokenizer": tokenizer}
-    return Found(files, name, {n: t for n, t in components.items() if t}, {"text_encoder": config}, tuple(sources),
+    return Found(files, name, parts | {"text_encoder": text}, {"text_encoder": config}, tuple(sources),
                  tokenizer=folder)
+
+
+def _parts(files: Files) -> dict[str, Tensors]:
+    """The components of a text encoder's files; the projection too where it was saved with it."""
+    found = match(files)
+    if found is None or "text_encoder" not in found.components:
+        raise OverlayError(f"{files.path} is {files.kind}", GEMMA_12B, _GET_GEMMA)
+    return found.components
 
 
 def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
@@ -66,14 +73,12 @@ def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
     folder = path.parent if path.is_file() else path
     if path.is_file() and not (path.name.startswith("model") and (folder / CONFIG_FILE).is_file()):
         return _single(path), None
+    if path.is_dir() and not has_stem(folder, "model") and (single := _only_gemma(folder)):
+        return single, None  # with a config.json or without: GGUF states its own
     if not (folder / CONFIG_FILE).is_file():
         inner = folder / "text_encoder"  # of a diffusers pipeline
         if (inner / CONFIG_FILE).is_file():
             return _files(inner)
-        candidates = [file for ending in ("safetensors", "gguf") for file in sorted(folder.glob(f"*.{ending}"))]
-        single = [files for file in candidates if _is_gemma(files := read_files(file))]
-        if len(single) == 1:
-            return single[0], None
         raise OverlayError(f"{path} is not a text encoder folder: {folder / CONFIG_FILE} is missing",
                            "a Hugging Face folder with config.json, tokenizer and model*.safetensors, or one file",
                            _GET_GEMMA)
@@ -82,6 +87,16 @@ def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
     if kind not in ("gemma3", "gemma3_text") or not isinstance(config.get("text_config", {}), dict):
         raise OverlayError(f"{folder} holds a model of type {kind!r}", "'gemma3' in config.json", _GET_GEMMA)
     return _folder_files(folder), config
+
+
+def _only_gemma(folder: Path) -> Files | None:
+    """The one Gemma among the weight files of a folder; None if there is none."""
+    found = [files for files in weight_sets(folder) if _is_gemma(files)]
+    if len(found) > 1:
+        names = sorted(header.path.name for files in found for header in files.headers)
+        raise OverlayError(f"{folder} has {len(found)} text encoders: {examples(names)}", "one of them",
+                           "Give the file that you want instead of the folder.")
+    return found[0] if found else None
 
 
 def _is_gemma(files: Files) -> bool:
@@ -98,15 +113,10 @@ def _single(path: Path) -> Files:
 
 def _folder_files(folder: Path) -> Files:
     """The folder's weight files: all shards that the index (or the shards' own names) tells of, or the single file."""
-    single = folder / "model.safetensors"
-    names = shard_names(folder, "model")
-    if single.is_file() and not (names and all((folder / name).is_file() for name in names)):
-        files = read_files(single)
-        return Files(folder, files.headers)
-    if names:
-        return read_shards(folder, "model")
-    raise OverlayError(f"{folder} has no model*.safetensors", "the text encoder's weights",
-                       "Download the weight files into this folder. " + _GET_GEMMA)
+    if not has_stem(folder, "model"):
+        raise OverlayError(f"{folder} has no model*.safetensors", "the text encoder's weights",
+                           "Download the weight files into this folder. " + _GET_GEMMA)
+    return Files(folder, read_stem(folder, "model").headers)
 
 
 def _config_of(files: Files, text: Tensors) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..bytes.header import Header, parse_json, read_json
 
 _DIFFUSERS = "lora_adapter_metadata"  # JSON; each key begins with the name of the model
 _KOHYA = "ss_network_args"  # JSON of the trainer's options
+_LLAMA = "adapter.lora.alpha"  # a number, in GGUF files
 _STABILISED = ("use_rslora", "rs_lora", "rslora")
 _PEFT = "adapter_config.json"
 _PREFIX = re.compile(r"^(base_model\.model\.)?(transformer|connectors|diffusion_model)\.|^base_model\.model\.")
@@ -56,6 +57,11 @@ def read_scales(header: Header) -> Scales:
     config = header.path.parent / _PEFT
     if any("lora_A" in key and key.startswith("base_model.model.") for key in header.tensors) and config.is_file():
         return _peft(read_json(config), ("",))
+    if _LLAMA in header.metadata:
+        try:
+            return Scales({"": float(header.metadata[_LLAMA])})
+        except ValueError:
+            return Scales()
     if _KOHYA in header.metadata:
         options = _json(header, _KOHYA)
         if any(str(options.get(name, "")).lower() in ("true", "1") for name in _STABILISED):

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError, examples
-from ..bytes.header import Header, read_header
-from ..bytes.source import SourceFile, TensorRef
+from ..bytes.header import Header
+from ..bytes.source import AnyRef, SourceFile
+from ..bytes.weights import read_weights
 from ..names.architecture import Shapes
 from .alpha import Scales, read_scales
 from .names import COMFY, OFFICIAL, Names, Place, foreign, refused_method, split_key
@@ -43,12 +45,12 @@ class LoraFile:
     @property
     def reference_downscale_factor(self) -> int:
         """By what an IC-LoRA's reference video is smaller than the video (spec/09 §5); 1 for other LoRAs."""
-        return _factor(self.metadata, "reference_downscale_factor", "reference_spatial_scale_factor")
+        return _factor(self.metadata, REFERENCE_SPATIAL)
 
     @property
     def reference_temporal_scale_factor(self) -> int:
         """The same in time."""
-        return _factor(self.metadata, "reference_temporal_scale_factor")
+        return _factor(self.metadata, REFERENCE_TEMPORAL)
 
     def report(self) -> str:
         """A few lines for people: what it changes, and each reason why keys change nothing."""
@@ -70,7 +72,7 @@ def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = Fa
     key without a word. ``official=True`` does exactly that, for comparisons; `LoraFile.unused` says what it ignored.
 
     Args:
-        path: a safetensors file.
+        path: a safetensors or GGUF file.
         expected: component -> parameter -> shape (`architecture.expected_tensors`), of those of `COMPONENTS` that
             shall be changed.
         official: read as the official code does.
@@ -78,7 +80,7 @@ def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = Fa
     Raises:
         OverlayError: unreadable, made with a method that is not supported, or nothing of it fits LTX-2.3.
     """
-    header = read_header(path)
+    header = read_weights(path)
     if not official and (method := refused_method(header.tensors)) is not None:
         raise OverlayError(f"{path} is a LoRA made with {method}", "LoRA, DoRA, LoKr, LoHa or full differences",
                            "Use another version of this LoRA; this method is not supported.")
@@ -121,7 +123,7 @@ def _find(names: Names, key: str, official: bool) -> tuple[Place, str, str, str]
     return found[0], parts[1], parts[0], found[1]
 
 
-def _module(place: Place, roles: Mapping[str, tuple[str, str]], shapes: Shapes, tensors: Mapping[str, TensorRef],
+def _module(place: Place, roles: Mapping[str, tuple[str, str]], shapes: Shapes, tensors: Mapping[str, AnyRef],
             scales: Scales) -> tuple[dict[str, Update], dict[str, str]]:
     parameter = next((name for name in (place.path + ".weight", place.path) if name in shapes), None)
     if parameter is None:
@@ -149,9 +151,6 @@ def _by_reason(unused: Mapping[str, str]) -> dict[str, list[str]]:
     return reasons
 
 
-def _factor(metadata: Mapping[str, str], *names: str) -> int:
-    for name in names:
-        text = metadata.get(name, "").strip().removesuffix(".0")
-        if text.isdecimal() and len(text) < 4 and int(text):
-            return int(text)
-    return 1
+def _factor(metadata: Mapping[str, str], keys: tuple[str, ...]) -> int:
+    stated = reference_factor(metadata, keys)
+    return 1 if stated is None or stated[1] is None else stated[1]

@@ -18,6 +18,7 @@ ENDINGS: dict[str, str] = {
     ".lora_down.weight": "a", ".lora_up.weight": "b", "_lora.down.weight": "a", "_lora.up.weight": "b",
     ".lora.down.weight": "a", ".lora.up.weight": "b",
     ".lora_linear_layer.down.weight": "a", ".lora_linear_layer.up.weight": "b",
+    ".weight.lora_a": "a", ".weight.lora_b": "b", ".lora_a": "a", ".lora_b": "b",  # llama.cpp's, in GGUF files
     ".lora_A.bias": "a_bias", ".lora_B.bias": "b_bias", ".lora_mid.weight": "mid",
     ".alpha": "alpha", ".dora_scale": "dora_scale",
     ".lora_magnitude_vector.weight": "magnitude", ".lora_magnitude_vector": "magnitude",

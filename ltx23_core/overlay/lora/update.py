@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
-from ..bytes.source import TensorRef
+from ..bytes.source import AnyRef
 from ..names.architecture import Shapes
 from .alpha import Scales
 
@@ -38,8 +38,8 @@ class Update:
     """
 
     kind: str
-    tensors: Mapping[str, TensorRef] = field(hash=False)
-    alpha: TensorRef | float | None = None
+    tensors: Mapping[str, AnyRef] = field(hash=False)
+    alpha: AnyRef | float | None = None
     rank: int = 1
     rank_stabilised: bool = False
     dora: str = ""
@@ -50,9 +50,9 @@ class Update:
         return self.kind == "lora" and not self.dora
 
     @property
-    def refs(self) -> tuple[TensorRef, ...]:
+    def refs(self) -> tuple[AnyRef, ...]:
         """Every tensor that is read."""
-        return (*self.tensors.values(), *([self.alpha] if isinstance(self.alpha, TensorRef) else []))
+        return (*self.tensors.values(), *([self.alpha] if isinstance(self.alpha, AnyRef) else []))
 
     @property
     def delta_shape(self) -> tuple[int, ...] | None:
@@ -84,7 +84,7 @@ class ModuleUpdates(NamedTuple):
     unused: dict[str, str]
 
 
-def module_updates(refs: Mapping[str, TensorRef], path: str, parameter: str, shapes: Shapes,
+def module_updates(refs: Mapping[str, AnyRef], path: str, parameter: str, shapes: Shapes,
                    scales: Scales) -> ModuleUpdates:
     """Turn the tensors of one module into updates.
 
@@ -109,13 +109,13 @@ def module_updates(refs: Mapping[str, TensorRef], path: str, parameter: str, sha
         for role in roles:
             left.pop(role, None) if reason is None else left.update({role: reason})
 
-    alpha: TensorRef | float | None = refs.get("alpha")
-    if isinstance(alpha, TensorRef) and prod(alpha.shape) != 1:
+    alpha: AnyRef | float | None = refs.get("alpha")
+    if isinstance(alpha, AnyRef) and prod(alpha.shape) != 1:
         return ModuleUpdates({}, dict.fromkeys(refs, f"its alpha has the shape {list(alpha.shape)}"))
     if _TUCKER & refs.keys():
         return ModuleUpdates({}, dict.fromkeys(refs, "a Tucker decomposition, which is for convolutions"))
     kind, roles, ranked = next((row for row in _KINDS if row[1] <= refs.keys()), ("", frozenset(), ""))
-    scale: tuple[TensorRef | float | None, int, bool] = (None, 1, False)
+    scale: tuple[AnyRef | float | None, int, bool] = (None, 1, False)
     if ranked and refs[ranked].shape:
         alpha = scales.alpha(path) if alpha is None and kind == "lora" else alpha
         scale = (alpha, refs[ranked].shape[0], scales.stabilised(path))
@@ -133,7 +133,7 @@ def module_updates(refs: Mapping[str, TensorRef], path: str, parameter: str, sha
                                    for role, reason in left.items() if role in refs})
 
 
-def _dora(refs: Mapping[str, TensorRef], weight: tuple[int, ...]) -> tuple[str, dict[str, TensorRef], str]:
+def _dora(refs: Mapping[str, AnyRef], weight: tuple[int, ...]) -> tuple[str, dict[str, AnyRef], str]:
     """Convention of a magnitude, its tensor, and what is wrong with it."""
     ref = refs.get("magnitude", refs.get("dora_scale"))
     if ref is None:

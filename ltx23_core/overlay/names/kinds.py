@@ -1,8 +1,10 @@
 """What files are, as data: tables of tensor names, number formats, LoRA families and leading bytes (spec/09 §5, §6)."""
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
+
+from ..bytes.endings import UNFINISHED as UNFINISHED
+from ..bytes.foreign import FOREIGN as FOREIGN
 
 OFFICIAL_FILE = ("ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors "
                  "of huggingface.co/Lightricks/LTX-2.3")
@@ -33,7 +35,7 @@ class Kind(NamedTuple):
 _WHOLE = r"^(vae|audio_vae|vocoder)\."
 _SCALES = r"\.(weight_scale|scale_weight|comfy_quant)$|(^|\.)scaled_fp8$"
 _BLOCK_TABLE = r"^transformer_blocks\.0\.scale_shift_table$"
-_LORA = (r"[._](lora_A|lora_B|lora_up|lora_down|lokr_w[12](_[ab])?|hada_w[12]_[ab]|oft_R|lora[._](up|down))(\.|$)|"
+_LORA = (r"[._](lora_[ABab]|lora_up|lora_down|lokr_w[12](_[ab])?|hada_w[12]_[ab]|oft_R|lora[._](up|down))(\.|$)|"
          r"(lora_linear_layer|_lora)\.(up|down)\.|\.diff(_b)?$")
 
 # Patterns are searched in the names, one a line, with and without the prefix of the transformer; see `recognise`:
@@ -62,15 +64,19 @@ KINDS: tuple[Kind, ...] = (
     Kind("an LTX-2.3 transformer alone", (r"^audio_adaln_single\.", r"^prompt_adaln_single\."), part="transformer"),
     Kind("a diffusers LTX-2.3 transformer", (r"^audio_time_embed\.", r"^prompt_adaln\."), part="transformer"),
     Kind("a diffusers LTX-2.0 transformer", (r"^audio_time_embed\.",)),
-    Kind("LTX-2.3 text connectors alone", (r"^(video|audio)_(embeddings_)?connector\.",), part="connectors"),
-    Kind("a latent upscaler", (r"^post_upsample_res_blocks\.",),
-         fix="Give it where an upscaler is asked for, and a checkpoint here.", part="upsampler"),
-    Kind("an LTX-2.3 text projection alone", (r"^(text_embedding_projection\.)?audio_aggregate_embed\.",),
-         part="text_projection"),
-    Kind("a Gemma 4 or Gemma 3n text encoder", (r"(layer_scalar$|embed_tokens_per_layer|^tokenizer_json$)",),
+    Kind("the vision part of a text encoder (mmproj, GGUF)", (r"^v\.(blk\.0|patch_embd)\.", r"^mm\."),
+         fix="Give the GGUF file of the language model; pictures in a prompt need a Gemma with vision inside."),
+    Kind("a Gemma 4 or Gemma 3n text encoder", (r"(layer_scalar$|embed_tokens_per_layer|(^|\.)tokenizer_json$)",),
          fix=USE_GEMMA),
     Kind("a Gemma 3 text encoder", (r"layers\.0\.post_feedforward_layernorm\.", r"layers\.0\.self_attn\.q_norm\."),
          fix="Give the Gemma folder where the text encoder is asked for, and a checkpoint here.", part="text_encoder"),
+    Kind("LTX-2.3 text connectors alone", (r"^(text_encoders?\.)?(video|audio)_(embeddings_)?connector\.",),
+         part="connectors"),
+    Kind("a latent upscaler", (r"^post_upsample_res_blocks\.",),
+         fix="Give it where an upscaler is asked for, and a checkpoint here.", part="upsampler"),
+    Kind("an LTX-2.3 text projection alone",
+         (r"^(text_encoders?\.)?(text_embedding_projection\.)?audio_aggregate_embed\.",),
+         part="text_projection"),
     Kind("a Gemma 2 text encoder", (r"layers\.0\.post_feedforward_layernorm\.",), fix=USE_GEMMA),
     Kind("another language model (Llama, Qwen, Mistral or the like)", (r"layers\.0\.self_attn\.q_proj\.",
                                                                       r"layers\.0\.mlp\.(gate|up)_proj\."),
@@ -79,9 +85,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("an LTX-2.3 vocoder alone", (r"^bwe_generator\.",), part="vocoder"),
     Kind("an LTX-2.0 audio VAE", (r"^vocoder\.resblocks\.",), (r"^vocoder\.vocoder\.",)),
     Kind("an LTX audio VAE alone", (r"^(audio_vae|vocoder)\.",), part="audio_vae"),
-    Kind("an LTX-2.3 video VAE with other channel counts (pruned)", (r"^(vae\.)?decoder\.up_blocks\.8\.",),
-         (r"^(vae\.)?encoder\.conv_out\.",)),
-    Kind("an LTX video VAE alone", (r"^(vae\.)?decoder\.up_blocks\.8\.", r"per_channel_statistics\."),
+    Kind("an LTX-2.3 video VAE with other channel counts (pruned)", (r"^(.+\.)?decoder\.up_blocks\.8\.",),
+         (r"^(.+\.)?encoder\.conv_out\.",)),
+    Kind("an LTX video VAE alone", (r"^(.+\.)?decoder\.up_blocks\.8\.", r"per_channel_statistics\."),
          part="video_vae"),
     Kind("a video VAE of LTX-2.0 or LTX-Video 0.9", (r"^(vae\.)?decoder\.up_blocks\.", r"per_channel_statistics\.")),
     Kind("a diffusers LTX-2.3 video VAE", (r"^decoder\.up_blocks\.3\.resnets\.", r"^latents_mean$",
@@ -106,7 +112,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("a ControlNet", (r"^(control_model\.|input_hint_block\.|controlnet_(cond_embedding|down_blocks)\.)",),
          fix=OTHER_MODEL),
     Kind("a Stable Diffusion 1 or 2 checkpoint", (r"^(input_blocks|down_blocks\.\d+\.resnets)\.",), fix=OTHER_MODEL),
-    Kind("an LTX-2.3 audio VAE alone", (r"^(decoder\.up|encoder\.down)\.\d+\.block\.", r"^per_channel_statistics\."),
+    Kind("an LTX-2.3 audio VAE alone", (
+        r"^(.+\.)?(decoder\.up|encoder\.down)\.\d+\.block\.", r"^(.+\.)?per_channel_statistics\."),
          part="audio_vae"),
     Kind("a VAE of an image model (Stable Diffusion, Flux)", (r"^(first_stage_model\.)?decoder\.up\.\d+\.block\.",),
          fix=OTHER_MODEL),
@@ -115,6 +122,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("a Wan VAE", (r"^decoder\.upsamples\.0\.",), fix=OTHER_MODEL),
     Kind("a CLIP text encoder", (r"(^|\.)text_model\.encoder\.layers\.",), fix=USE_GEMMA),
     Kind("a CLIP vision model", (r"^vision_model\.encoder\.layers\.",), fix=OTHER_MODEL),
+    Kind("a geometry estimator (MoGe): depth and normals", (r"^(points|normal|mask)_head\.", r"^(encoder|backbone)\."),
+         fix=OTHER_MODEL),
     Kind("an image upscaler (ESRGAN)", (r"^(model\.\d+\.sub\.|conv_first\.|body\.0\.rdb)",), fix=USE_UPSCALER),
     Kind("a textual inversion embedding", (r"^(emb_params|clip_[gl])$",), fix=OTHER_MODEL),
 )
@@ -150,6 +159,7 @@ PRECISIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bitsandbytes nf4", (r"\.(absmax|quant_state\.bitsandbytes__\w+) ",)),
     ("quanto", (r"\.weight\._data ",)),
     ("nunchaku int4", (r"\.wscales ",)),
+    ("MLX", (r"\.biases ", r"\.scales ", r"\.weight U32$")),
     ("GPTQ or AWQ int4", (r"\.qweight ", r"\.qzeros ")),
     ("int4 ConvRot", (r"\.weight_s_rel ",)),
     ("NVFP4", (r"\.weight_scale_2 F32$", r"\.weight U8$")),
@@ -203,44 +213,3 @@ LORA_DIALECTS: tuple[tuple[str, str], ...] = (
     ("official", r"^(model\.)?diffusion_model\..*lora_[AB]\.weight|^text_embedding_projection\."),
     ("full difference", r"\.diff(_b)?$"),
 )
-
-
-class Foreign(NamedTuple):
-    """Leading bytes of a file that is no safetensors file: kind, sentence ({size}, {real}), what to do."""
-
-    kind: str
-    start: re.Pattern[bytes]
-    sentence: str
-    fix: str
-
-
-_AGAIN = "Download the file again, and compare its size with the one that the download page shows."
-FOREIGN: tuple[Foreign, ...] = (
-    Foreign("lfs_pointer", re.compile(rb"version https://git-lfs"),
-            "Git LFS pointer, {size}: the download never happened{real}",
-            "Run `git lfs pull` in that folder, or download the file itself."),
-    Foreign("web_page", re.compile(rb"(?i)\s*<(!doctype|html|\?xml)"), "HTML page saved as {suffix}, {size}",
-            "Download the file again with the page's download button (a /resolve/ link, not /blob/)."),
-    Foreign("error_message", re.compile(
-        rb"\s*(\{\s*\"error|Access to model|Invalid (username|credentials)|Entry not found|Repository not found)"),
-        "error message of the download site saved as {suffix}, {size}: {text}",
-        "Log in to the site, accept the model's licence, and download the file again."),
-    Foreign("overlay", re.compile(rb'\{"id":"[0-9a-f]{64}",'), "overlay manifest of this pack, {size}",
-            "Give it to Overlay.load(...), or to --overlay; where weights are asked for, give the weight file."),
-    Foreign("json", re.compile(rb"\s*[\[{]"), "JSON text, {size}: part of a model folder",
-            "Give the folder, or the weight file beside it."),
-    Foreign("tokenizer", re.compile(rb"\x0a.{1,4}\x0a.<(pad|unk|s|eos)>", re.S), "SentencePiece tokenizer, {size}",
-            "Give the folder that it is in, or the weight file beside it."),
-    Foreign("archive", re.compile(rb"7z\xbc\xaf|Rar!|\x1f\x8b"), "compressed archive, {size}",
-            "Unpack it and give the file inside."),
-    Foreign("media", re.compile(rb"\x89PNG|\xff\xd8\xff|RIFF|....ftyp", re.S), "picture or video, {size}",
-            USE_OFFICIAL),
-    Foreign("pickle", re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"),
-            "Python pickle (.pt, .pth, .ckpt), {size}: can run code when opened and is not read",
-            "Use the .safetensors form of these weights."),
-    Foreign("hdf5_or_other", re.compile(rb"\x89HDF|\x08\x08\x12|\x08\x0a"), "ONNX or HDF5 file, {size}",
-            "Use the .safetensors form of these weights."),
-    Foreign("unfinished", re.compile(rb"\0{512}"), "only zeros at its beginning, {size}: an unfinished download "
-            "that has reserved its space", "Finish the download, or delete the file and download it again."),
-)
-UNFINISHED = (".incomplete", ".part", ".crdownload", ".download", ".aria2", ".tmp")

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..bytes.source import QuantRef, TensorRef
 from .kinds import CHECKPOINT, KINDS, OFFICIAL_FILE, UNKNOWN, Kind
+from .lines import Lines
 
 __all__ = ["CHECKPOINT", "OFFICIAL_FILE", "Names", "recognise"]
 
@@ -25,21 +26,22 @@ class Names:
     def __init__(self, tensors: Iterable[str]) -> None:
         described = tensors.items() if isinstance(tensors, Mapping) else ()
         self.tensors = {name: ref for name, ref in described if isinstance(ref, TensorRef | QuantRef)}
-        self._all = "\n".join(tensors)
+        self._all = list(tensors)
 
     @cached_property
-    def lines(self) -> str:
-        """Each name once, one a line; all blocks are block 0, so thousands of names become hundreds."""
-        return "\n".join(dict.fromkeys(_BLOCK.sub(r"\g<1>0", self._all).split("\n")))
+    def lines(self) -> Lines:
+        """Each name once; all blocks are block 0, so thousands of names become hundreds."""
+        return Lines(_BLOCK.sub(r"\g<1>0", name) for name in self._all)
 
     @cached_property
-    def text(self) -> str:
+    def text(self) -> Lines:
         """The lines as they are, and without the prefix of the transformer."""
-        return "\n".join(dict.fromkeys([*self.lines.split("\n"), *_PREFIX.sub("", self.lines).split("\n")]))
+        names = list(self.lines)
+        return Lines([*names, *(_PREFIX.sub("", name) for name in names)])
 
     def has(self, pattern: str) -> bool:
         """Whether some name matches."""
-        return re.search(pattern, self.text, re.M) is not None
+        return self.text.has(pattern)
 
     def size(self, pattern: str, dimension: int) -> int | None:
         """One dimension of the first tensor whose bare name matches, or None."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 from ..bytes.ggml import GGUF_FORMATS
@@ -71,8 +72,13 @@ def roundup(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def sniff(layer: Layer) -> AnyRef:
-    """The format of a layer that says nothing of it, by dtypes (spec/09 §2.1, 3 to 7)."""
+def sniff(layer: Layer, told: Mapping[str, Any] = MappingProxyType({})) -> AnyRef:
+    """The format of a layer that does not name it, by dtypes (spec/09 §2.1, 3 to 7).
+
+    Args:
+        layer: the layer.
+        told: what it says of itself nevertheless, for example whether its rows are rotated.
+    """
     weight, scale = layer.weight, layer.parts.get("weight_scale")
     if weight.dtype in FLOATS:
         return weight  # some converters write a scale of 1 beside weights that they did not quantise
@@ -81,10 +87,12 @@ def sniff(layer: Layer) -> AnyRef:
             if layer.scaled and len(weight.shape) == 2 and not layer.name.endswith("embed_tokens"):
                 raise Unreadable("fp8 without its scale, in a file that has scales")
             return weight  # a plain cast: the scale is 1
-        return _mxfp8(layer, {}) if scale.dtype in ("U8", "F8_E8M0") else _fp8(layer, {})
+        return _mxfp8(layer, told) if scale.dtype in ("U8", "F8_E8M0") else _fp8(layer, told)
     if weight.dtype == "U8" and "weight_scale_2" in layer.parts:
-        return _nvfp4(layer, {})
+        return _nvfp4(layer, told)
     if weight.dtype == "I8" and scale is not None:
+        if isinstance(told.get("convrot"), bool):
+            return _int8(layer, told)
         raise Unreadable("int8 that does not say whether its rows are rotated")
     raise Unreadable(f"{weight.dtype} of an unknown format")
 

@@ -6,7 +6,7 @@ each, so that everything behind it sees one tensor a weight. What cannot be read
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ _FOREIGN = ((re.compile(r"\.weight\._(data|scale)$", re.M), "quanto"),
             (re.compile(r"\.(absmax|nested_absmax|quant_map)$|\.quant_state\.", re.M), "bitsandbytes"),
             (re.compile(r"\.(qweight|wscales)$", re.M), "nunchaku (SVDQuant)"),
             (re.compile(r"\.(qzeros|g_idx)$", re.M), "GPTQ or AWQ"),
+            (re.compile(r"\.biases$", re.M), "MLX (2 to 8 bits, for Apple's own library)"),
             (re.compile(r"\.(input_global_scale|weight_global_scale)$", re.M),
              "NVFP4 of ModelOpt or lightx2v, which orders the numbers in another way"))
 
@@ -90,14 +91,17 @@ def _layer(name: str, weight: TensorRef, parts: Mapping[str, TensorRef], told: A
     layer = Layer(name, weight, parts, scaled)
     if told is None:
         return sniff(layer)
-    if not isinstance(told, dict) or not isinstance(told.get("format"), str):
+    if not isinstance(told, dict):
         raise Unreadable("a damaged comfy_quant entry")
     parameters = told.get("params")
     told = {**(parameters if isinstance(parameters, dict) else {}), **told}
-    read: Callable[[Layer, Mapping[str, Any]], AnyRef] | None = FORMATS.get(told["format"])
-    if read is None:
+    if told.get("format") is None:  # ComfyUI-INT8-Fast wrote none before August 2026
+        return sniff(layer, told)
+    if not isinstance(told["format"], str):
+        raise Unreadable("a damaged comfy_quant entry")
+    if told["format"] not in FORMATS:
         raise Unreadable(f"the format {told['format'][:40]!r}")
-    return read(layer, told)
+    return FORMATS[told["format"]](layer, told)
 
 
 def _descriptions(header: HeaderLike, companions: Mapping[str, Mapping[str, TensorRef]]) -> dict[str, Any]:

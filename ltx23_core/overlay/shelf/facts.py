@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
@@ -13,6 +14,7 @@ from ..bytes.source import AnyRef, QuantRef
 from ..names import kinds
 from ..names.kinds import Kind
 from ..names.layout import match
+from ..names.lines import Lines
 from ..names.recognise import Names, recognise
 
 VARIANT = "{variant}"  # stands in `Facts.text` where "dev" or "distilled 1.1" goes, which only names tell
@@ -21,6 +23,7 @@ _WHOLE = ("connectors", "text_projection", "video_encoder", "video_decoder", "au
 _UPSCALERS = {"upsampler_x2": "x2", "upsampler_x1.5": "x1.5", "upsampler_temporal_x2": "x2 in time"}
 _ARTICLE = re.compile(r"^(an?|another) ")
 _EXAMPLES = re.compile(r" \([^()]*\)")  # the names in brackets: too long for a sentence
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.self_attn\.q_norm\.")
 _RANK = re.compile(r"[._]lora_?(A|down)(\.default)?(\.weight)?$")
 
 
@@ -104,8 +107,8 @@ def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:
     if kind.part == "upsampler":
         return f"LTX-2.3 {word} {_UPSCALERS.get(brings[0], '') if brings else ''}, {dtypes}"
     if kind.part not in ("transformer", "checkpoint"):
-        if kind.part == "audio_vae" and "vocoder" not in brings:
-            word = "audio VAE"
+        if brings and kind.part in ("audio_vae", "video_vae", "vocoder"):
+            word = _sound_and_pictures(brings)
         both = "connectors" in brings and "text_projection" in brings
         return f"LTX-2.3 {word}{' and projection' if both else ''}, {dtypes}"
     whole = _WHOLE if kind.part == "checkpoint" else _WHOLE[:1]
@@ -113,10 +116,19 @@ def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:
     return f"LTX-2.3{VARIANT}, {word}, {dtypes}" + (f", without {', '.join(missing)}" if missing else "")
 
 
+def _sound_and_pictures(brings: tuple[str, ...]) -> str:
+    """What of the VAEs and the vocoder a file really brings, whatever its first names promised."""
+    words = [f"{kind} VAE" for kind in ("video", "audio") if {f"{kind}_encoder", f"{kind}_decoder"} & set(brings)]
+    words += ["vocoder"] if "vocoder" in brings else []
+    return " with ".join(words)
+
+
 def _gemma(names: Names, brings: tuple[str, ...], dtypes: str, note: str, end: int) -> Facts:
     """A Gemma 3 by layers and width; the tiny ones of tests count as text encoders too."""
-    found = re.findall(r"(?:^|\.)layers\.(\d+)\.self_attn\.q_norm\.", "\n".join(names.tensors), re.M)
-    layers, width = len(set(found)), names.size(r"(^|\.)embed_tokens\.weight$", 1) or 0
+    found = {match[1] for name in names.tensors if (match := _LAYER.search(name))}
+    # The norms are never packed, as embeddings are.
+    width = names.size(r"layers\.\d+\.input_layernorm\.weight$", 0) or 0
+    width, layers = width or names.size(r"(^|\.)embed_tokens\.weight$", 1) or 0, len(found)
     name = gemma_name(layers, width)
     if name != kinds.GEMMA and (layers, width) in kinds.GEMMAS:
         return Facts("other", f"{name}, {dtypes}", (), dtypes, f"LTX-2.3 needs {kinds.GEMMA}", fix=kinds.USE_GEMMA,
@@ -133,7 +145,7 @@ def gemma_name(layers: int, width: int) -> str:
 
 def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     """A LoRA: family by its modules, dialect by the form of its names, rank by the shapes."""
-    family = next((each for each in kinds.LORA_FAMILIES if re.search(each.pattern, names.lines, re.M)),
+    family = next((each for each in kinds.LORA_FAMILIES if names.lines.has(each.pattern)),
                   kinds.LORA_UNKNOWN)
     name, fits = family.name, family.fits
     if name == "a Stable Diffusion LoRA":
@@ -142,10 +154,10 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     width = names.size(r"(?<!audio_)(?<!_)attn1[._]to_q\.lora_?(A|down)", 1)
     if "video modules" in name and width == 2048:
         name, fits = kinds.LTX_VIDEO_2B, False
-    dialect = next((each for each, pattern in kinds.LORA_DIALECTS if re.search(pattern, names.lines, re.M)), None)
+    dialect = next((each for each, pattern in kinds.LORA_DIALECTS if names.lines.has(pattern)), None)
     ranks = sorted({ref.shape[0] for key, ref in header.tensors.items() if _RANK.search(key) and ref.shape})
     rank = f", rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
-    if "reference_downscale_factor" in header.metadata or "reference_spatial_scale_factor" in header.metadata:
+    if any(reference_factor(header.metadata, keys) for keys in (REFERENCE_SPATIAL, REFERENCE_TEMPORAL)):
         name = name.replace(" LoRA", " IC-LoRA")
     usable = fits and dialect != "OFT"
     note = "" if usable else "this dialect cannot be applied" if fits else "not for LTX-2.3"
@@ -165,6 +177,6 @@ def precision(tensors: Mapping[str, AnyRef]) -> str:
         return f"GGUF {blocks}"
     if all(name in kinds.PLAIN for name in most):
         return kinds.PLAIN[most[0]]
-    lines = "\n".join(dict.fromkeys(re.sub(r"\d+\.", "0.", name) + f" {ref.dtype}" for name, ref in tensors.items()))
-    labels = (label for label, patterns in kinds.PRECISIONS if all(re.search(p, lines, re.M) for p in patterns))
+    lines = Lines(re.sub(r"\d+\.", "0.", name) + f" {ref.dtype}" for name, ref in tensors.items())
+    labels = (label for label, patterns in kinds.PRECISIONS if all(map(lines.has, patterns)))
     return next(labels, kinds.PLAIN.get(most[0], most[0].lower()))

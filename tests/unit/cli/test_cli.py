@@ -141,9 +141,7 @@ def test_choices_are_those_of_the_library() -> None:
     from ltx23_core.lora.settings import MODES
     from ltx23_core.ops.attention import BACKENDS
     from ltx23_core.overlay.manifest import VARIANTS
-    from ltx23_core.plan.recipes import RECIPE_NAMES
     from ltx23_core.runtime.device import DTYPES
-    assert cli.RECIPES == RECIPE_NAMES
     assert ("auto", *VARIANTS) == cli.VARIANTS
     assert tuple(BACKENDS) == cli.ATTENTION
     assert ("auto", *DTYPES) == cli.DTYPES

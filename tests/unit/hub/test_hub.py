@@ -19,9 +19,9 @@ from ltx23_core.cli import parser as cli
 from ltx23_core.errors import LTX23Error, RequestError
 from ltx23_core.hub import fetch as fetching
 from ltx23_core.hub import partial
-from ltx23_core.hub.catalogue import CATALOGUE, ENTRIES, table
+from ltx23_core.hub.catalogue import CATALOGUE, ENTRIES, Entry, table
 from ltx23_core.hub.errors import HubError, OfflineError
-from ltx23_core.hub.fetch import fetch, present
+from ltx23_core.hub.fetch import fetch, fetch_missing, present
 from ltx23_core.hub.remote import Hub
 from ltx23_core.hub.request import Request, is_safe, parse
 
@@ -132,7 +132,7 @@ def test_catalogue() -> None:
     assert len(ENTRIES) == len(CATALOGUE)
     for entry in CATALOGUE:
         assert entry.name in table() and parse(entry.name).folder == entry.folder
-        assert entry.path == "" or (is_safe(entry.path) and entry.path.endswith(".safetensors"))
+        assert entry.path == "" or (is_safe(entry.path) and entry.path.endswith((".safetensors", ".gguf")))
         assert not entry.instead or not ENTRIES[entry.instead].gated
     assert ENTRIES["gemma"].gated and ENTRIES["dev"].size == 46.1
 
@@ -156,6 +156,61 @@ def test_second_time_nothing_is_downloaded(server: FakeHub, hub: Hub, tmp_path: 
     for ways in ("downloaded, hash checked", "already there"):
         [result] = fetch([(Request(MODEL, NAME), tmp_path)], hub=hub)
         assert result.ways == (ways,)
+    assert len(server.gets()) == 1
+
+
+def test_sub_folders_are_looked_at_first(server: FakeHub, hub: Hub, tmp_path: Path) -> None:
+    """People sort their models; the hub's size tells an equal file from another of the same name."""
+    folder = tmp_path / "checkpoints" / "LTX" / "2.3"
+    folder.mkdir(parents=True)
+    (folder / NAME).write_bytes(CONTENT)
+    [result] = fetch([(Request(MODEL, NAME), tmp_path)], hub=hub)
+    assert (result.path, result.ways) == (folder / NAME, ("already there",)) and not server.gets()
+    assert present(Request(MODEL, NAME), tmp_path) == folder / NAME
+    (folder / NAME).write_bytes(CONTENT[:-1])
+    [result] = fetch([(Request(MODEL, NAME), tmp_path)], hub=hub)
+    assert result.path == tmp_path / NAME and (folder / NAME).stat().st_size == len(CONTENT) - 1
+
+
+def test_common_names_in_sub_folders_say_nothing(hub: Hub, tmp_path: Path) -> None:
+    other = tmp_path / "another model" / "model.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(b"x" * 2000)
+    assert present(Request("o/r", "model.safetensors"), tmp_path) is None
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 3145728\n"
+
+
+def test_a_pointer_of_git_lfs_is_no_file(server: FakeHub, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(POINTER)
+    assert present(Request(MODEL, NAME), tmp_path) is None
+    [result] = fetch([(Request(MODEL, NAME), tmp_path)], hub=hub)
+    assert result.path.read_bytes() == CONTENT and len(server.gets()) == 1
+
+
+def test_a_clone_without_lfs_is_completed_where_it_is(server: FakeHub, hub: Hub, tmp_path: Path) -> None:
+    clone = tmp_path / "google" / "gemma"
+    clone.mkdir(parents=True)
+    for name, content in FILES[GEMMA].items():
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_bytes(POINTER if name in SHARDS else content)
+    assert present(Request(GEMMA), tmp_path) is None
+    [result] = fetch([(Request(GEMMA), tmp_path)], hub=hub)
+    assert result.path == clone == present(Request(GEMMA), tmp_path)
+    assert all((clone / name).read_bytes() == FILES[GEMMA][name] for name in SHARDS)
+    assert {each.path.rsplit("/", 1)[-1] for each in server.gets()} == set(SHARDS)
+
+
+def test_what_is_missing_is_one_call(server: FakeHub, hub: Hub, tmp_path: Path,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {"a": Entry("a", MODEL, NAME, None, "checkpoints", ""), "b": Entry(
+        "b", MODEL, "split_files/loras/b.safetensors", None, "loras", "")}
+    monkeypatch.setattr("ltx23_core.hub.request.ENTRIES", entries)
+    (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "mine" / NAME).write_bytes(CONTENT)
+    first, second = fetch_missing(["a", "b", "a"], lambda folder: tmp_path / folder, hub=hub)
+    assert first.ways == ("already there",) and second.path == tmp_path / "loras" / "b.safetensors"
     assert len(server.gets()) == 1
 
 

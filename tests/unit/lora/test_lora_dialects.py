@@ -367,6 +367,9 @@ def test_metadata_of_ic_loras(tmp_path: Path) -> None:
                                                                     strict=True)}
     for metadata, want in (({"reference_downscale_factor": "2"}, (2, 1)), ({}, (1, 1)),
                            ({"reference_spatial_scale_factor": "2.0", "reference_temporal_scale_factor": "4"}, (2, 4)),
+                           ({"ss_reference_downscale_factor": "2"}, (2, 1)),
+                           ({"ss_reference_temporal_scale_factor": "2"}, (1, 2)),
+                           ({"ss_reference_spatial_scale_factor": "2.0", "reference_downscale_factor": "None"}, (2, 1)),
                            ({"reference_downscale_factor": "1e99"}, (1, 1))):
         lora = read_lora(write(tmp_path / "x.safetensors", tensors, metadata), shapes())
         assert (lora.reference_downscale_factor, lora.reference_temporal_scale_factor) == want

@@ -17,7 +17,7 @@ from ltx23_core.errors import OverlayError, RequestError
 from ltx23_core.lora.layers import LoraLinear
 from ltx23_core.lora.plan import lora_pairs
 from ltx23_core.lora.settings import family, is_cross, writes_audio
-from ltx23_core.run.resume import fingerprint
+from ltx23_core.run.fingerprint import fingerprint
 from ltx23_core.runtime.residency import LocalResidency
 from tests.goldens.harness import overlay
 from tests.support.lora import BLOCK, CPU, RUN, differing, numbers, plain, random, write_kinds
@@ -220,7 +220,7 @@ def test_connectors_change_the_encoded_prompt(pipe: Pipeline, connector: Path, m
     assert not torch.equal(changed.positive.video, base.positive.video)
     assert torch.equal(changed.positive.audio, base.positive.audio)
     assert view.encode("a", "b").positive is changed.positive and pipe.encode("a", "b").positive is base.positive
-    pipe._contexts.clear()
+    pipe._shared.contexts.clear()
     again = pipe.encode("a", "b"), view.encode("a", "b")
     assert torch.equal(again[0].positive.video, base.positive.video)
     assert torch.equal(again[1].positive.video, changed.positive.video)

@@ -213,10 +213,10 @@ def test_size_change_is_refused(tmp_path: Path) -> None:
         writer.write(torch.zeros(1, 32, 64, 3))
 
 
-@pytest.mark.parametrize("waveform", [torch.zeros(2, 2, 100), torch.zeros(1, 1, 100), torch.zeros(100),
-                                      torch.full((2, 100), float("nan"))])
+@pytest.mark.parametrize("waveform", [torch.zeros(2, 2, 100), torch.zeros(1, 0, 100), torch.zeros(100),
+                                      torch.full((2, 100), float("nan")), torch.full((1, 1, 9), float("inf"))])
 def test_wrong_sound(tmp_path: Path, waveform: torch.Tensor) -> None:
-    with pytest.raises(MediaError, match="sound"):
+    with pytest.raises(MediaError, match="sound|waveform"):
         write_video(tmp_path / "a.mp4", clip(1), 24, Audio(waveform, RATE))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ltx23_core.errors import OverlayError
 from ltx23_core.overlay.bytes.header import MAX_HEADER, read_header, read_json
-from ltx23_core.overlay.names.layout import split_gemma
+from ltx23_core.overlay.names.gemma import split_gemma
 from ltx23_core.overlay.names.recognise import recognise
 from tests.goldens.harness import CHECKPOINT, GEMMA, companion
 from tests.support.overlay import refuses, tiny_parts

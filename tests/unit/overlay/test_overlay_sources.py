@@ -201,6 +201,8 @@ I8, U8, Q = torch.zeros(64, 64, dtype=torch.int8), torch.zeros(64, 32, dtype=tor
 S, ROWS = torch.ones(()), torch.ones(64)
 REFUSED = {
     "int8 without a word": ({"weight": I8, "weight_scale": S}, "int8 that does not say whether its rows are rotated"),
+    "int8 that says too little": ({"weight": I8, "weight_scale": S, "comfy_quant": told(per_row=True)},
+                                  "int8 that does not say whether its rows are rotated"),
     "unknown format": ({"weight": I8, "comfy_quant": told(format="int8_blockwise")}, "the format 'int8_blockwise'"),
     "damaged comfy_quant": ({"weight": Q, "weight_scale": S, "comfy_quant": U8[0]}, "a damaged comfy_quant entry"),
     "block scales": ({"weight": Q, "weight_scale": torch.ones(2, 2)}, "weight_scale of shape [2, 2]"),

@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 
 from ltx23_core.errors import OverlayError
 from ltx23_core.overlay.bytes.gguf import read_gguf
-from ltx23_core.overlay.bytes.header import MAX_BRACKETS, MAX_NAME, parse_json, read_header, read_json
+from ltx23_core.overlay.bytes.header import (
+    MAX_BRACKETS,
+    MAX_JSON,
+    MAX_NAME,
+    MAX_NAMES,
+    MAX_TENSORS,
+    parse_json,
+    read_header,
+    read_json,
+)
 from ltx23_core.overlay.bytes.source import DTYPE_BITS, MAX_DIMENSIONS, TensorRef
+from ltx23_core.overlay.names.lines import PIECE, Lines
 from ltx23_core.overlay.shelf.identify import identify
 from tests.support.overlay import refuses
 from tools.fuzz_headers import Readers, gguf_file, own_engine
@@ -257,3 +267,57 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
     for name, reader, size, peak, seconds, result in lines:
         assert int(peak) < PLUS + TIMES * int(size), (name, reader)
         assert float(seconds) < 20 and result != "recursion", (name, reader)
+
+
+# --- work is bounded: names together, and what one search looks at
+
+LONG = [f"layers.{number:06}." + "a" * 1000 for number in range(5000)]  # 5 MB
+
+
+def test_names_together_are_bounded(tmp_path: Path) -> None:
+    table = {name: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for name in LONG}
+    for names, damaged in ((LONG[:4000], False), (LONG, True)):
+        text = json.dumps({name: table[name] for name in names}).encode()
+        path = tmp_path / "x.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        if not damaged:
+            assert len(read_header(path).tensors) == 4000
+            continue
+        with refuses(OverlayError, "damaged header", f"more than {MAX_NAMES}"):
+            read_header(path)
+        assert identify(path).kind == "damaged"
+
+
+def test_tensors_are_counted(tmp_path: Path) -> None:
+    text = json.dumps({f"a{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+                       for number in range(MAX_TENSORS + 1)}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with refuses(OverlayError, "damaged header", f"it has {MAX_TENSORS + 1} tensors"):
+        read_header(path)
+
+
+def test_names_of_gguf_are_bounded_together(tmp_path: Path) -> None:
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(8, "little") + value.encode()
+
+    entries = b"".join(text(name) + struct.pack("<IQIQ", 1, 0, 0, 0) for name in LONG)
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, len(LONG), 0) + entries + bytes(64))
+    with refuses(OverlayError, "damaged header", f"more than {MAX_NAMES}"):
+        read_gguf(path)
+
+
+def test_long_metadata_is_bounded(tmp_path: Path) -> None:
+    text = json.dumps({"__metadata__": {"a": "x" * MAX_JSON}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with refuses(OverlayError, "damaged header", f"more than {MAX_JSON}"):
+        read_header(path)
+
+
+def test_no_search_looks_at_a_whole_header() -> None:
+    """Other threads wait for each single search: none is over more than a piece."""
+    lines = Lines(LONG)
+    assert lines.has(r"^layers\.004999\.a+$") and not lines.has(r"b")
+    assert max(map(len, lines._pieces)) < PIECE + MAX_NAME + 1 and "\n".join(lines._pieces) == "\n".join(LONG)

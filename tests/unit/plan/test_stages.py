@@ -110,12 +110,13 @@ def test_sigmas_below_one_start_from_latents(tiny_pipeline, pair):
 
 def test_hq_schedule_follows_its_tokens(tiny_pipeline, pair):
     from ltx23_core.plan.condition import Clip
+    from ltx23_core.plan.settings import Settings
     from ltx23_core.plan.stages import plan_stages
-    plan = plan_stages(RECIPES["hq"], Clip(1920, 1088, 121, 24.0), 48)
+    plan = plan_stages(RECIPES["hq"], Settings(), Clip(1920, 1088, 121, 24.0), layers=48, frames=121)
     assert plan[0].sigmas[1] == pytest.approx(0.993491, abs=1e-6) and plan[0].sigmas[-2] == pytest.approx(0.1)
     assert [stage.solver.name for stage in plan] == ["res_2s", "res_2s"] and plan[0].loras == (0.25, 0.5)
     assert plan[0].guidance.video == GuiderParams(3.0, 0.0, 3.0, 0.45) and plan[1].guidance is None
-    two = plan_stages(RECIPES["two_stage"], Clip(1536, 1024, 121, 24.0), 48)
+    two = plan_stages(RECIPES["two_stage"], Settings(), Clip(1536, 1024, 121, 24.0), layers=48, frames=121)
     assert two[0].sigmas[1] == pytest.approx(0.994957, abs=1e-6), "official: 4096 tokens whatever the size"
     assert two[0].guidance.audio.stg_blocks == (28,)
 
@@ -143,8 +144,8 @@ def test_sde_noise_is_standardised():
     ({"recipe": "distilled", "stages": "third"}, "one of all, first, second"),
     ({"recipe": "distilled", "stages": "second"}, "without the latents of the stage before"),
     ({"recipe": "one_stage", "streams": "picture"}, "one of both"),
-    ({"recipe": "distilled", "audio_stage": "middle"}, "first or last"),
-    ({"recipe": "one_stage", "batch": 0}, "1 or more")])
+    ({"recipe": "distilled", "audio_stage": "middle"}, "one of auto, first, last"),
+    ({"recipe": "one_stage", "batch": 0}, "1 to 64")])
 def test_requests_that_cannot_be(tiny_pipeline, pair, options, words):
     with pytest.raises(RequestError, match=words) as caught:
         tiny_pipeline.sample(pair, **SIZE, **options)

@@ -89,7 +89,7 @@ def test_encoding_is_as_before(tiny_overlay: Overlay) -> None:
     pipe = pipeline(tiny_overlay)
     before = pipe.encode("one", "two")
     pipe.enhance(PROMPT, PICTURE, **SHORT)
-    pipe._contexts.clear()
+    pipe._shared.contexts.clear()
     after = pipe.encode("one", "two")
     assert torch.equal(before.positive.video, after.positive.video)
     assert torch.equal(before.negative.audio, after.negative.audio)

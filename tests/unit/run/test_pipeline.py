@@ -42,7 +42,7 @@ def test_weights_can_be_dropped_and_read_again(tiny_overlay):
     first = pipe.encode("one", "two")
     pipe.residency.release()
     assert all(c.loaded_bytes == 0 and next(c.module.parameters()).is_meta for c in pipe.components)
-    pipe._contexts.clear()
+    pipe._shared.contexts.clear()
     second = pipe.encode("one", "two")
     assert torch.equal(first.positive.video, second.positive.video)
     assert pipe.component("text_encoder").loads == 2

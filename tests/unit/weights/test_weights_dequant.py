@@ -236,3 +236,31 @@ def test_official_order_of_roundings() -> None:
     q, scale = torch.tensor([[1.125]]).to(torch.float8_e4m3fn), torch.tensor(0.0013)
     got = dequantise("fp8", {"weight": q, "weight_scale": scale}, {}, (1, 1), torch.bfloat16)
     assert torch.equal(got, (q.float() * scale).bfloat16())
+
+
+ZERO = {  # of each format: parts as quantisers leave them for a layer of zeros, where 0/0 is NaN
+    "fp8": {"weight": torch.full((4, 32), float("nan")).to(torch.float8_e4m3fn), "weight_scale": torch.zeros(())},
+    "fp8 rows": {"weight": torch.full((4, 32), float("nan")).to(torch.float8_e5m2), "weight_scale": torch.zeros(4, 1)},
+    "mxfp8": {"weight": torch.full((4, 32), float("nan")).to(torch.float8_e4m3fn),
+              "weight_scale": torch.zeros(128, 4, dtype=torch.uint8)},
+    "nvfp4": {"weight": torch.full((4, 16), 0x77, dtype=torch.uint8), "weight_scale_2": torch.zeros(()),
+              "weight_scale": torch.full((128, 4), float("nan")).to(torch.float8_e4m3fn)},
+    "int8": {"weight": torch.full((4, 32), 127, dtype=torch.int8), "weight_scale": torch.zeros(4, 1)},
+    "w4a8": {"weight": torch.full((4, 16), 0x77, dtype=torch.uint8), "weight_s_channel": torch.zeros(4),
+             "weight_s_rel": torch.full((4, 2), float("nan"))},
+}
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_a_scale_of_zero_means_zeros(name: str) -> None:
+    """comfy-kitchen 0.2.40 stores NaN in a layer of zeros, for fp8 and NVFP4."""
+    result = dequantise(name.split()[0], ZERO[name], {"group": 16}, (4, 32), torch.bfloat16)
+    assert torch.equal(result, torch.zeros(4, 32, dtype=torch.bfloat16))
+
+
+def test_only_the_rows_whose_scale_is_zero_become_zeros() -> None:
+    weight = torch.tensor([[float("nan"), 1.0], [2.0, -4.0]]).to(torch.float8_e4m3fn)
+    parts = {"weight": weight, "weight_scale": torch.tensor([[0.0], [0.5]])}
+    assert dequantise("fp8", parts, {}, (2, 2), torch.float32).tolist() == [[0.0, 0.0], [1.0, -2.0]]
+    parts["weight_scale"] = torch.tensor(1.0)  # a NaN that the file means stays one
+    assert dequantise("fp8", parts, {}, (2, 2), torch.float32).isnan().tolist() == [[True, False], [False, False]]

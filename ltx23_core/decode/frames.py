@@ -1,0 +1,36 @@
+"""Decoded pixels as frames on the CPU, turned a few at a time so that no second copy of a chunk is on the device."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import MediaError
+from ..media.audio import is_finite
+from ..media.image import to_uint8
+
+FRAMES_AT_ONCE = 4
+NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
+
+
+def to_frames(pixels: Tensor, eight_bit: bool = False) -> Tensor:
+    """Pixels of a decoder as frames.
+
+    Args:
+        pixels: (3, f, H, W) about [-1, 1], on any device.
+        eight_bit: round to 8 bit on the device: a quarter of the bytes to move, the same numbers as `to_uint8` of the
+            float frames.
+
+    Returns:
+        (f, H, W, 3) on the CPU: float32 in [0, 1], or uint8.
+
+    Raises:
+        MediaError: NaN or infinity, which 8 bit would hide.
+    """
+    if eight_bit and not is_finite(pixels):
+        raise MediaError("the decoded picture holds NaN or infinity", "finite pixels", NAN_FIX)
+    _, count, height, width = pixels.shape
+    frames = torch.empty(count, height, width, 3, dtype=torch.uint8 if eight_bit else torch.float32)
+    for start in range(0, count, FRAMES_AT_ONCE):
+        some = ((pixels[:, start:start + FRAMES_AT_ONCE] + 1) * 0.5).clamp(0, 1).permute(1, 2, 3, 0)
+        frames[start:start + FRAMES_AT_ONCE] = to_uint8(some) if eight_bit else some
+    return frames

@@ -1,0 +1,61 @@
+"""What endings and names of files mean: weights, shards, tokenizers, unfinished downloads. Capitals do not count."""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SAFETENSORS = (".safetensors", ".sft")
+GGUF = ".gguf"
+WEIGHTS = (*SAFETENSORS, GGUF)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # either is enough
+TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json")
+UNFINISHED = (".incomplete", ".part", ".crdownload", ".download", ".aria2", ".tmp")
+INDEX = ".safetensors.index.json"
+SGLANG_MARKER = ".sglang_overlay_materialized.json"  # of the folders that sglang writes
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.[a-z]+)", re.I)
+MOST_SHARDS = 9999
+
+
+class Shard(NamedTuple):
+    """One of several files that make one model."""
+
+    stem: str
+    number: int
+    count: int
+    ending: str
+
+    def names(self) -> list[str]:
+        """The names of all of them, in order."""
+        return [f"{self.stem}-{number:05}-of-{self.count:05}{self.ending}"
+                for number in range(1, min(self.count, MOST_SHARDS) + 1)]
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file is called as weight files are."""
+    return name.lower().endswith(WEIGHTS)
+
+
+def is_gguf_name(name: str) -> bool:
+    """Whether a file is called as GGUF files are."""
+    return name.lower().endswith(GGUF)
+
+
+def shard_of(name: str) -> Shard | None:
+    """The place of a file among its shards; None if it stands alone."""
+    match = _SHARD.fullmatch(name)
+    if match is None or not is_weights(name):
+        return None
+    return Shard(match["stem"], int(match["number"]), int(match["count"]), match["ending"])
+
+
+def stem_of(name: str) -> str:
+    """The name without the ending of a weight file, and without the number of a shard."""
+    shard = shard_of(name)
+    return shard.stem if shard else os.path.splitext(name)[0]
+
+
+def has_tokenizer(names: Iterable[str]) -> bool:
+    """Whether a folder with these files has a tokenizer."""
+    return not set(TOKENIZERS).isdisjoint(names)
