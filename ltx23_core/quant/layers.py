@@ -170,7 +170,9 @@ def stays_quantised(name: str, ref: AnyRef) -> bool:
     if quantised is None or not name.endswith(".weight") or len(ref.shape) != 2:
         return False
     if name.endswith("embed_tokens.weight"):
-        return quantised.format in _BY_ROW
+        scale = quantised.parts.get("weight_scale")
+        squares = scale is not None and prod(scale.shape) != 1 and scale.shape[0] != ref.shape[0]
+        return quantised.format in _BY_ROW and not squares
     return quantised.format in FORMATS or quantised.format in GGUF_FORMATS
 
 

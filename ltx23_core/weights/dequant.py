@@ -19,6 +19,7 @@ from . import ggml
 Parts = Mapping[str, Tensor]
 Rows = Callable[[slice], Tensor]  # rows of the stored weight -> float32 (rows, stored columns)
 
+SQUARE = 128  # rows and columns that share a scale in blockwise fp8
 GROUP = 1 << 24  # numbers made at once: 64 MB in float32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -63,6 +64,20 @@ def _scale(scale: Tensor) -> Callable[[slice], Tensor]:
     return (lambda at: flat) if flat.numel() == 1 else lambda at: flat[at, None]
 
 
+def _squares(scale: Tensor, weight: Tensor) -> Callable[[slice], Tensor] | None:
+    """Blockwise: one scale for each square of 128 rows and columns, as factors of rows; None: of another kind."""
+    rows, columns = weight.shape
+    shape = tuple(scale.shape)
+    if scale.numel() == 1 or shape == (rows, 1) or shape != (-(-rows // SQUARE), -(-columns // SQUARE)):
+        return None
+
+    def factors(at: slice) -> Tensor:
+        square = torch.arange(at.start, at.stop, device=scale.device) // SQUARE
+        return scale[square].float().repeat_interleave(SQUARE, dim=1)[:, :columns]
+
+    return factors
+
+
 def _fp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
     """§2.2: W = q s; without a scale, what was cast to fp8 and no more.
 
@@ -71,7 +86,7 @@ def _fp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
     weight = parts["weight"]
     if "weight_scale" not in parts:
         return lambda at: weight[at].float()
-    scale = _scale(parts["weight_scale"])
+    scale = _squares(parts["weight_scale"], weight) or _scale(parts["weight_scale"])
     return lambda at: _without_nan(weight[at], scale(at)).float() * scale(at)
 
 

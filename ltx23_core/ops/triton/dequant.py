@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 2048
+SQUARE = 128  # rows and columns that share a scale in blockwise fp8
 E4M3, E5M2, INT8, E2M1 = 0, 1, 2, 3
 _KINDS = {torch.float8_e4m3fn: E4M3, torch.float8_e5m2: E5M2, torch.int8: INT8}
 _BLOCKS = {"mxfp8": 32, "nvfp4": 16}  # numbers of a row that share a scale
@@ -27,8 +28,8 @@ def _e4m3(code):
 
 @triton.jit
 def _value(byte, KIND: tl.constexpr):
-    """Float32 of a stored byte."""
-    code = byte.to(tl.int32) & 255
+    """Float32 of a stored byte, as an int32 from 0 to 255."""
+    code = byte
     if KIND == 0:
         return _e4m3(code)
     elif KIND == 1:
@@ -38,15 +39,22 @@ def _value(byte, KIND: tl.constexpr):
 
 
 @triton.jit
-def _scaled(weight, scale, out, columns, stored, SCALES: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr):
+def _scaled(weight, scale, out, columns, stored, across, SQUARE: tl.constexpr, SCALES: tl.constexpr, KIND: tl.constexpr,
+            BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = place < columns
-    value = _value(tl.load(weight + row * stored + place, mask=inside, other=0), KIND)
-    if SCALES == 1:
-        value = value * tl.load(scale).to(tl.float32)
-    elif SCALES == 2:
-        value = value * tl.load(scale + row).to(tl.float32)
+    code = tl.load(weight + row * stored + place, mask=inside, other=0).to(tl.int32)
+    if SCALES == 0:
+        value = _value(code, KIND)
+    else:
+        at = place * 0
+        if SCALES == 2:
+            at += row
+        elif SCALES == 3:
+            at += (row // SQUARE) * across + place // SQUARE
+        factor = tl.load(scale + at, mask=inside, other=0).to(tl.float32)
+        value = _value(tl.where(factor == 0, 0, code), KIND) * factor  # 0 however a quantiser left it
     tl.store(out + row * columns + place, value.to(out.dtype.element_ty), mask=inside)
 
 
@@ -66,9 +74,11 @@ def _blockwise(weight, scale, whole, out, columns, stored, across, SIZE: tl.cons
         size = code & 7
         bits = tl.where(size < 2, size * 0x3F000000, (size << 22) + (126 << 23))
         value = (bits | ((code & 8) << 28)).to(tl.float32, bitcast=True)
-        value = value * _e4m3(factor) * tl.load(whole).to(tl.float32)
+        second = tl.load(whole).to(tl.float32)
+        value = value * _e4m3(tl.where(second == 0, 0, factor)) * second
     else:
-        value = _value(tl.load(weight + row * stored + place, mask=inside, other=0), KIND)
+        code = tl.load(weight + row * stored + place, mask=inside, other=0).to(tl.int32)
+        value = _value(tl.where(factor == 0, 0, code), KIND)
         value = value * (factor << 23).to(tl.float32, bitcast=True)
     tl.store(out + row * columns + place, value.to(out.dtype.element_ty), mask=inside)
 
@@ -83,8 +93,18 @@ def fits(format: str, parts: Mapping[str, Tensor], parameters: Mapping[str, obje
     if format == "mxfp8":
         return weight.dtype in _KINDS
     rotated = bool(parameters.get("rotated"))
-    per_row = scale is None or scale.numel() in (1, weight.shape[0])
-    return format in ("fp8", "int8") and weight.dtype in _KINDS and per_row and not rotated
+    return format in ("fp8", "int8") and weight.dtype in _KINDS and not rotated and (
+        scale is None or _scales(weight, scale) is not None)
+
+
+def _scales(weight: Tensor, scale: Tensor) -> int | None:
+    """What has a scale: 1 the whole, 2 each row, 3 each square; None: something else."""
+    if scale.numel() == 1:
+        return 1
+    rows, squares = weight.shape[0], tuple(-(-side // SQUARE) for side in weight.shape)
+    if tuple(scale.shape) in ((rows,), (rows, 1)):
+        return 2
+    return 3 if tuple(scale.shape) == squares else None
 
 
 def dequantise(format: str, parts: Mapping[str, Tensor], out: Tensor) -> Tensor:
@@ -94,9 +114,9 @@ def dequantise(format: str, parts: Mapping[str, Tensor], out: Tensor) -> Tensor:
     grid = rows, triton.cdiv(columns, BLOCK)
     stored, codes = weight.shape[1], weight.view(torch.uint8)
     if format not in _BLOCKS:
-        count = 0 if scale is None else min(scale.numel(), 2)
-        _scaled[grid](codes, codes if scale is None else scale, out, columns, stored, SCALES=count,
-                      KIND=_KINDS[weight.dtype], BLOCK=BLOCK, num_warps=4)
+        kind = 0 if scale is None else _scales(weight, scale)
+        _scaled[grid](codes, codes if scale is None else scale, out, columns, stored, -(-stored // SQUARE),
+                      SQUARE=SQUARE, SCALES=kind, KIND=_KINDS[weight.dtype], BLOCK=BLOCK, num_warps=4)
         return out
     four = format == "nvfp4"
     size = _BLOCKS[format]

@@ -72,6 +72,13 @@ def case_fp8(r: random.Random, rows: bool = False, kind: str = "e4m3") -> tuple:
     return "fp8", {"weight": u8(codes).view(dtype), "weight_scale": scale}, {}, want
 
 
+def case_fp8_squares(r: random.Random, rows: int = 200, columns: int = 300) -> tuple:
+    codes, scale = rand_bytes(r, rows, columns, finite), floats(r, -(-rows // 128), -(-columns // 128))
+    want = [[f32(e4m3(codes[i][j])) * f32(scale[i // 128, j // 128].item()) for j in range(columns)]
+            for i in range(rows)]
+    return "fp8", {"weight": u8(codes).view(torch.float8_e4m3fn), "weight_scale": scale}, {}, want
+
+
 def case_mxfp8(r: random.Random) -> tuple:
     n, k, shape = 160, 192, (150, 170)
     codes = rand_bytes(r, n, k, finite)
@@ -151,6 +158,7 @@ def case_w4a8(r: random.Random, book: bool) -> tuple:
 
 CASES = {
     "fp8 e4m3": case_fp8, "fp8 e5m2": lambda r: case_fp8(r, kind="e5m2"), "fp8 rows": lambda r: case_fp8(r, rows=True),
+    "fp8 squares": case_fp8_squares, "fp8 as many squares as rows": lambda r: case_fp8_squares(r, 4, 512),
     "mxfp8": case_mxfp8, "nvfp4": case_nvfp4, "int8": case_int8, "int8 one scale": lambda r: case_int8(r, rows=False),
     "int8 rotated by 64": lambda r: case_int8(r, 64), "int8 rotated by 16": lambda r: case_int8(r, 16),
     "int4": case_int4, "awq": case_awq,
@@ -249,6 +257,14 @@ ZERO = {  # of each format: parts as quantisers leave them for a layer of zeros,
     "w4a8": {"weight": torch.full((4, 16), 0x77, dtype=torch.uint8), "weight_s_channel": torch.zeros(4),
              "weight_s_rel": torch.full((4, 2), float("nan"))},
 }
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8 rows", "mxfp8", "nvfp4", "int8"])
+def test_kernels_give_zeros_for_a_scale_of_zero(name: str, triton_form: None) -> None:
+    parts = {part: tensor.to(DEVICE) for part, tensor in ZERO[name].items()}
+    out = torch.ones(4, 32, device=DEVICE)
+    dequantise(name.split()[0], parts, {}, (4, 32), torch.float32, out)
+    assert not out.any()
 
 
 @pytest.mark.parametrize("name", ZERO)
