@@ -96,7 +96,7 @@ def prepare(update: Update, strength: float, dtype: torch.dtype, read: Read) -> 
         dtype = torch.float32
     tensors = {}
     for role, ref in update.tensors.items():
-        tensors[role] = _finite(read(ref, dtype), role, ref)
+        tensors[role] = finite(read(ref, dtype), role, ref)
     alpha = update.alpha
     if isinstance(alpha, TensorRef):
         alpha = float(read(alpha, torch.float32).item())
@@ -108,9 +108,12 @@ def prepare(update: Update, strength: float, dtype: torch.dtype, read: Read) -> 
     return Change(update.kind, tensors, scale, strength=strength, dora=update.dora)
 
 
-def _finite(factor: Tensor, role: str, ref: TensorRef) -> Tensor:
-    """A factor as it was read; a NaN or infinity in it is named here, before it spoils a whole run."""
-    if not factor.numel():
+def finite(factor: Tensor, role: str, ref: TensorRef) -> Tensor:
+    """A factor as it was read; a NaN or infinity in it is named here, before it spoils a whole run.
+
+    One on the meta device has no numbers: who streams it has looked at them before.
+    """
+    if factor.is_meta or not factor.numel():
         return factor
     low, high = map(float, torch.aminmax(factor))
     if not (math.isfinite(low) and math.isfinite(high)):
