@@ -30,7 +30,8 @@ class Score:
         loss: place of its number format in `EXACT`.
         weaker: minus the modules of a LoRA times their mean rank.
         recipe: 0: dev, 1: distilled, 2: unknown.
-        apart: 0: a file for this alone, 1: part of a checkpoint; of a checkpoint: minus the components it brings.
+        apart: -1: a file that is taken anyway, 0: one for this alone, 1: part of a checkpoint; of a checkpoint: minus
+            the components it brings.
         changed: 1: its name says that somebody changed the official weights.
         older: minus its version.
     """
