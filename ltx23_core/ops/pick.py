@@ -27,6 +27,11 @@ def choose(name: str) -> None:
     _state.update(choice=name, ready=False)
 
 
+def chosen() -> str:
+    """What `choose` was told last."""
+    return _state["choice"]
+
+
 def prepare() -> bool:
     """Import the kernels and try one, once; whether they work. `torch.compile` needs this done before it traces.
 

@@ -64,7 +64,8 @@ class LocalResidency:
         if self.device.type == "cuda":
             on_device, _ = torch.cuda.mem_get_info(self.device)
             cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            free = on_device + cached - RESERVE_BYTES
+            recorded = sum(c.recorded_bytes for c in self._resident)  # the allocator's, but for the recordings alone
+            free = on_device + cached - recorded - RESERVE_BYTES
         if self._budget is not None:
             free = min(free, self._budget - sum(c.loaded_bytes for c in self._resident))
         return free

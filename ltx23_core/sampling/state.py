@@ -47,6 +47,11 @@ def fit_latent_length(latent: Tensor, frames: int) -> Tensor:
     return functional.pad(latent[:, :, :frames], (0, 0, 0, max(0, frames - latent.shape[2])))
 
 
+def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+    """x0 = x - t v in float32, in the latent's dtype; timesteps float32, broadcastable to (B, N, 1) (spec/02 §8)."""
+    return (latent.float() - velocity.float() * timesteps.float()).to(latent.dtype)
+
+
 def map_streams(function: Callable[..., Tensor], *streams: Streams) -> Streams:
     """Apply a function of tensors to each stream that is there."""
     video, audio = (None if parts[0] is None else function(*parts) for parts in zip(*streams, strict=True))
