@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 _MARK = re.compile(r"%(date:[^%]*|[^%/\\]+)%")
+_NO_NAME = r'[\\?<>:*|"\x00-\x1f\x7f]'
 _DATE = re.compile(r"yyyy|yyy|yy|dd?|MM?|hh?|mm?|ss?")
 _HOSTS = frozenset({"width", "height", "year", "month", "day", "hour", "minute", "second"})  # the server's own
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
@@ -38,8 +39,9 @@ def expand(prefix: str, width: int, height: int, prompt: Mapping[str, Any] | Non
         mark = match[1]
         if mark in values:
             return values[mark]
-        text = _date(mark[5:], moment) if mark.startswith("date:") else _input(mark, prompt or {})
-        return re.sub(r'[/\\?<>:*|"\x00-\x1f\x7f]', "_", text)
+        if mark.startswith("date:"):  # slashes make folders there, as on the page
+            return re.sub(_NO_NAME, "_", _date(mark[5:], moment))
+        return re.sub(f"/|{_NO_NAME}", "_", _input(mark, prompt or {}))
 
     return _MARK.sub(written, prefix)
 

@@ -41,6 +41,16 @@ def test_nan_is_named_before_anything_runs(what: str, make, value: float) -> Non
         make(value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.uint16, torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("make", [SourceClip, lambda frames: ImageCondition(frames[0])])
+def test_pixels_of_unknown_white_are_refused(make, dtype: torch.dtype) -> None:
+    """A 16-bit picture was taken for floats, and all of it was white."""
+    with pytest.raises(LTX23Error, match=f"pixels of {str(dtype)[6:]}.*uint8, or floats in .0, 1."):
+        make(FRAMES.to(dtype))
+    for right in (torch.uint8, torch.float16, torch.bfloat16, torch.float64):
+        make(FRAMES.to(right))
+
+
 @pytest.mark.parametrize("kind", ["video", "audio"])
 def test_nan_in_a_latent_is_named_before_the_decoder_loads(tiny_pipeline: Pipeline, kind: str) -> None:
     config = tiny_pipeline.transformer_config
