@@ -12,12 +12,10 @@ from ...errors import OutOfMemoryError
 from ...memory.room import Memory, Need, gb, place
 from .identity import Identity
 
-# Number formats, the most exact first: by the relative error of normal weights with few outliers. Measured by
-# `test_situations`: Q8_0 0.5 %, int8 0.9, fp8 scaled 2.6, MXFP8 2.7, fp8 e4m3 3.3, Q5_1 3.8, Q5_0 4.3, fp8 e5m2 5.3,
-# Q4_1 7.9, Q4_0 8.7, NVFP4 9.5, int4 ConvRot 14; the others stand where bits and block sizes put them.
-EXACT = ("bf16", "fp16", "fp32", "GGUF BF16", "GGUF F16", "GGUF Q8_0", "int8", "GGUF Q6_K", "fp8 scaled", "MXFP8",
-         "fp8 e4m3", "GGUF Q5_K", "GGUF Q5_1", "GGUF Q5_0", "fp8 e5m2", "GGUF Q4_K", "GGUF IQ4_XS", "GGUF IQ4_NL",
-         "GGUF Q4_1", "w4a8 ConvRot", "GGUF Q4_0", "NVFP4", "int4 AWQ", "int4 ConvRot", "GGUF Q3_K", "GGUF Q2_K")
+# Number formats, the most exact first.
+EXACT = ("bf16", "fp16", "fp32", "GGUF BF16", "GGUF F16", "fp8 scaled", "GGUF Q8_0", "MXFP8", "int8", "fp8 e4m3",
+         "GGUF Q6_K", "w4a8 ConvRot", "NVFP4", "GGUF Q5_K", "GGUF Q5_1", "GGUF Q5_0", "GGUF Q4_K", "GGUF IQ4_XS",
+         "GGUF IQ4_NL", "GGUF Q4_1", "GGUF Q4_0", "fp8 e5m2", "int4 AWQ", "int4 ConvRot", "GGUF Q3_K", "GGUF Q2_K")
 
 
 @dataclass(frozen=True, order=True)
@@ -29,12 +27,12 @@ class Score:
         generation: 0: header or name say 2.3, 1: neither says anything, 2: an older family.
         over_room: 0: fits into the device; else the bytes that it would take there.
         other_variant: of what belongs to one variant: 0: the transformer's, 1: its name says none, 2: the other.
+        changed: 1: its name says that somebody changed the official weights; another model is no more exact one.
         loss: place of its number format in `EXACT`.
         weaker: minus the modules of a LoRA times their mean rank.
         recipe: 0: dev, 1: distilled, 2: unknown.
         apart: -1: a file that is taken anyway, 0: one for this alone, 1: part of a checkpoint; of a checkpoint: minus
             the components it brings.
-        changed: 1: its name says that somebody changed the official weights.
         older: minus its version.
     """
 
@@ -42,11 +40,11 @@ class Score:
     generation: int = 0
     over_room: int = 0
     other_variant: int = 0
+    changed: int = 0
     loss: int = 0
     weaker: int = 0
     recipe: int = 0
     apart: int = 0
-    changed: int = 0
     older: int = 0
 
 
