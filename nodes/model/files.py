@@ -161,7 +161,7 @@ def _manifest_name(choice: Choice, variant: str) -> str:
 
 def _check_there(choice: Choice, items: Sequence[Item]) -> None:
     """Refuse to go on where no file brings a transformer."""
-    from ...ltx23_core.overlay.shelf.downloads import missing_lines
+    from ...ltx23_core.overlay.downloads import missing_lines
 
     if "checkpoint" in choice.files or any(item.identity.kind == UNREAD for item in items):
         return
@@ -177,8 +177,8 @@ FILES = Files()
 
 def overview() -> dict[str, object]:
     """For the page: the sentence of every file, by name, the lists of all inputs, and what auto would take."""
+    from ...ltx23_core.overlay.downloads import UPSAMPLERS, missing_lines, needed_by
     from ...ltx23_core.overlay.shelf.choose import ROLES, choose
-    from ...ltx23_core.overlay.shelf.downloads import UPSAMPLERS, missing_lines, needed_by
     from ...ltx23_core.plan.recipes import RECIPES
 
     items = FILES.items(LIST_SECONDS)

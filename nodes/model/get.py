@@ -79,8 +79,8 @@ GETTER = Getter()
 def _basket(components: Iterable[str]) -> Basket:
     """What auto misses, and of `RECIPE_NEEDS` what is named."""
     from ...ltx23_core.hub.shopping import basket_of
+    from ...ltx23_core.overlay.downloads import DOWNLOADS, OPTIONAL
     from ...ltx23_core.overlay.shelf.choose import choose
-    from ...ltx23_core.overlay.shelf.downloads import DOWNLOADS, OPTIONAL
 
     choice = choose(FILES.items(), {}, memory.device_memory())
     named = set(components)

@@ -10,7 +10,7 @@ from ltx23_core.overlay.bytes.ggml import ggml_ref
 from ltx23_core.overlay.bytes.header import Header
 from ltx23_core.overlay.bytes.source import AnyRef, SourceFile, TensorRef, tensor_bytes
 from ltx23_core.overlay.shelf.facts import Facts, facts_of
-from ltx23_core.overlay.shelf.identify import name_it
+from ltx23_core.overlay.shelf.identify_file import name_it
 from ltx23_core.overlay.shelf.shelf import Item
 from tests.support.overlay import Layout, as_layout, manifest_22b
 

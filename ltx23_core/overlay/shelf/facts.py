@@ -33,7 +33,7 @@ SAMPLE, SAMPLES = 4096, 8  # bytes, and tensors, that are looked at to see wheth
 _NUMBER = {"vocoder": 4}  # bytes of a number on the device, where it is not bfloat16
 _LORA_BLOCK = re.compile(r"transformer_blocks[._](\d+)[._]")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.self_attn\.q_norm\.")
-_RANK = re.compile(r"[._]lora([._]?A|[._]?down|_linear_layer\.down)(\.\w+)?(\.weight)?$")
+_RANK = re.compile(r"[._]lora([._]?A|_a|[._]?down|_linear_layer\.down)(\.\w+)?(\.weight)?$")
 _LORA_GENERATION = {"an LTX-2.3 LoRA": "2.3", "an LTX-2.0 LoRA": "2.0"}
 
 
@@ -242,7 +242,7 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     if name == "a Stable Diffusion LoRA":
         width = names.size(r"attn2[._]to_k.*(lora_A|lora_?down)", 1)
         name = kinds.SD_WIDTHS.get(width or 0, name)
-    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q\.lora_?(A|down)", 1)
+    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q(\.weight)?\.lora_?(A|a|down)", 1)
     if "video modules" in name and width == 2048:
         name, fits = kinds.LTX_VIDEO_2B, False
     dialect = next((each for each, pattern in kinds.LORA_DIALECTS if names.lines.has(pattern)), None)
