@@ -149,8 +149,6 @@ class VideoWriter:
                 self._container.mux(self._audio.encode(None))
             self._container.close()
             self._container = None
-            with open(self._part, "rb+") as file:
-                os.fsync(file.fileno())
             self.path = publish_free(self._part, self.path, self._next_path)
 
     def _check_frames(self, frames: torch.Tensor) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...memory.room import gb
+from ..downloads import UPSAMPLERS, missing
 from ..names.variant import DEV, DISTILLED, generation_of, version_of
-from .downloads import UPSAMPLERS, missing
 from .identify_folder import fingerprint
 from .identity import Identity
 from .score import SAY, Score, first_difference, fit, loss_of, over_room, stages_of

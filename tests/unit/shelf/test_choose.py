@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ltx23_core import identify, materialize
+from ltx23_core.overlay.downloads import missing_lines
 from ltx23_core.overlay.shelf.choose import Choice, choose
-from ltx23_core.overlay.shelf.downloads import missing_lines
 from ltx23_core.overlay.shelf.identity import Identity
 from ltx23_core.overlay.shelf.report import report as full_report
 from ltx23_core.overlay.shelf.shelf import Item, Shelf
