@@ -54,9 +54,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a file that others wrote its name, once its bytes are on the disk."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
+    _sync(temporary)
     os.replace(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def is_leftover(name: str, of: str) -> bool:
@@ -88,14 +92,17 @@ def publish_new(part: Path, path: Path) -> None:
 def publish_free(part: Path, path: Path, next_path: Callable[[], Path] | None) -> Path:
     """Publish under a name, or, with ``next_path``, under the first that is free; returns the name.
 
+    Its bytes are on the disk before it has one.
+
     Args:
         part: the finished temporary.
         path: the wanted name; without ``next_path`` a file of that name is replaced.
         next_path: gives the next name to try.
     """
     if next_path is None:
-        os.replace(part, path)
+        publish(part, path)
         return path
+    _sync(part)
     while True:
         try:
             publish_new(part, path)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import MAX_REFERENCE_SCALE, REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
-from ..errors import MediaError, RequestError
+from ..config import MAX_REFERENCE_SCALE
+from ..errors import RequestError
 from ..geometry import TIME_SCALE, VideoGrid, video_positions
-from ..overlay.bytes.header import read_header
 from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
 from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
@@ -34,7 +32,7 @@ class ReferenceVideo:
         mask: (F, H, W) or (1, H, W) in [0, 1], weights of ``attention_strength`` in space and time, frame for frame
             with the source; None: 1 everywhere.
         downscale: the reference is encoded at the stage's width and height divided by this, as its LoRA was trained
-            (`reference_scales`).
+            (`lora.reference.reference_scales`).
         temporal: every so manieth frame is taken.
     """
 
@@ -153,29 +151,3 @@ def append_reference(state: StreamState, latent: Tensor, target_tokens: int, fps
         attention = Seen.of_clip(before, target_tokens, state.clean.device)
     seen = torch.ones(tokens.shape[1]) if weights is None else weights.flatten()
     return replace(state, attention=attention.with_reference(seen * reference.attention_strength))
-
-
-def reference_scales(lora: str | Path | Mapping[str, str]) -> tuple[int, int]:
-    """(downscale, temporal) factors that an IC-LoRA was trained with; 1 where it states none.
-
-    Args:
-        lora: a safetensors file, of which the header alone is read, or its metadata.
-
-    Raises:
-        OverlayError: a file that cannot be read.
-        MediaError: a factor that is no whole number.
-    """
-    metadata = lora if isinstance(lora, Mapping) else read_header(Path(lora)).metadata
-    return _scale(metadata, REFERENCE_SPATIAL), _scale(metadata, REFERENCE_TEMPORAL)
-
-
-def _scale(metadata: Mapping[str, str], keys: tuple[str, ...]) -> int:
-    stated = reference_factor(metadata, keys)
-    if stated is None:
-        return 1
-    key, value = stated
-    if value is None:
-        raise MediaError(f"the LoRA states {key} {str(metadata[key])!r}",
-                         f"a whole number from 1 to {MAX_REFERENCE_SCALE}",
-                         "Set the factors by hand.")
-    return value

@@ -11,7 +11,7 @@ from .bytes.endings import SAFETENSORS
 from .bytes.source import SourceFile, refusing_unreadable
 from .find.companions import check_upsampler, find_upsampler, read_distilled_lora
 from .find.folders import find
-from .find.found import Found
+from .find.found import Found, kind_of
 from .find.resolve import Resolved, resolve_all
 from .find.text_encoder import TEXT_PARTS, check_matches, find_text_encoder
 from .garbage import no_collection
@@ -171,7 +171,7 @@ def _origins(chosen: Mapping[str, Found], resolved: Mapping[str, Resolved]) -> l
 
 
 def _no_transformer(found: Sequence[Found]) -> OverlayError:
-    what = "; ".join(f"{part.path} is {part.files.kind}" for part in found) or "a tokenizer alone was given"
+    what = "; ".join(f"{part.path} is {kind_of(part.files)}" for part in found) or "a tokenizer alone was given"
     return OverlayError(f"there is no transformer: {what}", MINIMUM,
                         "Add the transformer: give its file or folder as checkpoint, the others as components.")
 

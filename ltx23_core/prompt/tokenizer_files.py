@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ..atomic import temporary_beside, write_whole
 from ..errors import OverlayError
 from ..overlay import Overlay
 from ..overlay.bytes.header import read_small
@@ -65,11 +66,11 @@ def _converted(overlay: Path, model: bytes, origin: Path) -> Path:
 def _write(folder: Path, files: dict[str, str]) -> Path:
     """All files or none: another process may do the same at the same time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = temporary_beside(folder)
     try:
+        temporary.mkdir()
         for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        os.chmod(temporary, 0o755)
+            write_whole(temporary / name, text)
         os.rename(temporary, folder)
     except OSError:
         if not (folder / "tokenizer.json").is_file():  # else the other process was first

@@ -9,6 +9,7 @@ from typing import NamedTuple
 SAFETENSORS = (".safetensors", ".sft")
 GGUF = ".gguf"
 WEIGHTS = (*SAFETENSORS, GGUF)
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # weights that can run code: never opened
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # either is enough
 TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json")
 UNFINISHED = (".incomplete", ".part", ".crdownload", ".download", ".aria2", ".tmp")

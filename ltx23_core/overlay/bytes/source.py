@@ -196,3 +196,12 @@ class QuantRef:
 
 
 AnyRef = TensorRef | QuantRef
+
+
+def gigabytes(size: int) -> str:
+    """A size for people: 46.1 GB, 365 MB, 134 bytes."""
+    for unit, bytes_ in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= 0.95 * bytes_:
+            value = size / bytes_
+            return f"{value:.1f} {unit}" if value < 99.95 and unit != "kB" else f"{value:.0f} {unit}"
+    return f"{size} bytes"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from ...atomic import write_whole
+from ...atomic import publish, write_whole
 from ...errors import ExportError
 from .files import ALIGN, OutputFile, Range
 from .sources import Sources, cannot_read, cannot_write
@@ -152,7 +152,7 @@ class FileWriter:
     def finish(self) -> None:
         """Give the complete file its name."""
         try:
-            os.replace(self.partial, self.target)
+            publish(self.partial, self.target)
             self.journal.unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(self.target, error) from error

@@ -9,14 +9,14 @@ from ...config import gemma_config
 from ...errors import OverlayError, examples, word
 from ..bytes.endings import TOKENIZER_FILES, TOKENIZERS
 from ..bytes.header import read_json
+from ..bytes.sets import Files, has_stem, read_files, read_stem, weight_sets
 from ..bytes.source import SourceFile
 from ..names.architecture import differences, expected_tensors
 from ..names.builtin import builtin_gemma
 from ..names.layout import Tensors, match
 from ..packed.formats import fitted
-from .found import CONFIG_FILE, Files, Found
+from .found import CONFIG_FILE, Found, kind_of
 from .gguf_gemma import gguf_gemma_config, is_gguf_gemma
-from .sets import has_stem, read_files, read_stem, weight_sets
 
 GEMMA_12B = "Gemma 3 12B"
 _GET_GEMMA = (f"Use {GEMMA_12B}: the folder of huggingface.co/google/gemma-3-12b-it-qat-q4_0-unquantized "
@@ -64,7 +64,7 @@ def _parts(files: Files) -> dict[str, Tensors]:
     """The components of a text encoder's files; the projection too where it was saved with it."""
     found = match(files)
     if found is None or "text_encoder" not in found.components:
-        raise OverlayError(f"{files.path} is {files.kind}", GEMMA_12B, _GET_GEMMA)
+        raise OverlayError(f"{files.path} is {kind_of(files)}", GEMMA_12B, _GET_GEMMA)
     return found.components
 
 
@@ -107,7 +107,7 @@ def _is_gemma(files: Files) -> bool:
 def _single(path: Path) -> Files:
     files = read_files(path)
     if not _is_gemma(files):
-        raise OverlayError(f"{path} is {files.kind}", "Gemma 3 12B", _GET_GEMMA)
+        raise OverlayError(f"{path} is {kind_of(files)}", "Gemma 3 12B", _GET_GEMMA)
     return files
 
 

@@ -1,16 +1,46 @@
 """The models that lie in one folder: a file each, or shards that belong together. By names; then headers are read."""
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ...errors import OverlayError, examples
-from ..bytes.endings import INDEX, is_weights, shard_of, stem_of
-from ..bytes.gguf import is_gguf
-from ..bytes.header import read_json
-from ..bytes.weights import read_weights
-from .found import Files
+from .endings import INDEX, is_weights, shard_of, stem_of
+from .gguf import is_gguf
+from .header import Header, read_json
+from .source import AnyRef
+from .weights import read_weights
 
 _GENERAL = ("diffusion_pytorch_model", "model")  # beside them, names with a dot are the same in another precision
+
+
+@dataclass(frozen=True)
+class Files:
+    """One weight file, or all shards of one model; as `layout.match` wants it.
+
+    Args:
+        path: the file, or the folder of the shards.
+        headers: of each file.
+    """
+
+    path: Path
+    headers: tuple[Header, ...]
+
+    @cached_property
+    def tensors(self) -> dict[str, AnyRef]:
+        """All tensors."""
+        return {name: ref for header in self.headers for name, ref in header.tensors.items()}
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """All metadata; of equal keys the first file's."""
+        return {key: value for header in reversed(self.headers) for key, value in header.metadata.items()}
+
+    @property
+    def folder(self) -> Path:
+        """Where config.json would be."""
+        return self.headers[0].path.parent
 
 
 def weight_sets(folder: Path) -> list[Files]:
