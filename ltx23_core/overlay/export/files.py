@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ExportError
+from ..bytes.endings import INDEX, shard_name
 from ..bytes.source import DTYPE_BITS, AnyRef, QuantRef, SourceFile, TensorRef
 from ..manifest import Overlay
 from ..names.architecture import PLAIN_DTYPES
@@ -22,7 +23,6 @@ from .packed import CARRIED, unpacked
 
 ALIGN = 4096  # blocks that file systems can share between files
 _HEADER_ALIGN = 8  # as the safetensors library pads
-WEIGHTS, SHARDS = "{stem}.safetensors", "{stem}-{number:05}-of-{count:05}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,15 @@ def sharded(folder: str, stem: str, tensors: Mapping[str, TensorRef], limit: int
             size = 0
         shards[-1][key] = ref
         size += ref.size_bytes
-    names = [SHARDS.format(stem=stem, number=i + 1, count=len(shards)) for i in range(len(shards))]
+    names = [shard_name(stem, i + 1, len(shards)) for i in range(len(shards))]
     if len(shards) == 1:
-        names = [WEIGHTS.format(stem=stem)]
+        names = [f"{stem}.safetensors"]
     files = [weights_file(f"{folder}/{name}", shard, {"format": "pt"})
              for name, shard in zip(names, shards, strict=True)]
     if len(shards) > 1:
         places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         total = sum(ref.size_bytes for ref in tensors.values())
-        files.append(json_file(f"{folder}/{WEIGHTS.format(stem=stem)}.index.json",
+        files.append(json_file(f"{folder}/{stem}{INDEX}",
                                {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}))
     return files
 
