@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import MediaError
@@ -28,9 +29,14 @@ def to_frames(pixels: Tensor, eight_bit: bool = False) -> Tensor:
     """
     if eight_bit and not is_finite(pixels):
         raise MediaError("the decoded picture holds NaN or infinity", "finite pixels", NAN_FIX)
+    dtype = torch.uint8 if eight_bit else torch.float32
     _, count, height, width = pixels.shape
-    frames = torch.empty(count, height, width, 3, dtype=torch.uint8 if eight_bit else torch.float32)
+    frames = torch.empty(count, height, width, 3, dtype=dtype)
     for start in range(0, count, FRAMES_AT_ONCE):
-        some = ((pixels[:, start:start + FRAMES_AT_ONCE] + 1) * 0.5).clamp(0, 1).permute(1, 2, 3, 0)
-        frames[start:start + FRAMES_AT_ONCE] = to_uint8(some) if eight_bit else some
+        end = start + FRAMES_AT_ONCE
+        levels = ((pixels[:, start:end] + 1) * 0.5).clamp(0, 1)  # [-1, 1] to [0, 1]
+        some = rearrange(levels, "c f h w -> f h w c")
+        if eight_bit:
+            some = to_uint8(some)
+        frames[start:end] = some
     return frames

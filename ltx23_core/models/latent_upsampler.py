@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import UpsamplerConfig
@@ -72,10 +73,8 @@ class _Shuffle3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C * t * s * s, F, H, W) -> (B, C, F * t, H * s, W * s)."""
-        batch, _, frames, height, width = x.shape
-        x = x.view(batch, -1, self.time, self.space, self.space, frames, height, width)
-        x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
-        return x.reshape(batch, -1, frames * self.time, height * self.space, width * self.space)
+        sizes = {"t": self.time, "h": self.space, "w": self.space}
+        return rearrange(x, "b (c t h w) F H W -> b c (F t) (H h) (W w)", **sizes)
 
 
 def _resampler(config: UpsamplerConfig) -> nn.Module:
@@ -119,8 +118,8 @@ class LatentUpsampler(nn.Module):
         if self.temporal:
             h = self.upsampler(h)[:, :, 1:]
         else:
-            frames = self.upsampler(h.transpose(1, 2).flatten(0, 1))
-            h = frames.unflatten(0, (h.shape[0], h.shape[2])).transpose(1, 2)
+            frames = self.upsampler(rearrange(h, "b c f h w -> (b f) c h w"))
+            h = rearrange(frames, "(b f) c h w -> b c f h w", b=len(h))
         return self.final_conv(self.post_upsample_res_blocks(h))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,23 +24,23 @@ Streams = tuple["Tensor | None", "Tensor | None"]
 
 def video_to_tokens(latent: Tensor) -> Tensor:
     """(B, C, F', H', W') -> (B, F' H' W', C), contiguous; order frame, row, column."""
-    return latent.flatten(2).transpose(1, 2).contiguous()
+    return rearrange(latent, "b c f h w -> b (f h w) c").contiguous()
 
 
 def tokens_to_video(tokens: Tensor, grid: VideoGrid) -> Tensor:
     """(B, N >= grid.tokens, C) -> (B, C, F', H', W'), contiguous; appended tokens are dropped."""
-    latent = tokens[:, :grid.tokens].transpose(1, 2).contiguous()
-    return latent.unflatten(2, (grid.frames, grid.height, grid.width))
+    sizes = {"f": grid.frames, "h": grid.height, "w": grid.width}
+    return rearrange(tokens[:, :grid.tokens], "b (f h w) c -> b c f h w", **sizes).contiguous()
 
 
 def audio_to_tokens(latent: Tensor) -> Tensor:
     """(B, C, T, bins) -> (B, T, C bins), contiguous, channel-major."""
-    return latent.transpose(1, 2).flatten(2).contiguous()
+    return rearrange(latent, "b c t bins -> b t (c bins)").contiguous()
 
 
 def tokens_to_audio(tokens: Tensor, channels: int) -> Tensor:
     """(B, T, channels * bins) -> (B, channels, T, bins), contiguous."""
-    return tokens.unflatten(2, (channels, -1)).transpose(1, 2).contiguous()
+    return rearrange(tokens, "b t (c bins) -> b c t bins", c=channels).contiguous()
 
 
 def fit_latent_length(latent: Tensor, frames: int) -> Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 _NORM_EPS = 1e-6  # of the audio VAE; the video VAE has another
@@ -83,7 +84,7 @@ class LatentStatistics(nn.Module):
 
     def _of(self, name: str, latent: Tensor) -> Tensor:
         """A statistic in the layout of a latent (B, C, T, F): (C, 1, F)."""
-        return self.get_buffer(name).to(latent).view(latent.shape[1], 1, latent.shape[3])
+        return rearrange(self.get_buffer(name).to(latent), "(c bins) -> c 1 bins", c=latent.shape[1])
 
     def normalize(self, latent: Tensor) -> Tensor:
         """(B, C, T, F) -> same, about zero mean and unit deviation: what the transformer works on."""

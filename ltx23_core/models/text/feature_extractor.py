@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...config import TextProjectionConfig
@@ -26,7 +27,7 @@ def normalize_and_concat(hidden_states: Sequence[Tensor] | Tensor) -> Tensor:
     joined = first.new_empty((*first.shape, len(hidden_states)))
     for index, state in enumerate(hidden_states):
         torch.mul(state, torch.rsqrt(state.square().mean(-1, keepdim=True) + EPS), out=joined[..., index])
-    return joined.flatten(-2)
+    return rearrange(joined, "b t d layer -> b t (d layer)")
 
 
 class FeatureExtractor(nn.Module):
