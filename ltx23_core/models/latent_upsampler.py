@@ -54,7 +54,8 @@ class RationalResampler(nn.Module):
         super().__init__()
         if scale not in _RATIONAL:
             raise OverlayError(f"the upscaler's spatial_scale is {scale}",
-                               f"one of {', '.join(map(str, _RATIONAL))}", "Use an official LTX-2.3 upscaler file.")
+                               f"one of {', '.join(map(str, _RATIONAL))}", "Use an official LTX-2.3 upscaler "
+                                                                           "file.")
         self.up, down = _RATIONAL[scale]
         self.conv = nn.Conv2d(channels, self.up**2 * channels, 3, padding=1)
         self.blur_down = _Blur(down)
@@ -84,7 +85,8 @@ def _resampler(config: UpsamplerConfig) -> nn.Module:
         space = 2 if config.spatial else 1
         return nn.Sequential(nn.Conv3d(channels, 2 * space**2 * channels, 3, padding=1), _Shuffle3d(2, space))
     if not config.spatial:
-        raise OverlayError("the upscaler enlarges neither space nor time", "spatial_upsample or temporal_upsample",
+        raise OverlayError("the upscaler enlarges neither space nor "
+                           "time", "spatial_upsample or temporal_upsample",
                            "Use an official LTX-2.3 upscaler file.")
     if config.rational:
         return RationalResampler(channels, config.spatial_scale)

@@ -97,6 +97,7 @@ def build(component: str, config: Mapping[str, Any]) -> nn.Module:
             encoder: Gemma's config.json).
     """
     if component not in BUILDERS:
-        raise OverlayError(f"component {component!r}", f"one of {', '.join(BUILDERS)}", "Use one of these names.")
+        raise OverlayError(f"component {component!r}", f"one of {', '.join(BUILDERS)}", "Use one of these "
+                                                                                        "names.")
     with torch.device("meta"):
         return BUILDERS[component](config).eval().requires_grad_(False)

@@ -100,7 +100,8 @@ def answer(gemma: nn.Module, encoder: VisionEncoder | None, tokenizer: Tokenizer
     sampling = Sampling(question.stop, seed, max_new_tokens, TEMPERATURE)
     ids = generate(gemma, question.ids, sampling, sight, check, on_token)
     if ids[-1] not in question.stop:
-        log.warning("The enhanced prompt was stopped at %d tokens and may end in the middle of a sentence.", len(ids))
+        log.warning("The enhanced prompt was stopped at %d tokens and may end in the middle of a "
+                    "sentence.", len(ids))
     return tidy(tokenizer.decode(ids))
 
 

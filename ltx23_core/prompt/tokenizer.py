@@ -16,8 +16,8 @@ from ..models.text._transformers import transformers_class
 log = logging.getLogger(__name__)
 
 _EXPECTED = "the tokenizer files of Gemma 3 (tokenizer.json and tokenizer_config.json)"
-_FIX = ("Copy tokenizer.json and tokenizer_config.json of google/gemma-3-12b-it-qat-q4_0-unquantized beside the text "
-        "encoder and make the overlay again.")
+_FIX = ("Copy tokenizer.json and tokenizer_config.json of google/gemma-3-12b-it-qat-q4_0-unquantized beside "
+        "the text encoder and make the overlay again.")
 
 
 class Tokenizer:
@@ -33,7 +33,8 @@ class Tokenizer:
     def __init__(self, folder: Path | None) -> None:
         """Read the files of the folder; see the class for what can go wrong."""
         if folder is None or not Path(folder).is_dir():
-            raise OverlayError("the overlay has no tokenizer" if folder is None else f"no tokenizer folder {folder}",
+            raise OverlayError("the overlay has no "
+                               "tokenizer" if folder is None else f"no tokenizer folder {folder}",
                                _EXPECTED, _FIX)
         loader = transformers_class("AutoTokenizer")
         try:

@@ -94,7 +94,8 @@ def waveform_to_mel(waveform: Tensor, rate: int, config: AudioVAEConfig) -> Tens
         MediaError: another number of dimensions or channels; `media.audio.as_stereo` mixes those down.
     """
     if waveform.ndim != 3 or waveform.shape[1] not in (1, 2):
-        raise MediaError(f"the waveform has shape {tuple(waveform.shape)}", "(batch, 1 or 2 channels, samples)",
+        raise MediaError(f"the waveform has shape {tuple(waveform.shape)}", "(batch, 1 or 2 channels, "
+                                                                            "samples)",
                          "Mix the audio down to stereo.")
     return log_mel(resample(waveform.expand(-1, 2, -1).float(), rate, config.sampling_rate), config)
 

@@ -91,7 +91,8 @@ class MelSTFT(nn.Module):
         rows = F.pad(rearrange(waveform, "b side n -> (b side) 1 n"), (basis.shape[-1] - self.hop_length, 0))
         real, imaginary = F.conv1d(rows, basis, stride=self.hop_length).chunk(2, dim=1)
         mel = self.mel_basis @ torch.sqrt(real**2 + imaginary**2)
-        return rearrange(mel.clamp(min=LOG_FLOOR).log(), "(b side) bins frames -> b side bins frames", b=len(waveform))
+        return rearrange(mel.clamp(min=LOG_FLOOR).log(), "(b side) bins frames -> b side bins "
+                                                         "frames", b=len(waveform))
 
 
 def upsample_waveform(waveform: Tensor, ratio: int) -> Tensor:

@@ -71,7 +71,8 @@ class VisionConfig:
                 raise ValueError(f"sizes {numbers}")
         except (AttributeError, TypeError, ValueError) as error:
             raise OverlayError(f"the config of text_encoder_vision cannot be used ({error})", "that of a Gemma 3",
-                               "Download the text encoder's config.json again and make the overlay again.") from error
+                               "Download the text encoder's config.json again and make the overlay "
+                               "again.") from error
         return found
 
 
@@ -128,5 +129,6 @@ def vision_tensors(encoder: nn.Module, tensors: Mapping[str, Any]) -> dict[str, 
     if missing:
         raise OverlayError(f"the text encoder's file has {len(names) - len(missing)} of the {len(names)} tensors that "
                            f"see pictures (there is no {missing[0]})", "a Gemma 3 with its vision tower",
-                           "Use the folder of google/gemma-3-12b-it-qat-q4_0-unquantized, or enhance without an image.")
+                           "Use the folder of google/gemma-3-12b-it-qat-q4_0-unquantized, or enhance without "
+                           "an image.")
     return {name: bare[short] for name, short in names.items()}

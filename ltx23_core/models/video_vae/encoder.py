@@ -43,7 +43,8 @@ class Downsample(nn.Module):
         if self.stride[0] == 2:
             x = torch.cat([x[:, :, :1], x], dim=2)
         main = space_to_depth(self.conv(pad_frames(x, causal=True)), self.stride)
-        skip = reduce(space_to_depth(x, self.stride), "b (c group) f h w -> b c f h w", "mean", c=self.out_channels)
+        skip = reduce(space_to_depth(x, self.stride), "b (c group) f h w -> b c f h "
+                                                      "w", "mean", c=self.out_channels)
         return main.add_(skip)
 
 
