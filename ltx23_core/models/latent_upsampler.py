@@ -30,6 +30,10 @@ class ResBlock(nn.Module):
         return F.silu(self.norm2(self.conv2(h)) + x)
 
 
+def _res_blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResBlock(channels) for _ in range(count)))
+
+
 class _Blur(nn.Module):
     """Depthwise binomial blur with a stride: the stored kernel, the same for every channel."""
 
@@ -102,9 +106,9 @@ class LatentUpsampler(nn.Module):
         self.temporal = config.temporal
         self.initial_conv = nn.Conv3d(config.in_channels, channels, 3, padding=1)
         self.initial_norm = nn.GroupNorm(_GROUPS, channels)
-        self.res_blocks = nn.Sequential(*(ResBlock(channels) for _ in range(config.blocks_per_stage)))
+        self.res_blocks = _res_blocks(channels, config.blocks_per_stage)
         self.upsampler = _resampler(config)
-        self.post_upsample_res_blocks = nn.Sequential(*(ResBlock(channels) for _ in range(config.blocks_per_stage)))
+        self.post_upsample_res_blocks = _res_blocks(channels, config.blocks_per_stage)
         self.final_conv = nn.Conv3d(channels, config.in_channels, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -137,6 +141,8 @@ def upsample(module: nn.Module, latent: Tensor, mean: Tensor, std: Tensor) -> Te
     Returns:
         The larger latent, normalised, same dtype.
     """
-    latent = latent.contiguous()  # a window of a longer clip is a view, over which convolutions round otherwise
-    mean, std = (statistic.to(latent).view(-1, 1, 1, 1) for statistic in (mean, std))
+    # A window of a longer clip is a view, over which convolutions round otherwise.
+    latent = latent.contiguous()
+    mean = rearrange(mean.to(latent), "c -> c 1 1 1")
+    std = rearrange(std.to(latent), "c -> c 1 1 1")
     return (module(latent * std + mean) - mean) / std

@@ -31,7 +31,9 @@ def _transformer(config: Mapping[str, Any]) -> nn.Module:
 
 def _connectors(config: Mapping[str, Any]) -> nn.Module:
     from .text.connector import TextConnectors
-    return TextConnectors(ConnectorConfig.from_dict(config, audio=False), ConnectorConfig.from_dict(config, audio=True))
+    video = ConnectorConfig.from_dict(config, audio=False)
+    audio = ConnectorConfig.from_dict(config, audio=True)
+    return TextConnectors(video, audio)
 
 
 def _text_projection(config: Mapping[str, Any]) -> nn.Module:

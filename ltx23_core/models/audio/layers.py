@@ -42,7 +42,9 @@ class ResBlock(nn.Module):
         """(B, in, T, F) -> (B, out, T, F)."""
         h = self.conv1(F.silu(pixel_norm(x)))
         h = self.conv2(F.silu(pixel_norm(h)))
-        return (self.nin_shortcut(x) if self.changes_channels else x) + h
+        if self.changes_channels:
+            x = self.nin_shortcut(x)
+        return x + h
 
 
 class Downsample(nn.Module):
@@ -71,7 +73,11 @@ class Upsample(nn.Module):
 
 def res_blocks(in_channels: int, out_channels: int, count: int) -> nn.ModuleList:
     """``count`` blocks, of which the first changes the channels."""
-    return nn.ModuleList(ResBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(count))
+    blocks = nn.ModuleList()
+    for _ in range(count):
+        blocks.append(ResBlock(in_channels, out_channels))
+        in_channels = out_channels
+    return blocks
 
 
 class LatentStatistics(nn.Module):

@@ -65,8 +65,10 @@ def log_mel_frames(padded: Tensor, config: AudioVAEConfig) -> Tensor:
     """
     window = torch.hann_window(config.n_fft, device=padded.device)
     rows = rearrange(padded, "b channels samples -> (b channels) samples")
-    spectrum = torch.stft(rows, config.n_fft, config.hop_length, window=window, center=False, return_complex=True).abs()
-    bank = mel_filterbank(config.mel_bins, config.n_fft, config.sampling_rate, config.mel_fmin, config.mel_fmax)
+    spectrum = torch.stft(rows, config.n_fft, config.hop_length, window=window, center=False,
+                          return_complex=True).abs()
+    bank = mel_filterbank(config.mel_bins, config.n_fft, config.sampling_rate,
+                          fmin=config.mel_fmin, fmax=config.mel_fmax)
     mel = (bank.to(padded.device) @ spectrum).clamp(min=LOG_FLOOR).log()
     return rearrange(mel, "(b channels) bins frames -> b channels frames bins", b=len(padded))
 

@@ -25,12 +25,16 @@ class ResidualBlock(nn.Module):
         super().__init__()
 
         def conv(dilation: int) -> nn.Conv1d:
-            return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+            same_length = dilation * (kernel - 1) // 2
+            return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=same_length)
 
-        self.convs1 = nn.ModuleList(conv(dilation) for dilation in dilations)
-        self.convs2 = nn.ModuleList(conv(1) for _ in dilations)
-        self.acts1 = nn.ModuleList(AntiAliasedSnake(channels) for _ in dilations)
-        self.acts2 = nn.ModuleList(AntiAliasedSnake(channels) for _ in dilations)
+        self.convs1, self.convs2 = nn.ModuleList(), nn.ModuleList()
+        self.acts1, self.acts2 = nn.ModuleList(), nn.ModuleList()
+        for dilation in dilations:
+            self.convs1.append(conv(dilation))
+            self.convs2.append(conv(1))
+            self.acts1.append(AntiAliasedSnake(channels))
+            self.acts2.append(AntiAliasedSnake(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, L) -> same."""
@@ -49,7 +53,8 @@ class Generator(nn.Module):
         self.conv_pre = nn.Conv1d(_CHANNELS * mel_bins, channels, 7, padding=3)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for rate, kernel in zip(config.rates, config.kernels, strict=True):
-            self.ups.append(nn.ConvTranspose1d(channels, channels // 2, kernel, rate, padding=(kernel - rate) // 2))
+            crop = (kernel - rate) // 2
+            self.ups.append(nn.ConvTranspose1d(channels, channels // 2, kernel, stride=rate, padding=crop))
             channels //= 2
             for res_kernel, dilations in zip(config.res_kernels, config.dilations, strict=True):
                 self.resblocks.append(ResidualBlock(channels, res_kernel, dilations))

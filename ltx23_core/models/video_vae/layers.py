@@ -31,8 +31,10 @@ class ChannelStatistics(nn.Module):
         self.register_buffer("std-of-means", torch.empty(channels))
 
     def _values(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = self.get_buffer("mean-of-means"), self.get_buffer("std-of-means")
-        return mean.to(latent).view(1, -1, 1, 1, 1), std.to(latent).view(1, -1, 1, 1, 1)
+        mean = self.get_buffer("mean-of-means").to(latent)
+        std = self.get_buffer("std-of-means").to(latent)
+        shape = "c -> 1 c 1 1 1"
+        return rearrange(mean, shape), rearrange(std, shape)
 
     def normalize(self, latent: Tensor) -> Tensor:
         """Raw latent (B, C, F, H, W) -> the space the transformer works in; computed in the latent's dtype."""
@@ -58,8 +60,8 @@ def pad_frames(x: Tensor, causal: bool, write: Callable[[Tensor], object] | None
     """
     batch, channels, frames, height, width = x.shape
     front = KERNEL - 1 if causal else KERNEL // 2
-    buffer = torch.empty((batch, channels, frames + KERNEL - 1, height, width), dtype=x.dtype, device=x.device,
-                         memory_format=torch.channels_last_3d)
+    shape = (batch, channels, frames + KERNEL - 1, height, width)
+    buffer = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     inner = buffer[:, :, front:front + frames]
     if write is None:
         inner.copy_(x)
