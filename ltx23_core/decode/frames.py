@@ -29,7 +29,9 @@ def to_frames(pixels: Tensor, eight_bit: bool = False) -> Tensor:
     """
     if eight_bit and not is_finite(pixels):
         raise MediaError("the decoded picture holds NaN or infinity", "finite pixels", NAN_FIX)
-    dtype = torch.uint8 if eight_bit else torch.float32
+    dtype = torch.float32
+    if eight_bit:
+        dtype = torch.uint8
     _, count, height, width = pixels.shape
     frames = torch.empty(count, height, width, 3, dtype=dtype)
     for start in range(0, count, FRAMES_AT_ONCE):
