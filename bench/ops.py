@@ -23,7 +23,7 @@ from ltx23_core.ops.gelu import linear_gelu
 from ltx23_core.ops.modulate import Modulation, Update, add_norm_modulate
 from ltx23_core.ops.norms import norm_rope_pair
 
-from .measure import relative, seconds, table
+from .measure import device_seconds, relative, seconds, table
 
 WIDTH, HEADS, HEAD_DIM, TEXT = 4096, 32, 128, 1024
 DTYPE, DEVICE = torch.bfloat16, torch.device("cuda")
@@ -42,12 +42,20 @@ def copy_rate() -> float:
     return 2 * x.numel() / seconds(lambda: y.copy_(x), repeats=9)
 
 
-def fused(tokens: int) -> dict[str, tuple[Callable[..., object], tuple, int]]:
-    """Operation -> function, arguments, and how many passes over (tokens, 4096) it must make at least."""
+def fused(tokens: int, dtype: torch.dtype = DTYPE) -> dict[str, tuple[Callable[..., object], tuple, int]]:
+    """Operation -> function, arguments, and how many passes over (tokens, 4096) it must make at least.
+
+    The same numbers every time, those of bfloat16, in any dtype.
+    """
+    torch.manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, device=DEVICE).to(DTYPE).to(dtype)
+
     product, x, value = random(1, tokens, 3 * WIDTH + HEADS), random(1, tokens, WIDTH), random(1, tokens, WIDTH)
     logits, query, key, _ = product.split([HEADS, WIDTH, WIDTH, WIDTH], -1)
     angles = torch.rand(1, tokens, WIDTH // 2, device=DEVICE)
-    rope = angles.cos().to(DTYPE), angles.sin().to(DTYPE)
+    rope = angles.cos().to(DTYPE).to(dtype), angles.sin().to(DTYPE).to(dtype)
     weight = 1 + 0.1 * random(WIDTH)
     rows = random(1, 2, 9, WIDTH)
     parts = [Modulation(rows[:, :, i], rows[:, :, i + 1], rows[:, :, i + 2]) for i in (0, 3)]
@@ -78,19 +86,27 @@ def flat(result: object) -> Tensor:
 
 
 def operations(tokens: int, ceiling: float) -> list[Row]:
-    """Both forms of each operation; the error of bfloat16 against the torch form in float64 (see tests) is not here."""
-    rows = []
+    """Both forms of each operation on the device alone, what the host takes for Triton's, and errors to float64."""
+    rows, wide = [], fused(tokens, torch.float64)
     for name, (function, arguments, passes) in fused(tokens).items():
         times, results = {}, {}
         for form in ("torch", "triton"):
             pick.choose(form)
             results[form] = flat(function(*arguments))
-            times[form] = seconds(lambda f=function, a=arguments: f(*a), repeats=9)
+            times[form] = device_seconds(lambda f=function, a=arguments: f(*a))
+        host = seconds(lambda f=function, a=arguments: f(*a), repeats=9)
         rate = passes * tokens * WIDTH * 2 / times["triton"]
         rows.append({"tokens": tokens, "what": name, "torch ms": 1e3 * times["torch"],
-                     "triton ms": 1e3 * times["triton"], "of the copy": f"{rate / ceiling:.0%}",
-                     "difference": relative(results["triton"], results["torch"])})
+                     "triton ms": 1e3 * times["triton"], "with its launch": 1e3 * host,
+                     "of the copy": f"{rate / ceiling:.0%}"} | errors(*wide[name][:2], results))
     return rows
+
+
+def errors(function: Callable[..., object], arguments: tuple, results: dict[str, Tensor]) -> Row:
+    """Relative L2 of both forms in bfloat16 to what the torch form makes of the same numbers in float64."""
+    pick.choose("torch")
+    want = flat(function(*arguments))
+    return {f"{form} to float64": f"{relative(got, want):.1e}" for form, got in results.items()}
 
 
 def products(tokens: int) -> list[Row]:
@@ -119,7 +135,7 @@ def products(tokens: int) -> list[Row]:
     few = x[:, :256]
     exact = gelu(linear(few.double(), layer.weight.double(), layer.bias.double()), approximate="tanh")
     for name, (width, call) in cases.items():
-        taken = seconds(call, repeats=9)
+        taken = device_seconds(call)
         right = name.startswith("ff in") and "no" not in name
         rows.append({"tokens": tokens, "what": name, "ms": 1e3 * taken,
                      "TFLOP/s": f"{2 * tokens * WIDTH * width / taken / 1e12:.0f}",
@@ -141,7 +157,7 @@ def attentions(tokens: int) -> list[Row]:
             function = {"auto": attention, "torch": nn.functional.scaled_dot_product_attention}.get(kind)
             function = function or attention_backend(kind)
             try:
-                row[kind] = 1e3 * seconds(lambda f=function: f(query, key, value, None), repeats=7)  # noqa: B023
+                row[kind] = 1e3 * device_seconds(lambda f=function: f(query, key, value, None))  # noqa: B023
             except RuntimeError as error:
                 row[kind] = str(error)[:20]
         out = attention(query, key, value)

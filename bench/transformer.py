@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from ltx23_core.ops import pick
 from .measure import attention_rate, by_class, matmul_rate, peak_gib, relative, seconds, table, top_kernels
 from .models import SIZES, TEXT, Work, config_22b, diffusers_peer, random_transformer, timed_once
 
-PEERS = ("diffusers", "diffusers-eager", "torch-forms")
+PEERS = ("diffusers", "diffusers-eager", "torch-forms", "no-graphs")
+OWN = ("torch-forms", "no-graphs")  # our own model, with something left out
 
 
 def operations(config: TransformerConfig, work: Work) -> tuple[float, float]:
@@ -49,7 +51,7 @@ def calls(args: argparse.Namespace, model: Transformer, work: Work,
         found["ours, first frame held"] = work.ours(model, guided, conditioned=True)
     wanted = [name for name in args.peers if not args.peer_sizes or work.name in args.peer_sizes]
     for name in wanted:
-        found[name] = work.ours(model, guided) if name == "torch-forms" else work.diffusers(peers[name], guided)
+        found[name] = work.ours(model, guided) if name in OWN else work.diffusers(peers[name], guided)
     return found
 
 
@@ -62,20 +64,24 @@ def measure(args: argparse.Namespace, config: TransformerConfig, model: Transfor
     floor = floor_seconds(config, work, rates)
     print(f"# {work.name}: {tokens} tokens, product {rates[0] / 1e12:.0f}, attention {rates[1] / 1e12:.0f} TFLOP/s",
           flush=True)
-    rows, want = [], None
+    rows, want, graphs = [], None, os.environ.get("LTX23_GRAPHS", "auto")
     for name, call in calls(args, model, work, peers).items():
         pick.choose("torch" if name == "torch-forms" else args.form)
+        os.environ["LTX23_GRAPHS"] = "0" if name == "no-graphs" else graphs
         result = timed_once(f"{work.name} {name}, first call", call)
         want = want or result
         # Against our own result: both are bfloat16, so this is the rounding of two orders of summation.
         error = max(relative(got[0], expected[0]) for got, expected in zip(result, want, strict=True))
         del result
         rows.append({"size": work.name, "what": name, "seconds": seconds(call, args.repeats), "floor": floor,
-                     "peak_gib": peak_gib(call), "error": error})
+                     # A recording's memory is the allocator's own; what replays use of it is counted by nobody else.
+                     "peak_gib": peak_gib(call) + model.graphs.bytes / 2**30, "error": error})
         if args.profile and device.type == "cuda":
             rows[-1]["kernels"] = by_class(call)
             rows[-1]["top"] = top_kernels(call)
         print(f"# {rows[-1] | {'top': None}}", flush=True)
+        model.graphs.forget()
+    os.environ["LTX23_GRAPHS"] = graphs
     return rows
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .config import AudioVAEConfig, UpsamplerConfig, VideoVAEConfig, VocoderConfig
-from .decode.frames import NAN_FIX, to_frames
+from .decode.frames import to_frames
 from .decode.sound import decode_sound, encode_sound
 from .decode.tiles import (
     Tiling,
@@ -17,7 +17,7 @@ from .decode.tiles import (
     tiled_decode_bytes,
     tiled_encode,
 )
-from .errors import RequestError
+from .errors import NAN_FIX, RequestError
 from .geometry import VideoGrid, video_grid
 from .media.audio import Audio, as_float, as_stereo, is_finite
 from .memory.estimates import encode_bytes, sound_decode_bytes, sound_encode_bytes, upsample_bytes

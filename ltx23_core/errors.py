@@ -6,11 +6,14 @@ thing to do next. ComfyUI shows only the first line of a message, so all three s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 EXAMPLES = 8  # of each kind of problem, in an error
 # Of file names, mostly: what breaks a line, hides text or cannot be printed at all (half a character).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_named: Callable[[str], str] = str
+_WORD = re.compile(r"[A-Za-z][\w.+-]{0,39}", re.ASCII)
 
 
 class LTX23Error(Exception):
@@ -26,7 +29,7 @@ class LTX23Error(Exception):
         self.found = found.strip().rstrip(".")
         self.expected = expected.strip().rstrip(".")
         self.fix = fix.strip()
-        message = f"{self.found}. Expected: {self.expected}. Next: {self.fix}"
+        message = _named(f"{self.found}. Expected: {self.expected}. Next: {self.fix}")
         super().__init__(_UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), message))
 
 
@@ -54,8 +57,42 @@ class MediaError(LTX23Error):
     """An image, video or audio file or tensor that cannot be used."""
 
 
+NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
+
+
 class OutOfMemoryError(LTX23Error, MemoryError):
     """Not enough device memory for what was asked."""
+
+
+def name_paths(named: Callable[[str], str]) -> None:
+    """Have every later message pass through a function that writes its paths in another way.
+
+    For a server: its clients hear "models/loras/x.safetensors", not where on the computer that is.
+    """
+    global _named
+    _named = named
+
+
+def spoken(text: str) -> str:
+    """Any text with its paths written as messages have them."""
+    return _named(text)
+
+
+def word(value: object) -> str:
+    """A name that stands in a file, for a message: in quotes if it is one plain word, else what it is instead.
+
+    Messages reach whoever uses a server; what else may stand in a file is not their business.
+    """
+    if isinstance(value, str) and _WORD.fullmatch(value):
+        return repr(value)
+    return "nothing" if value is None else "something that is no name"
+
+
+def reason(error: BaseException) -> str:
+    """Why a table from a file cannot be used, without what stands in it: the key that is missing, or the kind."""
+    if isinstance(error, KeyError) and error.args:
+        return f"{word(error.args[0])} is missing"
+    return type(error).__name__
 
 
 def examples(names: Sequence[str]) -> str:

@@ -5,10 +5,13 @@ import sys
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..ltx23_core.errors import name_paths
 from .conditions import clips, inputs
 from .conditions.clips import ReferenceVideoNode, ReferenceVoiceNode, SourceAudioNode, SourceVideoNode
 from .conditions.edit import ExtendNode, InpaintNode, RetakeNode
 from .conditions.image import ImageConditionNode, KeyframeNode
+from .host import places
+from .model import get
 from .model.fetch import FetchNode
 from .model.load import LoadNode
 from .model.lora import LoraNode
@@ -41,4 +44,6 @@ class LTX23Extension(ComfyExtension):
 
 async def comfy_entrypoint() -> LTX23Extension:
     """Return the extension; ComfyUI calls this once at start-up."""
+    name_paths(places.for_clients)
+    get.serve()
     return LTX23Extension()

@@ -16,7 +16,7 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms: python -m tools.rooms -->", "<!-- end of rooms -->"
 
 # The facts: every room may use them.
-FACTS = ("errors", "geometry", "config", "atomic", "version")
+FACTS = ("errors", "geometry", "config", "atomic", "locks", "version")
 # Files that stand alone in ltx23_core, and the room that each is.
 SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "words": "pipeline",
           "__main__": "cli"}
@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "overlay": ("overlay.bytes", "overlay.packed", "overlay.names", "overlay.find"),
     "overlay.shelf": ("overlay.bytes", "overlay.packed", "overlay.names", "overlay", "hub", "memory"),
     "overlay.export": ("overlay.bytes", "overlay.packed", "overlay.names", "overlay"),
-    "weights": ("overlay.bytes", "overlay.packed", "memory"),
+    "weights": ("overlay.bytes", "overlay.packed", "memory", "ops"),
     "lora": ("overlay.lora", "overlay", "overlay.bytes", "weights"),
     "quant": ("overlay.bytes", "overlay.packed", "weights", "lora", "ops"),
     "runtime": ("overlay.bytes", "overlay.packed", "overlay.names", "weights", "lora", "quant", "ops", "memory"),

@@ -104,7 +104,7 @@ def _write(pipe: Pipeline, latents: Latents, options: Namespace, metadata: dict[
     audio = latents.audio
     if audio is not None:
         audio = pipe.decode_audio(audio)
-    chunks = _counted(pipe.decode_video(latents.video), latents.frames, options.quiet)
+    chunks = _counted(pipe.decode_video(latents.video, eight_bit=True), latents.frames, options.quiet)
     return write_video(options.output, chunks, latents.fps, audio, metadata=metadata)
 
 

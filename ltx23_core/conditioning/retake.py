@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
+from ..media.audio import Audio, as_float, as_stereo
 from ..plan.condition import FILLS, FREEZES, SOURCE, Clip, StageSetting
 from ..sampling.state import StatePair, StreamState, audio_to_tokens, fit_latent_length
-from .source import SourceClip, audio_latent, video_tokens
+from .source import SourceClip, audio_latent, cut_sound, video_tokens
 
 log = logging.getLogger(__name__)
 STREAMS = ("both", "video", "audio")
@@ -71,6 +72,13 @@ class Retake:
             self.source.check_length(clip.frames, clip.fps, self.name)
         if clip.audio and self.source.audio is None:
             log.info("Retake: the clip has no sound, so sound is generated for all of it")
+
+    def waveform(self, clip: Clip) -> Audio | None:
+        """The clip's own sound for the file, sample for sample, where only the picture is made anew; else None."""
+        if self.regenerate != "video" or self.source.audio is None or not clip.audio:
+            return None
+        sound = cut_sound(self.source.audio, 0.0, clip.seconds, pad=True)
+        return Audio(as_stereo(as_float(sound.waveform.detach())).cpu().contiguous(), sound.sample_rate)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Put the source into both streams; the stretch is open in those to regenerate."""

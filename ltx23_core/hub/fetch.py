@@ -5,13 +5,12 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..errors import RequestError
+from ..locks import Busy, locked
 from .errors import HubError
 from .partial import download, partial_path
 from .remote import CHUNK, Hub, RemoteFile, files_below, is_complete
@@ -19,11 +18,11 @@ from .request import Request, parse
 from .there import file_below, folder_below, is_real
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, file; may raise to stop
-MARGIN = 512 * 10**6                        # bytes that stay free on the disk
 GB = 10**9
+# What stays free on a disk: the computer needs room to work. Whichever is less.
+RESERVED_SHARE, RESERVED = 0.10, 20 * GB
 
 THERE, IN_CACHE = "already there", "in the Hugging Face cache"
-DOWNLOADED, UNCHECKED = "downloaded, hash checked", "downloaded (the server states no hash)"
 
 
 @dataclass(frozen=True)
@@ -213,11 +212,18 @@ def _check_space(items: Iterable[Item]) -> None:
 
 
 def _check_room(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size + MARGIN:
+    free, reserved = room_on(folder)
+    needed = size + reserved
+    if free < needed:
         raise HubError(f"the disk of {folder} has {size_text(free)} free, {size_text(size)} are to be written",
-                       f"{size_text(size + MARGIN)} free", f"Free {size_text(size + MARGIN - free)} there, or choose "
-                                                           "a folder on another disk.")
+                       f"{size_text(needed)} free: {size_text(reserved)} of this disk stay free",
+                       f"Free {size_text(needed - free)} there, or choose a folder on another disk.")
+
+
+def room_on(folder: Path) -> tuple[int, int]:
+    """Bytes that are free on the disk of a folder, which need not be there yet, and how many of them stay free."""
+    usage = shutil.disk_usage(_existing(folder / "x"))
+    return usage.free, min(int(usage.total * RESERVED_SHARE), RESERVED)
 
 
 def _existing(path: Path) -> Path:
@@ -233,10 +239,10 @@ def _provide(hub: Hub, item: Item, tick: Callable[[int], None]) -> str:
             return THERE
         if item.cached:
             return f"{IN_CACHE}, {_link(item.cached.resolve(), item.target, tick)}"
-        checked = download(hub, item.file, item.target, tick)
+        way = download(hub, item.file, item.target, tick)
         for leftover in item.target.parent.glob(f".{_escaped(item.target.name)}.*.incomplete"):
             leftover.unlink(missing_ok=True)  # of an older version of the file
-        return DOWNLOADED if checked else UNCHECKED
+        return way
 
 
 @contextmanager
@@ -245,19 +251,14 @@ def _alone(target: Path) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=0) as lock:
-            try:
-                yield
-            finally:  # given back first: Windows deletes no open file
-                lock.release()
-                with suppress(OSError):
-                    path.unlink()
-    except Timeout as error:
+        with locked(path):
+            yield
+    except Busy as error:
         raise HubError(f"another process is downloading {target}", "one at a time",
-                       f"Wait for it, or delete {path} if there is none.") from error
+                       f"Wait for it, or delete {error.path} if there is none.") from error
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
-                               errno.EEXIST, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG):
+                               errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG):
             raise
         raise HubError(f"{target} cannot be written ({error.strerror})", "a folder with room that you may write to",
                        "Choose another folder, or free some room; what has arrived is kept.") from error

@@ -14,6 +14,7 @@ from .remote import CHUNK, Hub, RemoteFile
 
 RETRIES = 5        # one after the other that bring nothing new
 RETRY_PAUSE = 1.0  # seconds, times the number of the retry
+DOWNLOADED, UNCHECKED = "downloaded, hash checked", "downloaded (the server states no hash)"
 _SHOWN = 16        # digits of a hash in a message
 
 
@@ -33,6 +34,7 @@ class Partial:
 
     def __init__(self, path: Path, file: RemoteFile, tick: Callable[[int], None]) -> None:
         self.path, self.file, self._tick, self.size = path, file, tick, 0
+        self.is_cut = False  # whether the server sent more than the hub stated, which was not written
 
     def __enter__(self) -> Partial:
         """Open, and hash what an earlier run has brought."""
@@ -56,7 +58,11 @@ class Partial:
         self._open.close()
 
     def add(self, chunk: bytes) -> None:
-        """Append."""
+        """Append; what goes beyond the stated size is cut off: a server cannot fill the disk."""
+        room = self.file.size - self.size
+        if len(chunk) > room:
+            self.is_cut = True
+            chunk = chunk[:room]
         self._open.write(chunk)
         self._digest.update(chunk)
         self._count(len(chunk))
@@ -65,6 +71,7 @@ class Partial:
         """Give up what is there."""
         self._open.truncate(0)
         self._digest = _digest(self.file)
+        self.is_cut = False
         self._count(-self.size)
 
     def finish(self, target: Path) -> None:
@@ -77,9 +84,15 @@ class Partial:
         os.fsync(self._open.fileno())
         self._open.close()
         got = self._digest.hexdigest()
+        if self.is_cut and not _is_hash(self.file.etag):
+            self.path.unlink()
+            raise HubError(f"the server sent more than {target.name} is, and states no hash to tell what it is",
+                           f"{self.file.size} bytes, as the hub says", "Try again; if it happens again, do not use "
+                                                                       "this server or proxy.")
         if self.size != self.file.size or (_is_hash(self.file.etag) and got != self.file.etag):
             self.path.unlink()
-            raise HubError(f"what arrived as {target.name} is {self.size} bytes with the hash {got[:_SHOWN]}…",
+            more = " and more" if self.is_cut else ""
+            raise HubError(f"what arrived as {target.name} is {self.size} bytes{more} with the hash {got[:_SHOWN]}…",
                            f"{self.file.size} bytes with the hash {self.file.etag[:_SHOWN]}…",
                            "Try again: the damaged download was deleted. If it happens again, a proxy, a virus "
                            "scanner or the disk changes data.")
@@ -101,8 +114,8 @@ def _digest(file: RemoteFile) -> hashlib._Hash:
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
 
-def download(hub: Hub, file: RemoteFile, target: Path, tick: Callable[[int], None]) -> bool:
-    """Bring a file to its place, beginning where an earlier run stopped -> whether there was a hash to check.
+def download(hub: Hub, file: RemoteFile, target: Path, tick: Callable[[int], None]) -> str:
+    """Bring a file to its place, beginning where an earlier run stopped -> how it came, for the user.
 
     Raises:
         HubError: the content is wrong.
@@ -118,6 +131,8 @@ def download(hub: Hub, file: RemoteFile, target: Path, tick: Callable[[int], Non
                         partial.restart()
                     for chunk in chunks:
                         partial.add(chunk)
+                        if partial.is_cut:
+                            break
                 if partial.size == before:
                     raise ConnectionError("the server sent nothing")
             except Exception as error:
@@ -127,4 +142,5 @@ def download(hub: Hub, file: RemoteFile, target: Path, tick: Callable[[int], Non
                 time.sleep(RETRY_PAUSE * failures)
                 tick(0)
         partial.finish(target)
-    return _is_hash(file.etag)
+    cut = ", the server sent more than that: cut off" if partial.is_cut else ""
+    return (DOWNLOADED if _is_hash(file.etag) else UNCHECKED) + cut

@@ -7,6 +7,7 @@ both 0.26 (transformers 4.50) and 2.4 have are used.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CHUNK = 1 << 18  # bytes; an interruption waits for one
 QUICK = 2.0      # seconds; a refusal that took longer was retried by the library itself (0.36 to 1.x: for 23 s)
+_LOGIN = re.compile(r"//[^/@]*@")
 # What a model is made of. No program code, no pickles, no pictures.
 PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
 
@@ -62,10 +64,11 @@ class Hub:
     cache: Path | None = None
 
     def address(self, request: Request) -> str:
-        """The page of the repository."""
+        """The page of the repository, for messages: without a login that a mirror's address may hold."""
         from huggingface_hub import constants
 
-        return f"{(self.endpoint or constants.ENDPOINT).rstrip('/')}/{request.repo}"
+        endpoint = _LOGIN.sub("//", self.endpoint or constants.ENDPOINT)
+        return f"{endpoint.rstrip('/')}/{request.repo}"
 
     def files(self, request: Request, root: Path | None) -> list[RemoteFile]:
         """Ask the hub for all that a request names, one question a file, so that no refusal comes late.

@@ -83,7 +83,7 @@ def prepare(update: Update, strength: float, dtype: torch.dtype, read: Read) -> 
         dtype: of the weight.
         read: (tensor, dtype or None: as stored) -> tensor on the device.
     """
-    tensors = {role: _finite(read(ref, dtype if update.plain else torch.float32), role, ref)
+    tensors = {role: finite(read(ref, dtype if update.plain else torch.float32), role, ref)
                for role, ref in update.tensors.items()}
     alpha = update.alpha
     if isinstance(alpha, TensorRef):
@@ -92,8 +92,13 @@ def prepare(update: Update, strength: float, dtype: torch.dtype, read: Read) -> 
     return Change(update.kind, tensors, 1.0 if alpha is None else alpha / divisor, strength, update.dora)
 
 
-def _finite(factor: Tensor, role: str, ref: TensorRef) -> Tensor:
-    """A factor as it was read; a NaN or infinity in it is named here, before it spoils a whole run."""
+def finite(factor: Tensor, role: str, ref: TensorRef) -> Tensor:
+    """A factor as it was read; a NaN or infinity in it is named here, before it spoils a whole run.
+
+    One on the meta device has no numbers: who streams it has looked at them before.
+    """
+    if factor.is_meta:
+        return factor
     low, high = (float(value) for value in torch.aminmax(factor)) if factor.numel() else (0.0, 0.0)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise WeightsError(f"{ref.path.name} holds NaN or infinity in a factor ({role} at byte {ref.start})",

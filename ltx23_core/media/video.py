@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from ..atomic import publish_free, sweep, temporary_beside
-from ..errors import MediaError
+from ..errors import NAN_FIX, MediaError
 from ..ops.resample import resample
+from .aside import use_aside
 from .audio import Audio, as_float, as_stereo, is_finite
 from .image import to_uint8
 from .rate import frame_rate
@@ -28,7 +29,7 @@ MBTREE_STEP = 128  # pixels
 PARTS = ".*.mp4*.part"  # what a killed process leaves
 BT709, LIMITED_RANGE = 1, 1  # codes of H.273, used for primaries, transfer and matrix alike
 FALLBACK_SOUND_RATE = 48_000  # Hz, for rates that AAC does not have
-_NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
+FRAMES_BETWEEN_LOOKS = 4  # that are encoded before an interrupt is noticed
 
 
 def check_output_path(path: str | os.PathLike[str]) -> Path:
@@ -166,18 +167,29 @@ class VideoWriter:
                              "Give all frames the same size.")
         if frames.is_floating_point() and not bool(torch.isfinite(frames).all()):
             raise MediaError(f"the picture holds NaN or infinity from frame {self.frames} on", "finite pixels",
-                             _NAN_FIX)
+                             NAN_FIX)
+
+
+def write_aside(writer: VideoWriter, chunks: Iterable[torch.Tensor]) -> None:
+    """Encode each chunk, as of `VideoWriter.write`, in a thread of its own while the iterator makes the next one."""
+    def encode(chunk: torch.Tensor, unwanted: Callable[[], bool]) -> None:
+        for piece in chunk.split(FRAMES_BETWEEN_LOOKS):
+            if unwanted():
+                return
+            writer.write(piece)
+
+    use_aside(chunks, encode)
 
 
 def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float, audio: Audio | None = None,
                 *, metadata: Mapping[str, str] | None = None) -> int:
     """Write an mp4 from chunks (f, H, W, 3), float32 in [0, 1] or uint8, as they come; returns the number of frames.
 
-    Nothing is left behind if the iterator raises. Raises `MediaError`. Quality: see `VideoWriter`.
+    A chunk is encoded in a thread of its own while the iterator makes the next one. Nothing is left behind if the
+    iterator raises. Raises `MediaError`. Quality: see `VideoWriter`.
     """
     with VideoWriter(path, fps, audio, metadata=metadata) as writer:
-        for chunk in chunks:
-            writer.write(chunk)
+        write_aside(writer, chunks)
     return writer.frames
 
 
@@ -198,7 +210,7 @@ def writable_sound(audio: Audio) -> tuple[np.ndarray, int]:
         raise MediaError(f"the sound has shape {tuple(audio.waveform.shape)}", "(1, channels, samples): one waveform",
                          "Write one video for each item of a batch.")
     if not is_finite(waveform):
-        raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]", _NAN_FIX)
+        raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]", NAN_FIX)
     stereo = as_stereo(as_float(waveform.detach())).cpu()
     rate = audio.sample_rate if audio.sample_rate in _aac_rates() else FALLBACK_SOUND_RATE
     return resample(stereo, audio.sample_rate, rate)[0].numpy(), rate

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-NAMES = ("norms", "modulate", "gates", "gelu")
+NAMES = ("norms", "modulate", "gates", "gelu", "dequant")
 CHOICES = ("auto", "triton", "torch")
 
 _log = logging.getLogger("ltx23")
@@ -25,6 +25,11 @@ def choose(name: str) -> None:
     """Take one form from now on: "auto", "triton" or "torch"."""
     assert name in CHOICES, name
     _state.update(choice=name, ready=False)
+
+
+def chosen() -> str:
+    """What `choose` was told last."""
+    return _state["choice"]
 
 
 def prepare() -> bool:

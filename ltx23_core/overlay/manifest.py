@@ -11,15 +11,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..atomic import is_leftover, write_whole
-from ..errors import OverlayError
+from ..errors import OverlayError, reason, word
+from ..locks import Busy, locked
 from .bytes.endings import TOKENIZER_FILES
 from .bytes.header import read_json
 from .bytes.source import (
@@ -99,7 +98,7 @@ class Overlay:
         path = Path(os.path.abspath(path))
         content = read_json(path)
         if content.get("format") != FORMAT:
-            raise OverlayError(f"{path} has the format {content.get('format')!r}", f"{FORMAT!r}", REMAKE)
+            raise OverlayError(f"{path} has the format {word(content.get('format'))}", f"{FORMAT!r}", REMAKE)
         stored = content.pop("id", None)
         try:
             if encode(content)[1] != stored:
@@ -107,21 +106,26 @@ class Overlay:
                                    "a manifest as materialize wrote it", REMAKE)
             overlay = _from_content(path, stored, content)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise OverlayError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})",
+            raise OverlayError(f"{path} is damaged ({reason(error)})",
                                "a manifest as materialize wrote it", REMAKE) from error
         overlay.verify()
         with refusing_unreadable():
             _check_sources(overlay)
         return overlay
 
-    def verify(self) -> None:
-        """Compare size, modification time and header hash of every source with those recorded.
+    def verify(self, paths: Collection[Path] | None = None) -> None:
+        """Compare size, modification time and header hash of sources with those recorded.
+
+        Args:
+            paths: of the files that are about to be read; None: all sources. Another file may have changed or gone:
+                that is no reason to lose what is being made.
 
         Raises:
             OverlayError: a source is gone or changed.
         """
         for source in self.sources:
-            source.verify()
+            if paths is None or source.path in paths:
+                source.verify()
 
     def require(self, name: str) -> ComponentEntry:
         """A component that must be there.
@@ -256,25 +260,31 @@ def remove_stale(path: Path) -> None:
                     (path.parent / name).unlink()
 
 
+def _holds(path: Path, text: str) -> bool:
+    """Whether a file has this content already."""
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (OSError, ValueError):
+        return False
+
+
 def save(path: Path, text: str) -> None:
     """Write a manifest, all of it or nothing: temporary file, fsync, rename, one writer at a time.
 
     Raises:
         OverlayError: the folder cannot be written, or another process holds the lock for a minute.
     """
+    if _holds(path, text):  # so that a read-only folder with the same manifest serves
+        return
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=_LOCK_SECONDS):
+        with locked(lock, _LOCK_SECONDS):
             remove_stale(path)
-            try:
-                write_whole(path, text)
-            finally:  # the lock file is of no use to anyone
-                with contextlib.suppress(OSError):
-                    lock.unlink()
-    except Timeout as error:
+            write_whole(path, text)
+    except Busy as error:
         raise OverlayError(f"another process has been writing {path} for {_LOCK_SECONDS} s", "a free manifest",
-                           f"Wait for it, or delete {lock} if none is running.") from error
+                           f"Wait for it, or delete {error.path} if none is running.") from error
     except OSError as error:
         raise OverlayError(f"{path} cannot be written ({error.strerror or error})",
                            "a folder with write permission and free space",

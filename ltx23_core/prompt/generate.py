@@ -1,8 +1,10 @@
-"""Gemma 3 writes text: transformers' own generation around the language model that is already loaded.
+"""Gemma 3 writes text with the language model that is already loaded.
 
 The weights of the head are those of the embedding, so nothing is loaded for it. transformers' model class is built on
-the meta device and gets the loaded modules put in; its `generate` brings the KV cache and the masks that fit the
-installed release (before 4.53 a sliding window needs another cache than since).
+the meta device and gets the loaded modules put in. It reads the question, picture and all; then each token is a step
+over fixed memory (`models.text.step`). Where layers are streamed, transformers' own `generate` does everything: it
+brings the KV cache and the masks that fit the installed release (before 4.53 a sliding window needs another cache
+than since). The text is the same.
 """
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from torch.nn import functional
 
 from ..models.text._transformers import transformers_class
 from ..models.text.gemma import check_ids, checked, restore_buffers
+from ..models.text.step import Step, heard, steppable
 from ..models.text.vision import VisionEncoder, seeing_model
 
 TOP_K, TOP_P = 64, 0.95  # Gemma 3's generation_config.json; single files do not bring it
@@ -62,6 +65,15 @@ class Sampling:
     seed: int
     max_new_tokens: int
     temperature: float
+
+    def draw(self, scores: Tensor) -> Tensor:
+        """The next token, int64 (1, 1), from the scores of all, (1, vocabulary); as transformers draws it."""
+        scores = scores.float()
+        if self.temperature <= 0:
+            return scores.argmax(-1, keepdim=True)
+        for name, value in (("Temperature", self.temperature), ("TopK", TOP_K), ("TopP", TOP_P)):
+            scores = transformers_class(f"{name}LogitsWarper")(value)(None, scores)
+        return torch.multinomial(scores.softmax(-1), num_samples=1)
 
     def config(self, model: nn.Module) -> object:
         """transformers' GenerationConfig. Never compiled: that would take minutes and a C compiler.
@@ -132,7 +144,7 @@ def generate(gemma: nn.Module, ids: Sequence[int], sampling: Sampling, sight: Si
         ids: n token ids.
         sampling: how to draw.
         sight: the picture, if the sequence has places for one.
-        check: called before every layer; what it raises ends the run.
+        check: called before every layer, on a GPU before every token; what it raises ends the run.
         on_token: called before each new token.
 
     Returns:
@@ -144,12 +156,35 @@ def generate(gemma: nn.Module, ids: Sequence[int], sampling: Sampling, sight: Si
     check_ids(gemma, ids)
     device = gemma.norm.weight.device
     restore_buffers(gemma, device)
-    model = _model(gemma, TiedHead(gemma.embed_tokens, on_token), sight)
-    model.generation_config = config = sampling.config(model)
+    head, steps = TiedHead(gemma.embed_tokens, on_token), steppable(gemma)
+    model = _model(gemma, head, sight)
     tokens = torch.tensor([list(ids)], device=device)
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if sight is not None:
         inputs |= {"pixel_values": sight.pixels.to(device, gemma.norm.weight.dtype),
                    "token_type_ids": (tokens == sight.place).long()}
     with checked(gemma, check), forked_rng(sampling.seed):
+        if steps:
+            return _write(model, gemma, head, inputs, sampling, check)
+        model.generation_config = config = sampling.config(model)
         return model.generate(**inputs, generation_config=config)[0, len(ids):].tolist()
+
+
+def _write(model: nn.Module, gemma: nn.Module, head: TiedHead, inputs: dict[str, Tensor], sampling: Sampling,
+           check: Callable[[], None] | None) -> list[int]:
+    """Read the question once, then write token by token."""
+    ids = inputs["input_ids"]
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    with heard(gemma) as question:
+        scores = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
+    step = Step(gemma, question, sampling.max_new_tokens, check)
+    question.clear()  # its steps have their own
+    made: list[int] = []
+    while True:
+        token = sampling.draw(scores)
+        made.append(token.item())
+        if made[-1] in sampling.stop or len(made) >= sampling.max_new_tokens:
+            return made
+        if check is not None:
+            check()
+        scores = head(step(token))[:, -1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic import write_whole
+from ..atomic import sweep, write_whole
 from ..config import VIDEO_SCALE
 
 log = logging.getLogger("ltx23")
@@ -65,6 +65,8 @@ class LatentToRGB:
     def save(self, path: Path, decoder: str) -> None:
         """Keep the map beside the overlay; a folder that cannot be written only costs the next fit."""
         content = {"format": _FORMAT, "decoder": decoder, "matrix": self.matrix.tolist(), "bias": self.bias.tolist()}
+        for pattern in (f".{path.name}.*.tmp", f"{path.name}*.tmp"):  # of now, and of earlier versions
+            sweep(path.parent, pattern)
         try:
             write_whole(path, json.dumps(content))
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from .sizes import Sizes
 from .switch import switch_loras
 
 log = logging.getLogger("ltx23")
+Verify = Callable[[Collection[Path]], None]
 META = torch.device("meta")
 _NOTHING = ParameterLoras()
 
@@ -39,12 +41,12 @@ class Component:
         dtype: dtype of the loaded weights.
         loras: as of `set_loras`.
         stack: its blocks, where they may be streamed.
-        verify: called before weights are read; raises if a source file changed.
+        verify: called before weights are read with the files that will be read; raises if one of them changed.
         after_load: called with (module, device) after the weights are there, for buffers that no file holds.
     """
 
     def __init__(self, name: str, build: Callable[[], nn.Module], refs: Mapping[str, AnyRef], dtype: torch.dtype, *,
-                 loras: Sequence[LoraUse] = (), stack: Stack | None = None, verify: Callable[[], None] | None = None,
+                 loras: Sequence[LoraUse] = (), stack: Stack | None = None, verify: Verify | None = None,
                  after_load: Callable[[nn.Module, torch.device], None] | None = None) -> None:
         self.name, self.refs, self.dtype = name, refs, dtype
         self._build, self._module, self._stack = build, None, stack
@@ -132,7 +134,20 @@ class Component:
         """Bytes that are on the device now."""
         if self._device == META:
             return 0
-        return self._sizes.bytes(self._there, self._applied) + (self._policy.bytes(self) if self._policy else 0)
+        streamed = self._policy.bytes(self) if self._policy else 0
+        return self._sizes.bytes(self._there, self._applied) + streamed + self.recorded_bytes
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Bytes that a module which records its work (`models.transformer.graphs`) holds for that."""
+        graphs = getattr(self._module, "graphs", None)
+        return 0 if graphs is None else graphs.bytes
+
+    def _forget_recordings(self) -> None:
+        """Weights are about to move or to change."""
+        graphs = getattr(self._module, "graphs", None)
+        if graphs is not None:
+            graphs.forget()
 
     # -- where it is -------------------------------------------------------------------------------------------------
     @property
@@ -153,12 +168,13 @@ class Component:
                 self._placed == self._wanted):
             return self.loaded_bytes
         fresh = self._device != device
+        self._forget_recordings()
         if fresh:
             self.release()
             prepare_module(self.module, self.refs, self.dtype, self.name)
         self._leave_policy()
         if self._verify is not None:
-            self._verify()
+            self._verify(self._paths())
         if device.type == "cuda" and self._pages is None and (policy.streamed or self.loads):
             self._pages = Pages(device)
         try:
@@ -187,6 +203,14 @@ class Component:
             self._pages.close()
             self._pages = None
 
+    def _paths(self) -> set[Path]:
+        """The files of its weights and of the LoRAs that are wanted on them."""
+        refs = list(self.refs.values())
+        for plan in self._wanted.values():
+            for part in (*plan.fused, *plan.at_use):
+                refs += part.update.tensors.values()
+        return {ref.path for ref in refs}
+
     def _wanted_there(self) -> LoraPlan:
         return {name: parts for name, parts in self._wanted.items() if name in self._there}
 
@@ -197,6 +221,7 @@ class Component:
 
     def _drop(self) -> None:
         self._leave_policy()
+        self._forget_recordings()
         set_all_changes(self.module, {})
         self._applied, self._there = {}, set()
         self.module.to(META)

@@ -16,21 +16,57 @@ from ..plan.guidance import Guidance
 from ..plan.guider import GuiderParams
 from ..plan.latents import PromptContext
 from .combine import RunningDifference, combine
-from .state import Streams, StreamState
+from .state import Streams, StreamState, to_denoised
+from .voice import VoiceGuidance
 
-ParamsPair = tuple[GuiderParams, GuiderParams]
-
-
-def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-    """x0 = x - t v in float32, in the latent's dtype; timesteps float32, broadcastable to (B, N, 1) (spec/02 §8)."""
-    return (latent.float() - velocity.float() * timesteps.float()).to(latent.dtype)
+Params = dict[str, GuiderParams]
 
 
 class Prediction(NamedTuple):
-    """x0 of one stream: guided, and of the unconditioned pass (None where that was not asked for)."""
+    """x0 of one stream: guided, and of the unconditioned pass (None where that was not asked for, or no stream is)."""
 
-    guided: Tensor
+    guided: Tensor | None
     uncond: Tensor | None
+
+
+class StreamRun:
+    """All that is one stream's in one run.
+
+    Attributes:
+        state: before sampling.
+        last: prediction, which a skipped step repeats.
+    """
+
+    def __init__(self, state: StreamState) -> None:
+        self.state = state
+        self.last: Prediction | None = None
+        self._levels, self._index = state.distinct_mask()
+        self._running = RunningDifference()
+
+    def skips(self, params: GuiderParams, step: int) -> bool:
+        """Whether a step repeats the last prediction."""
+        return self.last is not None and params.skips(step)
+
+    def input(self, x: Tensor, sigma: float, enabled: bool) -> StreamInput:
+        """Noisy tokens (B, N, C) as the transformer takes them."""
+        batch = x.shape[0]
+        scalar = torch.full((batch,), 0.0 if self.state.frozen else sigma, device=x.device)
+        return StreamInput(x, scalar, (self._levels * sigma).expand(batch, -1), self._index, enabled)
+
+    def keep(self, x: Tensor, uncond: bool) -> None:
+        """Predict the tokens themselves: those of a frozen stream, whose timestep is 0."""
+        self.last = Prediction(x, x if uncond else None)
+
+    def combine(self, params: GuiderParams, given: StreamInput, velocities: dict[str, Tensor | None],
+                uncond: bool, voiced: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Predict from what the passes gave, by name; None: the pass did not compute this stream.
+
+        `voiced` adds to (guided, conditional) x0 what a reference voice asks for.
+        """
+        found = {name: None if value is None else to_denoised(given.latent, value, given.token_timesteps)
+                 for name, value in velocities.items()}
+        guided = voiced(combine(params, **found, running=self._running), found["cond"])
+        self.last = Prediction(guided, found["uncond"] if uncond else None)
 
 
 class Denoiser:
@@ -52,19 +88,15 @@ class Denoiser:
         self._transformer, self._check = transformer, check
         self._guidance = (guidance or Guidance()).resolved(None)
         self._positive, self._negative = positive, negative
-        self._states = (video, audio)
-        self._masks = [None if s is None else s.distinct_mask() for s in self._states]
-        self._running = (RunningDifference(), RunningDifference())
-        self._last: list[Prediction | None] = [None, None]
+        states = video, audio
+        self._runs = {name: StreamRun(state) for name, state in zip(STREAMS, states, strict=True) if state is not None}
+        positions = (None if state is None else state.positions for state in states)
         dtype = transformer.proj_out.bias.dtype
-        positions = (None if s is None else s.positions for s in self._states)
         seen = None if video is None else video.attention
         self._tables = transformer.tables(*positions, dtype, None if seen is None else seen.dense(dtype))
-        self._identity, self._without_voice = identity, None
+        self._voice: VoiceGuidance | None = None
         if identity and audio is not None and audio.clip_tokens < audio.positions.shape[2]:
-            own = audio.positions[:, :, :audio.clip_tokens]
-            video_tables, _ = self._tables
-            self._without_voice = video_tables, transformer.tables(None, own, dtype, None)[1]
+            self._voice = VoiceGuidance(transformer, identity, audio, self._tables)
 
     def __call__(self, x: Streams, sigma: float, step: int) -> Streams:
         """Guided x0 (before conditioned tokens are held) at one sigma.
@@ -81,68 +113,49 @@ class Denoiser:
         return self._evaluate(x, sigma, step, uncond=True)
 
     def _evaluate(self, x: Streams, sigma: float, step: int, uncond: bool) -> tuple[Streams, Streams]:
-        params = self._guidance.at(sigma)
-        present = [part is not None for part in x]
-        skipped = [last is not None and own.skips(step) for own, last in zip(params, self._last, strict=True)]
-        # A frozen stream has timestep 0, so its x0 is x: alone it needs no forward.
-        moving = [here and not skip and not state.frozen
-                  for here, skip, state in zip(present, skipped, self._states, strict=True)]
-        if any(moving):
-            predictions = self._forward(x, sigma, params, [not skip for skip in skipped], moving, uncond)
-        else:
-            predictions = [None if part is None else last if skip else Prediction(part, part if uncond else None)
-                           for part, skip, last in zip(x, skipped, self._last, strict=True)]
-        self._last = predictions
-        video, audio = ((None, None) if found is None else found for found in predictions)
-        return (video[0], audio[0]), (video[1], audio[1])
+        params = dict(zip(STREAMS, self._guidance.at(sigma), strict=True))
+        noisy = {name: part for name, part in zip(STREAMS, x, strict=True) if part is not None}
+        fresh = [name for name in noisy if not self._runs[name].skips(params[name], step)]
+        moving = [name for name in fresh if not self._runs[name].state.frozen]
+        inputs = {name: self._runs[name].input(part, sigma, name in fresh) for name, part in noisy.items()}
+        # Without a stream that moves there is nothing to ask the transformer.
+        if moving:
+            passes = self._plan(params, moving, uncond)
+            named = self._velocities(inputs, passes)
+            voiced = self._voiced(inputs, passes["cond"])
+        for name in fresh:
+            if name in moving:
+                self._runs[name].combine(params[name], inputs[name], named[name], uncond, voiced(name))
+            else:
+                self._runs[name].keep(noisy[name], uncond)
+        video, audio = (self._runs[name].last if name in noisy else Prediction(None, None) for name in STREAMS)
+        return (video.guided, audio.guided), (video.uncond, audio.uncond)
 
-    def _forward(self, x: Streams, sigma: float, params: ParamsPair, enabled: list[bool], moving: list[bool],
-                 uncond: bool) -> list[Prediction | None]:
-        """Run the passes; a stream that is not enabled is context only and keeps its last prediction."""
-        passes = self._plan(params, moving, uncond)
-        inputs = [self._input(which, part, sigma, enabled[which]) for which, part in enumerate(x)]
-        velocities = self._transformer(*inputs, list(passes.values()), self._tables, self._check)
-        plain = self._plain_voice(inputs, passes)
-        results = list(self._last)
-        for which, given in enumerate(inputs):
-            if given is not None and given.enabled and not moving[which]:  # frozen: its timestep is 0
-                results[which] = Prediction(given.latent, given.latent if uncond else None)
-            elif given is not None and given.enabled:
-                named = {name: None if v[which] is None else to_denoised(given.latent, v[which], given.token_timesteps)
-                         for name, v in zip(passes, velocities, strict=True)}
-                guided = combine(params[which], **named, running=self._running[which])
-                guided = guided if plain is None else self._towards_voice(guided, named["cond"], plain[which])
-                results[which] = Prediction(guided, named["uncond"] if uncond else None)
-        return results
+    def _velocities(self, inputs: dict[str, StreamInput],
+                    passes: dict[str, Pass]) -> dict[str, dict[str, Tensor | None]]:
+        """What each pass gives for each stream: stream -> pass -> velocity. A stream may be context only."""
+        made = self._transformer(*(inputs.get(name) for name in STREAMS), list(passes.values()), self._tables,
+                                 self._check)
+        return {stream: dict(zip(passes, own, strict=True))
+                for stream, own in zip(STREAMS, zip(*made, strict=True), strict=True)}
 
-    def _plain_voice(self, inputs: list[StreamInput | None], passes: dict[str, Pass]) -> Streams | None:
-        """x0 of the conditional pass without the reference voice, (video, audio); None where nothing asks for it."""
-        if self._without_voice is None:
-            return None
-        video, audio = inputs
-        count = self._states[1].clip_tokens
-        index = None if audio.index is None else audio.index[:count]
-        short = replace(audio, latent=audio.latent[:, :count], index=index)
-        [velocities] = self._transformer(video, short, [passes["cond"]], self._without_voice, self._check)
-        found = (None if given is None or v is None else to_denoised(given.latent, v, given.token_timesteps)
-                 for given, v in zip((video, short), velocities, strict=True))
-        return tuple(found)
+    def _voiced(self, inputs: dict[str, StreamInput],
+                cond: Pass) -> Callable[[str], Callable[[Tensor, Tensor], Tensor]]:
+        """By stream: what a reference voice adds to its (guided, conditional) x0; without a voice nothing."""
+        voice = self._voice
+        plain = voice.without(inputs, cond, self._check) if voice else {}
 
-    def _towards_voice(self, guided: Tensor, cond: Tensor, plain: Tensor | None) -> Tensor:
-        """The guided x0 and so many times what the voice changed; the voice's own tokens are held anyway."""
-        if plain is None:
-            return guided
-        difference = self._identity * (cond[:, :plain.shape[1]].float() - plain.float())
-        moved = guided.float()
-        moved[:, :plain.shape[1]] += difference
-        return moved.to(guided.dtype)
+        def of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+            if name not in plain:
+                return lambda guided, _: guided
+            return lambda guided, conditional: voice.applied(guided, conditional, plain[name])
 
-    def _plan(self, params: ParamsPair, moving: list[bool], uncond: bool) -> dict[str, Pass]:
+        return of
+
+    def _plan(self, params: Params, moving: list[str], uncond: bool) -> dict[str, Pass]:
         """The passes that the streams which are computed need, by name."""
-        positive, (video, audio) = self._positive, params
-        moves = dict(zip(STREAMS, moving, strict=True))
-        used = {name: own for name, own in zip(STREAMS, params, strict=True) if moves[name]}
-        nags = (self._nag(video, "video"), self._nag(audio, "audio"))
+        positive, used = self._positive, {name: params[name] for name in moving}
+        nags = self._nag(params, "video"), self._nag(params, "audio")
 
         def conditional(perturbation: Perturbation, reads: frozenset[str]) -> Pass:
             return Pass(positive.video, positive.audio, perturbation, nag=nags, reads=reads)
@@ -156,10 +169,10 @@ class Denoiser:
             passes["uncond"] = replace(self._unconditioned(), reads=guided)
         perturbed = readers(lambda own: own.uses_stg)
         if perturbed:
-            passes["perturbed"] = conditional(Perturbation(*(
-                frozenset(own.stg_blocks if own.uses_stg else ()) for own in params)), perturbed)
+            blocks = {name: frozenset(own.stg_blocks if own.uses_stg else ()) for name, own in params.items()}
+            passes["perturbed"] = conditional(Perturbation(blocks["video"], blocks["audio"]), perturbed)
         apart = readers(lambda own: own.uses_modality)
-        if None not in self._states and apart:
+        if len(self._runs) == len(STREAMS) and apart:
             passes["modality"] = conditional(Perturbation(cross=True), apart)
         return passes
 
@@ -176,15 +189,7 @@ class Denoiser:
                                "Give the denoiser the negative context too.")
         return self._negative
 
-    def _nag(self, params: GuiderParams, stream: str) -> NagContext | None:
-        context = params.nag and getattr(self._needed_negative("NAG"), stream)
-        return None if context is None else NagContext(params.nag, context)
-
-    def _input(self, which: int, x: Tensor | None, sigma: float, enabled: bool) -> StreamInput | None:
-        state, mask = self._states[which], self._masks[which]
-        if x is None or state is None or mask is None:
-            return None
-        batch = x.shape[0]
-        scalar = torch.full((batch,), 0.0 if state.frozen else sigma, device=x.device)
-        timesteps = (mask[0] * sigma).expand(batch, -1)
-        return StreamInput(x, scalar, timesteps, mask[1], enabled)
+    def _nag(self, params: Params, stream: str) -> NagContext | None:
+        nag = params[stream].nag
+        context = nag and getattr(self._needed_negative("NAG"), stream)
+        return None if context is None else NagContext(nag, context)

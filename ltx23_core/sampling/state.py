@@ -57,6 +57,11 @@ def if_there(function: Callable[..., Kind], *parts: object) -> Kind | None:
     return function(*parts)
 
 
+def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+    """x0 = x - t v in float32, in the latent's dtype; timesteps float32, broadcastable to (B, N, 1) (spec/02 §8)."""
+    return (latent.float() - velocity.float() * timesteps.float()).to(latent.dtype)
+
+
 def map_streams(function: Callable[..., Tensor], *streams: Streams) -> Streams:
     """Apply a function of tensors to each stream that is there."""
     video, audio = zip(*streams, strict=True)

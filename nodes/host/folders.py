@@ -1,6 +1,7 @@
 """ComfyUI's folders: where models, manifests and unfinished videos lie."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -27,8 +28,13 @@ def model_folders(name: str) -> list[Path]:
 
 
 def manifest_path(name: str) -> Path:
-    """Where the manifest of an overlay is written: the first folder registered for `ltx23_overlays`."""
-    return model_folders("ltx23_overlays")[0] / name
+    """Where the manifest of an overlay is written: the first folder registered for `ltx23_overlays`; where that
+    cannot be written, the user's own folder."""
+    for folder in model_folders("ltx23_overlays"):
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if (folder / name).exists() or os.access(there, os.W_OK):
+            return folder / name
+    return Path(folder_paths.get_user_directory()) / "ltx23_overlays" / name
 
 
 def resume_folder() -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-_MARK = re.compile(r"%([^%/\\]+)%")
+_MARK = re.compile(r"%(date:[^%]*|[^%/\\]+)%")
 _DATE = re.compile(r"yyyy|yyy|yy|dd?|MM?|hh?|mm?|ss?")
 _HOSTS = frozenset({"width", "height", "year", "month", "day", "hour", "minute", "second"})  # the server's own
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')

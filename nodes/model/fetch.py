@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..checks import before_the_run, guarded
-from ..host import folders, progress
+from ..checks import guarded, problem_of
+from ..host import access, folders, places, progress
 from ..sockets import schema
 
 if TYPE_CHECKING:
@@ -54,7 +54,17 @@ class FetchNode(io.ComfyNode):
             ],
         )
 
-    validate_inputs = before_the_run("file")
+    @classmethod
+    def validate_inputs(cls, file: str | None = None, download: bool | None = None) -> bool | str:
+        """Refuse names that are not in the list, and downloads that the server's owner has not allowed to others.
+
+        A linked input is None here and checked when the node runs.
+        """
+        def may_download() -> None:
+            if download:
+                access.check_may_download()
+
+        return problem_of(cls, {"file": file, "download": download}, may_download) or True
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, download: bool | None = None) -> str:
@@ -71,9 +81,11 @@ class FetchNode(io.ComfyNode):
 
         request, root, path = _look(file)
         if download:
+            access.check_may_download()
             [result] = fetch([(request, root)], progress.byte_progress())
             path, report = result.path, result.line
         else:
             report = (f"{request.name} is there: {path}" if path else
                       f"{request.name} is not in {root}. Turn on download to get it from {request.repo}.")
+        report = places.for_clients(report)
         return io.NodeOutput(str(path or ""), report, ui={"text": [report]})

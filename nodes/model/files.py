@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...ltx23_core.errors import OverlayError
 from ..checks import LONGEST_NAME
 from ..host import folders, memory, server
+from ..host.listed import listed_name
 from ..host.values import text_problem
 from .inputs import AUTO, INPUTS, NONE, FileInput
 
@@ -71,7 +72,7 @@ class Files:
         wrong = text_problem(key, name, LONGEST_NAME)
         if wrong is not None:
             raise OverlayError(*wrong)
-        wanted, name = INPUTS[key], name.replace("\\", "/")
+        wanted, name = INPUTS[key], listed_name(name, key)
         items = self.items(CHECK_SECONDS) if items is None else items
         there = [self._read(item) for item in items if item.name == name]
         if not there:
@@ -124,6 +125,7 @@ class Files:
         Raises:
             OverlayError: as of `choose`, or files that were asked for do not fit.
         """
+        from ...ltx23_core.overlay.clean import clean
         from ...ltx23_core.overlay.shelf.assemble import assemble
         from ...ltx23_core.overlay.shelf.choose import choose
 
@@ -131,6 +133,7 @@ class Files:
         wanted = self._wanted(inputs, items)
         budget = memory.device_memory()
         _check_there(choose(items, wanted, budget), items)
+        clean(folders.model_folders("ltx23_overlays")[0])
         overlay, choice = assemble(
             items, wanted, budget,
             output=lambda choice: folders.manifest_path(_manifest_name(choice, variant)),

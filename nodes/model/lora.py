@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -15,6 +17,7 @@ from .files import FILES
 if TYPE_CHECKING:
     from ...ltx23_core.pipeline import Pipeline
 
+log = logging.getLogger("ltx23")
 KEY = "lora"  # of FILES
 STAGES = list(STAGE_FACTORS)
 
@@ -87,4 +90,17 @@ class LoraNode(io.ComfyNode):
         """Add it after those that the model has."""
         path = FILES.find(KEY, lora).identity.path
         changed = model.with_loras((*model.loras, Lora(path, strength, video, audio, cross, stages, mode)))
-        return io.NodeOutput(changed, changed.lora_reports[-1])
+        notes = [changed.lora_reports[-1], *_given_twice(model, path)]
+        return io.NodeOutput(changed, "\n".join(notes))
+
+
+def _given_twice(model: Pipeline, path: Path) -> list[str]:
+    """A line where the model has this file already: two of it act like one of both strengths added up."""
+    places = ["another LoRA node"] if any(Path(each.path) == path for each in model.loras) else []
+    distilled = model.overlay.components.get("distilled_lora")
+    if distilled is not None and any(ref.path == path for ref in distilled.tensors.values()):
+        places.append("the distilled LoRA of Overlay, which recipes of two stages add themselves")
+    lines = [f"{path.name} is given twice: here and as {place}. Both act." for place in places]
+    for line in lines:
+        log.warning(line)
+    return lines

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from comfy_api.latest import io
 
-from ...ltx23_core.errors import LTX23Error
+from ...ltx23_core.errors import LTX23Error, spoken
 from ..checks import guarded, problem_of
 from ..sockets import Overlay, schema
 from .files import CHECK_SECONDS, FILES
@@ -82,5 +82,5 @@ class OverlayNode(io.ComfyNode):
         from ...ltx23_core.overlay.shelf.report import report as full_report
 
         overlay, choice, items = FILES.assemble(_wanted(given), variant)
-        report = full_report(overlay, choice, items)
+        report = spoken(full_report(overlay, choice, items))
         return io.NodeOutput(overlay, report, ui={"text": [report]})

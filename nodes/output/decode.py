@@ -133,7 +133,7 @@ class DecodeToFileNode(io.ComfyNode):
         check_together(video, audio)
         if video is None:
             return _sound_files(model, audio, filename_prefix, cls.hidden)
-        from ...ltx23_core.media import VideoWriter
+        from ...ltx23_core.media.video import VideoWriter, write_aside
 
         latent, saved = samples_of(video, "video"), []
         frames, height, width = _pixels(latent)
@@ -143,8 +143,7 @@ class DecodeToFileNode(io.ComfyNode):
             sound = None if audio is None else sound_of(model, audio, index)
             with VideoWriter(files.next(), fps or video.get("fps", DEFAULT_FPS), sound,
                              metadata=outputs.metadata(cls.hidden), next_path=files.next) as writer:
-                for chunk in counted(model.decode_video(one, eight_bit=True)):
-                    writer.write(chunk)
+                write_aside(writer, counted(model.decode_video(one, eight_bit=True)))
             saved.append(writer.path)
         return outputs.saved_videos(saved)
 

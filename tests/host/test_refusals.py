@@ -68,8 +68,10 @@ def test_what_cannot_be_is_refused_before_gemma_is_read(host: Host) -> None:
                                           graphs.CHECKPOINT, "press R")),
     ({"text_encoder": "gone"}, ("'gone' is not in models/text_encoders", "there: gemma", "Gemma 3 12B")),
     ({"upsampler": "gone.safetensors"}, ("is not in models/latent_upscale_models",)),
-    ({"checkpoint": "../../secret.safetensors"}, ("is not in models/checkpoints",)),
-    ({"text_encoder": "../checkpoints"}, ("is not in models/text_encoders",)),
+    ({"checkpoint": "../../secret.safetensors"}, ("checkpoint is no name of a list: '../../secret",)),
+    ({"checkpoint": "C:\\secret.safetensors"}, ("checkpoint is no name of a list", "without a drive")),
+    ({"distilled_lora": "\\\\server\\share\\x.safetensors"}, ("distilled_lora is no name of a list",)),
+    ({"text_encoder": "../checkpoints"}, ("text_encoder is no name of a list: '../checkpoints'",)),
     ({"checkpoint": "gemma"}, ("models/text_encoders/gemma cannot be used as checkpoint: Gemma 3 of", "transformer")),
     ({"video_vae": graphs.CHECKPOINT}, ("cannot be used as video_vae: LTX-2.3", "Choose it as checkpoint.")),
     ({"distilled_lora": graphs.UPSCALER}, ("cannot be used as distilled_lora: LTX-2.3 latent upscaler x2",)),
@@ -81,7 +83,8 @@ def test_files_are_refused_before_the_run(host: Host, change: dict, words: tuple
     assert all(word in details["LTX23Overlay"][0] for word in words), details
 
 
-@pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", ""])
+@pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", "", "C:outside", "a:stream", "a\0b",
+                                    "\\\\server\\share\\x"])
 def test_file_name_stays_in_the_output_folder(host: Host, prefix: str) -> None:
     details = refusal(host, graphs.workflow("quick_start", prefix))
     assert "a name inside ComfyUI's output folder" in details["LTX23DecodeToFile"][0]

@@ -32,7 +32,7 @@ SOCKETS: dict[str, list[Any]] = {
     "AUDIO": ["audio", 0]}
 LATENTS = {"video": ["sampler", 0], "audio": ["sampler", 1]}
 LEFT_OUT = {"LTX23_CONDITIONS", "LTX23_WINDOWS", "SIGMAS", "VIDEO"}  # optional in every node
-WRONG: list[Any] = [None, {"a": [1]}, "\ud800", "a\0b", "x" * 300, -10**9, float("nan"), True]
+WRONG: list[Any] = [None, {"a": [1]}, "\ud800", "a\0b", "x" * 300, float("nan")]
 HOSTS = "Failed to convert an input value"  # the host's own words, before any node is asked
 RAW = ("Traceback", "object has no attribute", "NoneType", "not supported between", "argument must be", "unhashable",
        "indices must be", "unexpected keyword", "codec can't", "surrogates not allowed", "embedded null", "Errno",

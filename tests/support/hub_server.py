@@ -42,6 +42,7 @@ class FakeHub:
         ranges: whether the store knows them.
         spoil: whether the store sends other bytes.
         plain: whether the hub forgets the headers of a hub, as a login page of a network does.
+        longer: bytes that the store sends beyond the end.
         slow: seconds before each part of a content.
     """
 
@@ -52,6 +53,7 @@ class FakeHub:
     ranges: bool = True
     spoil: bool = False
     plain: bool = False
+    longer: int = 0
     slow: float = 0
     revisions: tuple[str, ...] = ("main", COMMIT, "v1")
     asked: list[Asked] = field(default_factory=list)
@@ -152,6 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.files[f"{org}/{repo}"]["/".join([*folders, name])]
         if self.hub.spoil:
             content = content[::-1]
+        content += b"x" * self.hub.longer
         start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1]) if self.hub.ranges else 0
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))

@@ -79,7 +79,7 @@ def kill_at_lines(path: Path, texts: list[str], there: bool) -> dict[str, object
 
         def trace(frame: FrameType, event: str, _: object, line: int = line) -> object:
             nonlocal lines
-            if not frame.f_code.co_filename.endswith(("manifest.py", "filelock/_unix.py")):
+            if not frame.f_code.co_filename.endswith(("manifest.py", "locks.py", "filelock/_unix.py")):
                 return None
             lines += event == "line"
             if lines == line:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import OverlayError
+from ...errors import OverlayError, reason
 from ._transformers import transformers_class
 from .gemma import config_fields, refuse_unknown_buffers
 
@@ -79,10 +79,9 @@ class VisionConfig:
             if found.patches < features or tower["hidden_size"] % tower["num_attention_heads"]:
                 raise ValueError(f"sizes {numbers}")
         except (AttributeError, TypeError, ValueError) as error:
-            raise OverlayError(f"the config of text_encoder_vision cannot be used ({error})",
+            raise OverlayError(f"the config of text_encoder_vision cannot be used ({reason(error)})",
                                "that of a Gemma 3",
-                               "Download the text encoder's config.json again and make the overlay "
-                               "again.") from error
+                               "Download the text encoder's config.json again and make the overlay again.") from error
         return found
 
 

@@ -1,7 +1,7 @@
 """The dual-stream transformer: velocities of video and audio latents for all guidance passes at one sigma (spec/02)."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,10 +11,12 @@ from torch.nn.functional import layer_norm
 from ...config import StreamConfig, TransformerConfig
 from ...ops.attention import AttentionFunction, mask_bias
 from ...ops.modulate import add_norm_modulate, per_token
+from ...ops.pick import chosen
 from ...ops.rope import rope_tables
 from .adaln import AdaLayerNormSingle
 from .attention import Attention
 from .block import BlockCall, State, States, StreamStep, TransformerBlock
+from .graphs import Graphs, room, wanted
 from .inputs import STAGES, STREAMS, Pass, StreamInput, StreamTables
 from .rows import Coefficients, StepRows
 
@@ -53,6 +55,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.graphs = Graphs()
         video, audio = config.video.width, config.audio.width
         self.patchify_proj = nn.Linear(config.video.in_channels, video)
         self.audio_patchify_proj = nn.Linear(config.audio.in_channels, audio)
@@ -150,32 +153,56 @@ class Transformer(nn.Module):
             Per pass (video velocity (B, Nv, out channels), audio velocity (B, Na, out channels)); None for a stream
             that is absent or that no pass of its branch reads.
         """
+        latent = (video or audio).latent
+        given = video, audio, list(passes), tuple(tables)
+        if wanted(latent, self.proj_out.bias):
+            kernels = chosen(), self.transformer_blocks[0].attn1.attend
+            made = self.graphs.run(self, given, kernels, room(latent, self.config.video.width), check)
+            if made is not None:
+                return made
+        work = self.pieces(*given, check=check)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+
+    def pieces(self, video: StreamInput | None, audio: StreamInput | None, passes: Sequence[Pass],
+               tables: tuple[StreamTables | None, StreamTables | None],
+               check: Callable[[], None] | None = None) -> Generator[None, None, list[Velocities]]:
+        """The work of `forward`, which may be cut after every block (`graphs`)."""
         inputs = {name: given for name, given in zip(STREAMS, (video, audio), strict=True) if given is not None}
         others = {"video": audio, "audio": video}
         constant = dict(zip(STREAMS, tables, strict=True))
         given = {name: self._prepared(name, own, others[name], constant[name]) for name, own in inputs.items()}
         # One layout whoever made the latent: a product over a transposed view rounds otherwise.
-        start = {name: State(self._stream(name).patchify(own.latent.contiguous())) for name, own in inputs.items()}
-        branches = [Branch(list(range(len(passes))), start)]
+        branches = [Branch(list(range(len(passes))), {
+            name: State(self._stream(name).patchify(own.latent.contiguous())) for name, own in inputs.items()})]
         for number in range(len(self.transformer_blocks)):
             branches = self._block(number, branches, given, passes, check)
+            yield
         return self._velocities(branches, given, len(passes))
 
     def _block(self, number: int, branches: list[Branch], given: dict[str, Prepared], passes: Sequence[Pass],
                check: Callable[[], None] | None) -> list[Branch]:
-        """One block of all passes, stage by stage; branches fork where a stage treats their passes differently."""
+        """One block of all passes, stage by stage; branches fork where a stage treats their passes differently.
+
+        Takes the branches out of the list that it is given: the caller must not keep them alive.
+        """
         block, last = self.transformer_blocks[number], number == len(self.transformer_blocks) - 1
         steps, shared = {name: each.step for name, each in given.items()}, {}
         for stage in STAGES:
             ahead = not last or STAGES.index(stage) < STAGES.index("cross")
             forked = []
-            for members, states in (Branch(group, branch.states) for branch in branches
-                                    for group in _groups(branch.members, passes, number, stage)):
-                if check is not None and stage == STAGES[-1]:
-                    check()
-                wanted = frozenset().union(*(passes[member].needs(ahead) for member in members))
-                call = BlockCall(number, steps, passes[members[0]], wanted, shared)
-                forked.append(Branch(members, block(stage, states, call)))
+            while branches:  # each is let go as soon as it is done: its memory is what the next one's results need
+                branch = branches.pop(0)
+                for members in _groups(branch.members, passes, number, stage):
+                    if check is not None and stage == STAGES[-1]:
+                        check()
+                    wanted = frozenset().union(*(passes[member].needs(ahead) for member in members))
+                    call = BlockCall(number, steps, passes[members[0]], wanted, shared)
+                    forked.append(Branch(members, block(stage, branch.states, call)))
+                del branch
             branches = forked
         return branches
 

@@ -17,7 +17,7 @@ class Foreign(NamedTuple):
         kind: one word.
         start: pattern of the first 512 bytes.
         name: what it is, for an error.
-        sentence: the same for a list, with {size}, {real}, {suffix}, {text}.
+        sentence: the same for a list, with {size}, {real}, {suffix}.
         fix: what to do.
     """
 
@@ -40,7 +40,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("error_message", re.compile(
         rb"\s*(\{\s*\"error|Access to model|Invalid (username|credentials)|Entry not found|Repository not found)"),
             "an error message of the download site, not the weights",
-            "error message of the download site saved as {suffix}, {size}: {text}",
+            "error message of the download site saved as {suffix}, {size}",
             "Log in to the site, accept the model's licence, and download the file again."),
     Foreign("overlay", re.compile(rb'\{"id":"[0-9a-f]{64}",'),
             "an overlay manifest of this pack",

@@ -71,7 +71,7 @@ class _Cursor:
         if self.names > MAX_NAMES:
             raise ValueError(f"its names have more than {MAX_NAMES} characters together")
         if not is_name(name):
-            raise ValueError(f"{name[:80]!r} is no name")
+            raise ValueError("a key or a tensor has no name")
         return name
 
     def text(self) -> str:
@@ -204,7 +204,7 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
     for _ in range(pairs):
         key = cursor.name()
         if key in values:
-            raise ValueError(f"the key {key[:80]!r} occurs twice")
+            raise ValueError("a key occurs twice")
         values[key] = cursor.value(cursor.number("I"))
     entries: dict[str, _Entry] = {}
     for _ in range(tensors):
@@ -214,7 +214,7 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
         entries[name] = entry
     alignment = values.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
-        raise ValueError(f"general.alignment is {alignment!r}")
+        raise ValueError("general.alignment is out of range")
     return data[:cursor.at], values, entries, -(-cursor.at // alignment) * alignment
 
 

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from .foreign import AGAIN, foreign_of, pointed_size
 from .source import DTYPE_BITS, MAX_DIMENSIONS, SourceFile, TensorRef, is_count, stat_file, tensor_bytes
 
@@ -169,9 +168,7 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 (any JSON)
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {reprlib.repr(twice)} occurs twice")
+        raise ValueError("a key occurs twice")
     return table
 
 
@@ -191,10 +188,8 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
         more = f" (the real file has {pointed} bytes)" if pointed is not None else ""
         raise OverlayError(f"{path} ({size} bytes) is {foreign.name}{more}", "a .safetensors file", foreign.fix)
     if size < 4096 and start.isascii() and b"\0" not in start:
-        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights: {start[:60]!r}",
-                           "a .safetensors file", AGAIN)
-    raise OverlayError(f"{path} is not a safetensors file (it begins with {start[:12]!r})", "a .safetensors file",
-                       AGAIN)
+        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights", "a .safetensors file", AGAIN)
+    raise OverlayError(f"{path} is not a safetensors file", "a .safetensors file", AGAIN)
 
 
 def _broken(path: Path, why: str) -> OverlayError:
@@ -215,16 +210,16 @@ def _tensor(source: SourceFile, name: str, entry: object, base: int) -> TensorRe
     """One entry of the header as an absolute range, or an error that says what is wrong with it."""
     path = source.path
     if not is_name(name):
-        raise _broken(path, f"{reprlib.repr(name)} is no name of at most {MAX_NAME} printable characters")
+        raise _broken(path, f"a tensor has no name of at most {MAX_NAME} printable characters")
     if not isinstance(entry, dict):
         raise _broken(path, f"{name} is not described by an object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _broken(path, f"{name} has the unknown dtype {reprlib.repr(dtype)}")
+        raise _broken(path, f"{name} has the unknown dtype {word(dtype)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
-        raise _broken(path, f"{name} has the shape {reprlib.repr(shape)}")
+        raise _broken(path, f"{name} has a shape that is none")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_count, offsets)):
-        raise _broken(path, f"{name} has the offsets {reprlib.repr(offsets)}")
+        raise _broken(path, f"{name} has offsets that are none")
     needed = tensor_bytes(dtype, tuple(shape))
     if offsets[1] - offsets[0] != needed:
         raise _broken(path, f"{name} of {dtype} {shape} needs {needed} bytes, its offsets {offsets} give "

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ...atomic import is_leftover, write_whole
 from ...errors import ExportError
+from ...locks import SOFT, Busy
+from ...locks import locked as locked_file
 from .copy import FileWriter
 from .files import OutputFile
 from .sources import Sources, cannot_write, copied_bytes
@@ -75,7 +75,7 @@ class Job:
             raise cannot_write(self.root, error) from error
         except ValueError:
             stored = None
-        others = {name for name in names if name != LOCK and not is_leftover(name, MARKER)}
+        others = {name for name in names if name not in (LOCK, LOCK + SOFT) and not is_leftover(name, MARKER)}
         if stored is None and others:
             raise ExportError(f"{self.root} is not empty ({min(others)})",
                               "an empty folder, or an export of the same overlay to be completed", _OTHER_FOLDER)
@@ -147,19 +147,13 @@ class Job:
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
     """One export at a time in a folder, which is made."""
-    lock = root / LOCK
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        guard = FileLock(lock, timeout=0)
-        guard.acquire()
-    except Timeout as error:
-        raise ExportError(f"another process is exporting to {root}", "one export at a time",
-                          "Wait for it, or give another folder.") from error
-    except OSError as error:
-        raise cannot_write(root, error) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_file(root / LOCK))
+        except Busy as error:
+            raise ExportError(f"another process is exporting to {root}", "one export at a time",
+                              f"Wait for it, give another folder, or delete {error.path} if there is none.") from error
+        except OSError as error:
+            raise cannot_write(root, error) from error
         yield
-    finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
-        guard.release()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import gemma_config
-from ...errors import OverlayError, examples
+from ...errors import OverlayError, examples, word
 from ..bytes.endings import TOKENIZER_FILES, TOKENIZERS
 from ..bytes.header import read_json
 from ..bytes.source import SourceFile
@@ -85,7 +85,7 @@ def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("model_type")
     if kind not in ("gemma3", "gemma3_text") or not isinstance(config.get("text_config", {}), dict):
-        raise OverlayError(f"{folder} holds a model of type {kind!r}", "'gemma3' in config.json", _GET_GEMMA)
+        raise OverlayError(f"{folder} holds a model of type {word(kind)}", "'gemma3' in config.json", _GET_GEMMA)
     return _folder_files(folder), config
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import MAX_LAYERS, gemma_config
-from ...errors import OverlayError, examples
+from ...errors import OverlayError, examples, reason
 from ..bytes.source import AnyRef, QuantRef
 
 Shapes = dict[str, tuple[int, ...]]
@@ -33,7 +33,7 @@ def expected_tensors(component: str, config: Mapping[str, Any], path: Path | Non
     except OverlayError as error:
         raise OverlayError(where + error.found, error.expected, error.fix) from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise OverlayError(f"{where}the config of {component} cannot be used ({type(error).__name__}: {error})",
+        raise OverlayError(f"{where}the config of {component} cannot be used ({reason(error)})",
                            "the config of an LTX-2.3 file",
                            "Download the file again; if that does not help, use the official file.") from error
 
@@ -43,7 +43,8 @@ def _module_tensors(component: str, config: Mapping[str, Any]) -> Shapes:
         return _shapes(component, config)
     key, stack = _REPEATED[component]
     if not 1 <= config[key] <= MAX_LAYERS:
-        raise ValueError(f"{key} is {config[key]}")
+        raise OverlayError(f"{key} of {component} is out of range", f"1 to {MAX_LAYERS}",
+                           "Use the official file.")
     one, first = _shapes(component, {**config, key: 1}), f"{stack}.0."
     block = {name[len(first):]: shape for name, shape in one.items() if name.startswith(first)}
     return {name: shape for name, shape in one.items() if not name.startswith(first)} | {

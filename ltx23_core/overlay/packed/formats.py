@@ -98,7 +98,10 @@ def sniff(layer: Layer, told: Mapping[str, Any] = MappingProxyType({})) -> AnyRe
 
 
 def _fp8(layer: Layer, told: Mapping[str, Any]) -> AnyRef:
-    """§2.2: one scale, or one for each row. ComfyUI's embeddings may have none."""
+    """§2.2: one scale, one for each row, or one for each square of 128 rows and columns.
+
+    ComfyUI's embeddings may have none.
+    """
     if layer.weight.dtype in FLOATS:
         return layer.weight
     layer.must_be("weight", *FP8)
@@ -106,7 +109,8 @@ def _fp8(layer: Layer, told: Mapping[str, Any]) -> AnyRef:
         return sniff(layer)
     layer.must_be("weight_scale", *FLOATS)
     rows = layer.weight.shape[0] if layer.weight.shape else 1
-    layer.shape_of("weight_scale", (), (1,), (1, 1), (rows,), (rows, 1))
+    squares = tuple(-(-side // 128) for side in layer.weight.shape)
+    layer.shape_of("weight_scale", (), (1,), (1, 1), (rows,), (rows, 1), squares)
     return layer.ref("fp8", layer.weight.shape, "weight_scale")
 
 

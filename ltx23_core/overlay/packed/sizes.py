@@ -46,7 +46,15 @@ def stays_quantised(name: str, ref: AnyRef) -> bool:
     quantised = as_quantised(ref)
     if quantised is None or not name.endswith(".weight") or len(ref.shape) != 2:
         return False
-    return quantised.format in (BY_ROW if name.endswith("embed_tokens.weight") else STAY)
+    if name.endswith("embed_tokens.weight"):
+        return quantised.format in BY_ROW and not _in_squares(quantised)
+    return quantised.format in STAY
+
+
+def _in_squares(ref: QuantRef) -> bool:
+    """Whether scales belong to squares of a weight (fp8, 128x128), of which no single row can be made."""
+    scale = ref.parts.get("weight_scale")
+    return scale is not None and prod(scale.shape) != 1 and scale.shape[0] != ref.shape[0]
 
 
 def bytes_on_device(name: str, ref: AnyRef, number: int = NUMBER) -> int:

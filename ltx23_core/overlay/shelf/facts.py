@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
 from ..bytes.source import AnyRef, QuantRef, TensorRef
@@ -101,7 +101,7 @@ def _described(header: Header, end: int) -> Facts:
         return _lora(names, header, dtypes, end)
     model = header.metadata.get("general.architecture")  # of a GGUF file
     if model is not None and model not in kinds.GGUF_MODELS:
-        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {_plain(model)!r}"
+        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {word(model)}"
         return Facts("other", f"GGUF file with {what}, {dtypes}", (), dtypes, fix=kinds.USE_OFFICIAL, end=end)
     if not kind.part:
         name = _ARTICLE.sub("", kind.name)
@@ -174,11 +174,6 @@ def _components(header: Header) -> tuple[dict[str, Tensors], str]:
     if found is None or not found.components:
         return {}, "not laid out as any known file of LTX-2.3"
     return found.components, ""
-
-
-def _plain(text: str) -> str:
-    """Text of a file, made short and harmless."""
-    return "".join(c for c in text[:40] if c.isprintable())
 
 
 def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import OverlayError
+from ...errors import OverlayError, word
 from ..bytes.header import Header, read_header, read_json
 from ..names.kinds import DIFFUSERS_FOLDERS, GEMMA, USE_GEMMA, USE_OFFICIAL
 from ..names.variant import SCHEDULER, variant_of
@@ -290,7 +290,7 @@ def _pipeline(path: Path, parts: dict[str, Path]) -> Identity:
     """A diffusers pipeline: each component folder by itself."""
     name = str(_config(path / "model_index.json").get("_class_name", "LTX2Pipeline"))
     if not name.startswith("LTX2"):
-        return Identity(path, "other", f"diffusers folder of {name}", fix=USE_OFFICIAL)
+        return Identity(path, "other", f"diffusers folder of {word(name)}", fix=USE_OFFICIAL)
     found = _Parts()
     for folder in DIFFUSERS_FOLDERS:
         if folder in parts:

@@ -22,7 +22,7 @@ Named = Callable[[Facts], Identity]
 def absent(path: Path, error: OSError) -> Identity:
     """A file that cannot be asked or opened: a link to nothing, not there, or not allowed."""
     with contextlib.suppress(OSError):
-        return Identity(path, "broken_link", f"link to {os.readlink(path)}, which is not there",
+        return Identity(path, "broken_link", f"link to {Path(os.readlink(path)).name}, which is not there",
                         fix="Download the file again, or delete the link.")
     if isinstance(error, FileNotFoundError):
         return Identity(path, "absent", "not there", fix="Check the path.")
@@ -58,18 +58,11 @@ def no_weights(path: Path, size: int, error: Exception, named: Named) -> Identit
         if foreign.start.match(start):
             pointed = re.search(rb"\nsize (\d{1,20})", start)
             real = f" (the real file has {gigabytes(int(pointed[1]))})" if pointed else ""
-            sentence = foreign.sentence.format(size=how_long, real=real, suffix=path.suffix or "a weight file",
-                                               text=_printable(start, 60))
+            sentence = foreign.sentence.format(size=how_long, real=real, suffix=path.suffix or "a weight file")
             return Identity(path, foreign.kind, sentence, size_bytes=size, fix=foreign.fix)
     if size < 4096 and start.isascii() and b"\0" not in start:
-        return Identity(path, "text", f"short text of {how_long}: {_printable(start, 60)}", size_bytes=size, fix=AGAIN)
-    return Identity(path, "unknown", f"no weight file, {how_long} (it begins with {start[:8]!r})", size_bytes=size,
-                    fix=USE_OFFICIAL)
-
-
-def _printable(data: bytes, most: int) -> str:
-    text = " ".join(data.decode("utf-8", "replace").split())
-    return text[:most] + ("…" if len(text) > most else "")
+        return Identity(path, "text", f"short text of {how_long}, no weights", size_bytes=size, fix=AGAIN)
+    return Identity(path, "unknown", f"no weight file, {how_long}", size_bytes=size, fix=USE_OFFICIAL)
 
 
 def _gguf_problem(path: Path, size: int, error: Exception) -> Identity:

@@ -424,21 +424,56 @@ def test_names_that_leave_the_folder(server: FakeHub, hub: Hub, tmp_path: Path, 
 
 # The disk
 
-def test_no_room(server: FakeHub, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage(10**12, 0, fetching.MARGIN + len(CONTENT) - 1))
+USAGE = namedtuple("USAGE", "total used free")
+
+
+@pytest.mark.parametrize(("total", "stays"), [(10**12, 20 * 10**9), (10**11, 10**10), (2 * 10**11, 20 * 10**9)])
+def test_no_room(server: FakeHub, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int,
+                 stays: int) -> None:
+    """A tenth of the disk stays free, or 20 GB, whichever is less."""
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: USAGE(total, 0, stays + len(CONTENT) - 1))
     message = failure(Request(MODEL, NAME), tmp_path / "a" / "b", hub)
-    assert str(tmp_path) in message and "0.5 GB free" in message and "another disk" in message
+    assert str(tmp_path) in message and f"{stays / 1e9:.1f} GB of this disk stay free" in message
+    assert "another disk" in message
     assert not server.gets() and left(tmp_path) == []
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: USAGE(total, 0, stays + len(CONTENT)))
+    assert fetch([(Request(MODEL, NAME), tmp_path / "a" / "b")], hub=hub)
 
 
 def test_room_counts_what_is_there(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         fetch([(Request(MODEL, NAME), tmp_path)], Bar(stop_at=1 << 20), hub)
-    usage = namedtuple("usage", "total used free")
-    free = fetching.MARGIN + len(CONTENT) - (1 << 20)
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage(0, 0, free))
+    free = len(CONTENT) - (1 << 20)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: USAGE(0, 0, free))
     fetch([(Request(MODEL, NAME), tmp_path)], hub=hub)
+
+
+# A server that sends more than the hub has stated
+
+@pytest.mark.parametrize("longer", [1, 1 << 18, 1 << 20])
+def test_longer_body_is_cut_off(server: FakeHub, hub: Hub, tmp_path: Path, longer: int) -> None:
+    server.longer = longer
+    [result] = fetch([(Request(MODEL, NAME), tmp_path)], hub=hub)
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert result.ways == ("downloaded, hash checked, the server sent more than that: cut off",)
+    assert "cut off" in result.line and left(tmp_path) == [NAME]
+
+
+def test_longer_body_of_other_content(server: FakeHub, hub: Hub, tmp_path: Path) -> None:
+    server.longer, server.spoil = 1000, True
+    assert f"{len(CONTENT)} bytes and more with the hash" in failure(Request(MODEL, NAME), tmp_path, hub)
+    assert left(tmp_path) == []
+
+
+def test_longer_body_without_a_hash(server: FakeHub, hub: Hub, tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_server, "sha256", lambda content: "W/none")
+    [result] = fetch([(Request(MODEL, NAME), tmp_path / "right")], hub=hub)
+    assert result.ways == ("downloaded (the server states no hash)",)
+    server.longer = 1
+    message = failure(Request(MODEL, NAME), tmp_path / "longer", hub)
+    assert "sent more than a.safetensors is" in message and "states no hash" in message
+    assert left(tmp_path / "longer") == []
 
 
 def test_disk_that_fills_up(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Iterator
 from fractions import Fraction
@@ -141,7 +142,7 @@ def test_colours_follow_the_tags(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
-    """No chunk lives on after the next one has been asked for."""
+    """While a chunk is made, one is being encoded and one waits."""
     alive: list[weakref.ref] = []
     most = 0
 
@@ -156,14 +157,17 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
             most = max(most, sum(r() is not None for r in alive))
 
     write_video(tmp_path / "a.mp4", chunks(), 24)
-    assert most <= 1
+    assert most <= 2
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def broken() -> Iterator[torch.Tensor]:
         yield from clip(16)
-        assert any(p.suffix == ".part" for p in tmp_path.iterdir())
+        end = time.monotonic() + 30
+        while not any(p.suffix == ".part" for p in tmp_path.iterdir()):  # another thread writes
+            assert time.monotonic() < end
+            time.sleep(0.01)
         raise error
 
     with pytest.raises(error):

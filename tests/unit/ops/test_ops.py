@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import gelu, rms_norm
 
 from ltx23_core.ops import pick
+from ltx23_core.ops.attention import FEW, MANY, order
 from ltx23_core.ops.gates import gate_heads
 from ltx23_core.ops.gelu import linear_gelu
 from ltx23_core.ops.matmul import linears, pack, packed
@@ -262,3 +263,16 @@ def test_without_triton_the_torch_forms_run(monkeypatch):
         assert not pick.prepare() and pick.kernels("norms", random(1, 3, 64)) is None
     finally:
         pick.choose("auto")
+
+
+# (samples, heads, queries, head width), keys, who comes first: what `bench ops` measured on an H100
+SHAPES = {"frames": ((1, 32, 6144, 128), 6144, MANY), "text": ((1, 32, 6144, 128), 1024, MANY),
+          "sound to frames": ((1, 32, 32640, 64), 126, MANY), "frames to sound": ((1, 32, 126, 64), 6144, FEW),
+          "frames to long sound": ((1, 32, 501, 64), 120000, MANY), "sound": ((1, 32, 126, 64), 126, MANY),
+          "two samples": ((2, 32, 126, 64), 32640, FEW), "three samples": ((3, 32, 126, 64), 32640, MANY)}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_order_of_attention_kernels(name):
+    shape, keys, want = SHAPES[name]
+    assert order(shape, keys) == want

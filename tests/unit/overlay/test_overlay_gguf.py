@@ -136,7 +136,7 @@ def entry(name: str, dims: tuple[int, ...], kind: int, offset: int) -> bytes:
     (made([], [entry("x", (1,) * 9, 0, 0)]), "x has 9 dimensions"),
     (made([text("k") + struct.pack("<I", 77)], []), "unknown type 77"),
     (made([text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9], []), "arrays within arrays"),
-    (made([text("general.alignment") + struct.pack("<II", 4, 0)], []), "general.alignment is 0"),
+    (made([text("general.alignment") + struct.pack("<II", 4, 0)], []), "general.alignment is out of range"),
     (made([struct.pack("<Q", 1) + b"\xff" + struct.pack("<IB", 0, 1)], []), "can't decode byte"),
     (made([struct.pack("<Q", 1 << 63)], []), "ends within its header"),
     (made([text("k") + struct.pack("<IIQ", 9, 4, 1 << 62)], []), "ends within its header"),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ltx23_core.errors import OverlayError
 from ltx23_core.overlay import Overlay, manifest, materialize
@@ -154,7 +155,7 @@ def test_lock_that_is_held(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = materialize(tiny).path
     before = path.read_bytes()
     monkeypatch.setattr(manifest, "_LOCK_SECONDS", 0.2)
-    with manifest.FileLock(path.with_name(f".{path.name}.lock")):
+    with FileLock(path.with_name(f".{path.name}.lock")):
         error: list[Exception] = []
 
         def write() -> None:  # a lock may be taken twice within one thread

@@ -21,6 +21,7 @@ from ltx23_core.models.text.vision import VisionConfig, VisionEncoder, vision_te
 from ltx23_core.overlay.find.text_encoder import find_text_encoder
 from ltx23_core.overlay.names.builtin import builtin_gemma
 from ltx23_core.prompt import enhance as module
+from ltx23_core.prompt import generate as generate_module
 from ltx23_core.prompt.enhance import ask, tidy
 from ltx23_core.prompt.generate import TiedHead
 from ltx23_core.prompt.picture import image_pixels
@@ -237,7 +238,8 @@ def test_interruption_between_tokens(tiny_overlay: Overlay, image: torch.Tensor 
     pipe.enhance(PROMPT, image, on_token=lambda: tokens.append(residency.checks), **SHORT)
     assert len(tokens) == SHORT["max_new_tokens"]
     assert all(b - a >= 1 for a, b in zip(tokens, tokens[1:], strict=False)), "at least one check a token"
-    residency.stop_at = residency.checks + 7 * 5 + 1  # seven layers, in the sixth token
+    # Seven layers read the question; a token is asked for once, and in each layer: this is in the sixth.
+    residency.stop_at = residency.checks + 7 + 8 * 4 + 3
     seen = len(tokens)
     with pytest.raises(KeyboardInterrupt):
         pipe.enhance(PROMPT, image, on_token=lambda: tokens.append(0), **SHORT)
@@ -336,3 +338,12 @@ def test_command_line(tiny_pipeline: Pipeline, tmp_path: Path, image: str, monke
 def test_the_folder_of_the_text_encoder_is_enough() -> None:
     found = find_text_encoder(GEMMA)
     assert len(vision_tensors(VisionEncoder(CONFIG), found.components["text_encoder_vision"])) == 23
+
+
+def test_a_step_and_transformers_write_the_same(tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"max_new_tokens": 60, "seed": 5}
+    ours = tiny_pipeline.enhance(PROMPT, **options)
+    monkeypatch.setattr(generate_module, "steppable", lambda _gemma: False)
+    called = []
+    monkeypatch.setattr(generate_module, "_write", lambda *_: called.append(1))
+    assert tiny_pipeline.enhance(PROMPT, **options) == ours and not called

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from bench import generate, transformer
+from bench import decode, end_to_end, generate, transformer
+from tests.goldens.harness import CHECKPOINT, GEMMA
 
 PEERS = ["torch-forms"] + (["diffusers-eager"] if importlib.util.find_spec("diffusers") else [])
 
@@ -30,3 +31,17 @@ def test_writing_a_text(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "--tiny", "--tokens", "3", "--prompt", "5"])
     generate.main()
     assert "| second | 3 |" in capsys.readouterr().out
+
+
+def test_decoding(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "--tiny", "--sizes", "tiny", "--repeats", "1"])
+    decode.main()
+    table = capsys.readouterr().out
+    assert all(f"| tiny | {name} |" in table for name in ("device alone", "byte frames on the host", "mp4"))
+
+
+def test_from_a_prompt_to_a_file(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "--checkpoint", str(CHECKPOINT), "--text-encoder", str(GEMMA), "--sizes",
+                                      "tiny", "--steps", "1", "--runs", "2", "--device", "cpu"])
+    end_to_end.main()
+    assert "| tiny | one_stage | again, 1 |" in capsys.readouterr().out
