@@ -58,7 +58,9 @@ class Connector(nn.Module):
         super().__init__()
         self.config = config
         self.learnable_registers = nn.Parameter(torch.empty(REGISTERS, config.width))
-        self.transformer_1d_blocks = nn.ModuleList(ConnectorBlock(config) for _ in range(config.layers))
+        self.transformer_1d_blocks = nn.ModuleList()
+        for _ in range(config.layers):
+            self.transformer_1d_blocks.append(ConnectorBlock(config))
 
     def _rope(self, length: int, like: Tensor) -> Rope:
         """Tables for whole positions 0, 1, …: unlike latent tokens, text has no extent, so no middles."""

@@ -14,8 +14,8 @@ from ltx23_core.models.video_vae.layers import depth_to_space, patchify, space_t
 
 ROOT = Path(__file__).resolve().parents[3]
 # What runs at every step.
-STEP = ("models/transformer", "ops", "sampling/denoiser.py", "sampling/combine.py", "sampling/solvers.py",
-        "sampling/solve.py")
+STEP = ("models/transformer", "models/text/step.py", "ops", "sampling/denoiser.py", "sampling/combine.py",
+        "sampling/voice.py", "sampling/solvers.py", "sampling/solve.py")
 STRIDES = [(1, 2, 2), (2, 1, 1), (2, 2, 2)]
 FORMATS = [torch.contiguous_format, torch.channels_last_3d]
 
