@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional
 
@@ -113,8 +114,9 @@ def mask_weights(mask: Tensor, picks: tuple[int, ...], size: tuple[int, int, int
     frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
     cells = functional.interpolate(visible(frames, *target, picture)[:, None], size=tuple(size[1:]), mode="area")[:, 0]
     if len(cells) == 1:
-        return cells.expand(size[0], -1, -1).reshape(1, -1)
-    return torch.cat((cells[:1], cells[1:].unflatten(0, (size[0] - 1, -1)).mean(1))).reshape(1, -1)
+        return repeat(cells, "1 h w -> 1 (f h w)", f=size[0])
+    later = reduce(cells[1:], "(f frames) h w -> f h w", "mean", f=size[0] - 1)  # a latent frame is several frames
+    return rearrange(torch.cat((cells[:1], later)), "f h w -> 1 (f h w)")
 
 
 def reference_positions(size: tuple[int, int, int], fps: float, downscale: int, temporal: int) -> Tensor:
