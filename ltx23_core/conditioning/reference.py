@@ -18,6 +18,7 @@ from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
 from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
 from .mask import check_mask, visible
+from .scales import reference_scales as reference_scales
 from .source import SourceClip, encode_frames, note_cut
 
 
@@ -33,7 +34,7 @@ class ReferenceVideo:
         mask: (F, H, W) or (1, H, W) in [0, 1], weights of ``attention_strength`` in space and time, frame for frame
             with the source; None: 1 everywhere.
         downscale: the reference is encoded at the stage's width and height divided by this, as its LoRA was trained
-            (`lora.reference.reference_scales`).
+            (`reference_scales`).
         temporal: every so manieth frame is taken.
     """
 

@@ -10,11 +10,11 @@ from ltx23_core import Pipeline
 from ltx23_core.conditioning.image import ImageCondition
 from ltx23_core.conditioning.inpaint import Inpaint
 from ltx23_core.conditioning.retake import Retake
+from ltx23_core.conditioning.scales import reference_scales
 from ltx23_core.conditioning.source import SourceClip
 from ltx23_core.conditioning.source_streams import SourceAudio
 from ltx23_core.errors import LTX23Error
 from ltx23_core.lora.apply import prepare
-from ltx23_core.lora.reference import reference_scales
 from ltx23_core.media.audio import Audio
 from ltx23_core.ops.attention import check_backend
 from ltx23_core.overlay.bytes.source import TensorRef
