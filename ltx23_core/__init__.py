@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from .conditioning.inpaint import Inpaint
     from .conditioning.reference import ReferenceVideo
     from .conditioning.retake import Retake
+    from .conditioning.scales import reference_scales
     from .conditioning.source import SourceClip
     from .conditioning.source_streams import SourceAudio, SourceVideo
     from .errors import LTX23Error
-    from .lora.reference import reference_scales
     from .lora.settings import Lora
     from .media import Audio, load_image
     from .overlay import Overlay, materialize
@@ -42,7 +42,7 @@ _NAMES = {
     ".conditioning.source": ("SourceClip",),
     ".conditioning.source_streams": ("SourceAudio", "SourceVideo"),
     ".errors": ("LTX23Error",),
-    ".lora.reference": ("reference_scales",),
+    ".conditioning.scales": ("reference_scales",),
     ".lora.settings": ("Lora",),
     ".media": ("Audio", "load_image"),
     ".overlay": ("Overlay", "materialize"),

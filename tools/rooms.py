@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "runtime": ("overlay.bytes", "overlay.packed", "overlay.names", "weights", "lora", "quant", "ops", "memory"),
     "plan": ("memory", "media"),
     "sampling": ("plan", "models"),
-    "conditioning": ("plan", "sampling", "media"),
+    "conditioning": ("plan", "sampling", "media", "overlay.bytes"),
     "prompt": ("models", "overlay", "overlay.bytes", "overlay.find", "media"),
     "decode": ("models", "media", "memory"),
     "run": ("plan", "sampling", "conditioning", "media"),

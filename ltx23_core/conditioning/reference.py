@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +18,7 @@ from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
 from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
 from .mask import check_mask, visible
+from .scales import reference_scales as reference_scales
 from .source import SourceClip, encode_frames, note_cut
 
 
@@ -32,7 +34,7 @@ class ReferenceVideo:
         mask: (F, H, W) or (1, H, W) in [0, 1], weights of ``attention_strength`` in space and time, frame for frame
             with the source; None: 1 everywhere.
         downscale: the reference is encoded at the stage's width and height divided by this, as its LoRA was trained
-            (`lora.reference.reference_scales`).
+            (`reference_scales`).
         temporal: every so manieth frame is taken.
     """
 
@@ -113,8 +115,9 @@ def mask_weights(mask: Tensor, picks: tuple[int, ...], size: tuple[int, int, int
     frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
     cells = functional.interpolate(visible(frames, *target, picture)[:, None], size=tuple(size[1:]), mode="area")[:, 0]
     if len(cells) == 1:
-        return cells.expand(size[0], -1, -1).reshape(1, -1)
-    return torch.cat((cells[:1], cells[1:].unflatten(0, (size[0] - 1, -1)).mean(1))).reshape(1, -1)
+        return repeat(cells, "1 h w -> 1 (f h w)", f=size[0])
+    later = reduce(cells[1:], "(f frames) h w -> f h w", "mean", f=size[0] - 1)  # a latent frame is several frames
+    return rearrange(torch.cat((cells[:1], later)), "f h w -> 1 (f h w)")
 
 
 def reference_positions(size: tuple[int, int, int], fps: float, downscale: int, temporal: int) -> Tensor:

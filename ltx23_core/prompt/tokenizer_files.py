@@ -53,14 +53,17 @@ def _converted(overlay: Path, model: bytes, origin: Path) -> Path:
     try:
         files = tokenizer_files(sentencepiece_model(model, origin))
     except (ValueError, StopIteration) as error:
-        raise OverlayError(f"the SentencePiece model in {origin} cannot be used ({error})", "Gemma's tokenizer.model",
-                           "Download the text encoder again, or use a Gemma folder with tokenizer.json.") from error
+        raise OverlayError(f"the SentencePiece model in {origin} cannot be used ({error})",
+                           "Gemma's tokenizer.model",
+                           "Download the text encoder again, or use a Gemma folder with "
+                           "tokenizer.json.") from error
     log.info("converted the tokenizer in %s (%d kB)", origin.name, len(model) // 1000)
     for place in places[:-1]:
         try:
             return _write(place, files)
         except OSError as error:
-            log.warning("%s cannot be written (%s); the temporary folder is used", place, error.strerror or error)
+            log.warning("%s cannot be written (%s); the temporary folder is "
+                        "used", place, error.strerror or error)
     return _write(places[-1], files)
 
 

@@ -82,7 +82,7 @@ class ReferenceVideoNode(io.ComfyNode):
 
 
 def _scales(lora: str) -> tuple[int, int]:
-    from ...ltx23_core.lora.reference import reference_scales
+    from ...ltx23_core.conditioning.scales import reference_scales
 
     return (1, 1) if lora == NONE else reference_scales(FILES.find(LORA, lora).identity.path)
 
