@@ -6,7 +6,7 @@ from importlib import import_module
 
 NAMES = {name: "bench." + name.replace("-", "_") for name in (
     "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "generate", "transformer", "guided-step",
-    "streaming", "decode", "end-to-end")}
+    "streaming", "registering", "decode", "end-to-end")}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from .lora.plan import LoraUse
 from .lora.settings import Lora, check_mode
 from .media.audio import Audio
 from .memory.estimates import sampling_bytes
+from .memory.room import refusal
 from .ops.attention import attention_backend, check_backend
+from .ops.pick import prepare as prepare_kernels
 from .overlay import Overlay
 from .overlay.lora.dialects import LoraFile
 from .plan.decide import decide
@@ -31,6 +34,7 @@ from .run.progress import OnStep
 from .runtime.component import Component
 from .runtime.device import choose_device, choose_dtype
 from .runtime.residency import LocalResidency, Residency
+from .runtime.second_try import SecondTry
 from .shared import Shared
 
 
@@ -214,15 +218,20 @@ class Pipeline:
         return self.plan(Settings(**settings)).run(context, on_step, preview=preview)
 
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------
-    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int]) -> torch.nn.Module:
-        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens."""
+    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int], masked: bool = False) -> torch.nn.Module:
+        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens.
+
+        ``masked``: the video self attention has a mask.
+        """
         video, audio = tokens
+        nag = stage.guidance is not None and stage.guidance.nag_alone() is not None
         need = sampling_bytes(self.transformer_config, video, audio, passes=stage.passes, batch=1,
-                              bytes_per_value=self.dtype.itemsize)
+                              bytes_per_value=self.dtype.itemsize, nag=nag, masked=masked, fused=prepare_kernels())
         component = self.component("transformer")
         component.set_loras(self._transformer_loras(stage, component, need))
         self.residency.use(component, activation_bytes=need)
-        return component.module
+        return SecondTry(component.module, partial(self.residency.use_less, component, need),
+                         lambda: refusal([component.need()], self.residency.capacity_bytes, need))
 
     def _transformer_loras(self, stage: StagePlan, component: Component, need: int) -> list[LoraUse]:
         """Those of this view, then the distilled one (the official order), at their strengths in this stage."""

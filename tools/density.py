@@ -31,7 +31,8 @@ class Rates(NamedTuple):
 
 LIMITS = Rates(15, 20, 20)
 # Rooms that keep the limits; a room that comes to keep them is added here.
-UNFOLDED = ("ltx23_core/cli", "ltx23_core/overlay/export", "ltx23_core/plan", "ltx23_core/run", "nodes/host",
+UNFOLDED = ("ltx23_core/cli", "ltx23_core/lora", "ltx23_core/overlay/bytes", "ltx23_core/overlay/export",
+            "ltx23_core/overlay/lora", "ltx23_core/overlay/packed", "ltx23_core/plan", "ltx23_core/run", "nodes/host",
             "nodes/model", "nodes/prompt", "nodes/sampling")
 
 

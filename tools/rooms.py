@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "overlay": ("overlay.bytes", "overlay.packed", "overlay.names", "overlay.find", "hub"),
     "overlay.shelf": ("overlay.bytes", "overlay.packed", "overlay.names", "overlay", "hub", "memory"),
     "overlay.export": ("overlay.bytes", "overlay.packed", "overlay.names", "overlay"),
-    "weights": ("overlay.bytes", "overlay.packed", "memory"),
+    "weights": ("overlay.bytes", "overlay.packed", "memory", "ops"),
     "lora": ("overlay.lora", "overlay", "overlay.bytes", "weights"),
     "quant": ("overlay.bytes", "overlay.packed", "weights", "lora", "ops"),
     "runtime": ("overlay.bytes", "overlay.packed", "overlay.names", "weights", "lora", "quant", "ops", "memory"),

@@ -19,7 +19,9 @@ def reference_scales(lora: str | Path | Mapping[str, str]) -> tuple[int, int]:
         OverlayError: a file that cannot be read.
         MediaError: a factor that is no whole number.
     """
-    metadata = lora if isinstance(lora, Mapping) else read_header(Path(lora)).metadata
+    metadata = lora
+    if not isinstance(lora, Mapping):
+        metadata = read_header(Path(lora)).metadata
     return _scale(metadata, REFERENCE_SPATIAL), _scale(metadata, REFERENCE_TEMPORAL)
 
 

@@ -8,26 +8,49 @@ from typing import Any
 from ..config import AudioVAEConfig, GeneratorConfig, TransformerConfig, VocoderConfig, gemma_config
 from ..geometry import VideoGrid
 
+WORKSPACE = 40 << 20  # of the matrix library: 32 MiB on an H100, allocated like a tensor
+PIECES = 0.05  # of activations: what the allocator cannot use between pieces of different sizes
+TIMESTEPS = 2  # that the tokens of one stream have at one sigma: noise and conditions
 SOUND_PIECE = 384       # latents that `decode.sound` computes at once
 SOUND_DECODER_TENSORS, SOUND_ENCODER_TENSORS, VOCODER_TENSORS = 6, 6, 10  # alive at once, see below
 
 
 def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: int, passes: int, batch: int,
-                   bytes_per_value: int) -> int:
-    """Peak activations of one denoiser call.
+                   bytes_per_value: int, *, context_tokens: int = 1024, nag: bool = False, masked: bool = False,
+                   fused: bool = True) -> int:
+    """Peak activations of one denoiser call, and what belongs to the run that calls it.
 
-    Each pass keeps its residual streams, old and new at once while a block runs; the block works on one pass at a
-    time and holds, at its feed-forward, the residual, its norm, its modulated copy, two hidden layers of 4 widths
-    (before and after the GELU) and the output: 12 widths a token; its attention needs less. Measured on an H200 at
-    768x512x121 with four passes: 1.02 GB, of which this gives 1.02.
+    Counted in widths: a number for each channel of each token. A pass between two stages of a block is two widths, a
+    stream and the update that waits to be added (`models.transformer.model`: each pass's old pair is let go before the
+    next pass runs). The pass that runs has its old and new stream (the old pair is two, counted above), its norm, and
+    most in the self attention: queries, keys and values (3), queries and keys normed (2), the result, the gated
+    result, the output: 2 passes + 10. Text attention and feed-forward take 3 less, but keys and values of the prompts
+    are there meanwhile. The run keeps 1.5 (rotary tables) and latents. That none of this is forgotten, and none
+    counted twice, is tested by counting live bytes (`tests/unit/memory/test_estimates.py`).
 
     Args:
         video_tokens, audio_tokens: tokens of each stream, conditions included.
         passes: guidance passes that are kept side by side.
+        batch: samples in one call.
         bytes_per_value: 2 for bfloat16.
+        context_tokens: of a prompt.
+        nag: normalized attention guidance: a second text attention and what its norms need.
+        masked: the video self attention has a mask.
+        fused: with Triton's kernels; the torch forms keep more in between.
     """
-    per_token = (2 * passes + 12) * bytes_per_value * batch
-    return per_token * (video_tokens * config.video.width + audio_tokens * config.audio.width)
+    both = config.video.width + config.audio.width
+    width = (video_tokens * config.video.width + audio_tokens * config.audio.width) * bytes_per_value
+    prompts = max(min(passes, 2), 1 + nag)
+    prompt = context_tokens * both * bytes_per_value * batch
+    kept = 2 * passes
+    attending = kept + (10 if fused else 12)
+    reading = kept + (10.5 if nag else 7)
+    keys_values = (3 * prompts + (1 if fused else 3)) * prompt
+    call = max(attending * width * batch, reading * width * batch + keys_values)
+    run = (1.5 + 0.25 * batch) * width + prompts * prompt
+    rows = TIMESTEPS * config.layers * 16 * both * bytes_per_value * batch
+    mask = 12 * video_tokens ** 2 * batch if masked else 0
+    return int((call + run) * (1 + PIECES)) + rows + mask + WORKSPACE
 
 
 def upsample_bytes(mid_channels: int, grid: VideoGrid, bytes_per_value: int) -> int:

@@ -37,9 +37,10 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def _gathered(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
-    """Weight and bias of all layers as one, copies."""
+    """Weight and bias of all layers as one: copies, unless numbers were made behind each other."""
     weights = [layer.numbers() if hasattr(layer, "numbers") else layer.weight for layer in layers]
-    return torch.cat(weights), torch.cat([layer.bias for layer in layers])
+    joined = None if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights) else _joined(weights)
+    return torch.cat(weights) if joined is None else joined, torch.cat([layer.bias for layer in layers])
 
 
 def packed(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor] | None:

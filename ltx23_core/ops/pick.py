@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-NAMES = ("norms", "modulate", "gates", "gelu")
+NAMES = ("norms", "modulate", "gates", "gelu", "dequant")
 CHOICES = ("auto", "triton", "torch")
 
 _log = logging.getLogger("ltx23")

@@ -233,7 +233,8 @@ def _check_sources(overlay: Overlay) -> None:
 
 
 def _foreign(overlay: Overlay, what: str) -> OverlayError:
-    return OverlayError(f"the manifest {overlay.path} names {what}", "weight files, their config.json and a tokenizer",
+    return OverlayError(f"the manifest {overlay.path} names {what}",
+                        "weight files, their config.json and a tokenizer",
                         "Do not use this manifest; if it is your own: " + REMAKE)
 
 

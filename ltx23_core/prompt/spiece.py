@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..overlay.bytes.endings import TOKENIZER_JSON
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 _TURNS = ("<start_of_turn>", "<end_of_turn>")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -129,4 +131,4 @@ def tokenizer_files(model: bytes) -> dict[str, str]:
     options = {"tokenizer_class": "GemmaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
                "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": unknown,
                "clean_up_tokenization_spaces": False, "spaces_between_special_tokens": False}
-    return {"tokenizer.json": json.dumps(tokenizer, ensure_ascii=False), "tokenizer_config.json": json.dumps(options)}
+    return {TOKENIZER_JSON: json.dumps(tokenizer, ensure_ascii=False), "tokenizer_config.json": json.dumps(options)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..atomic import temporary_beside, write_whole
 from ..errors import OverlayError
 from ..overlay import Overlay
+from ..overlay.bytes.endings import TOKENIZER_JSON, TOKENIZER_MODEL
 from ..overlay.bytes.header import read_small
 from ..overlay.bytes.source import TensorRef
 from ..overlay.find.gguf_gemma import sentencepiece_model
@@ -37,9 +38,9 @@ def tokenizer_folder(overlay: Overlay) -> Path | None:
         assert isinstance(ref, TensorRef)
         return _converted(overlay.path, read_small({tensor: ref}, MAX_MODEL)[tensor], ref.path)
     folder = overlay.tokenizer
-    if folder is None or (folder / "tokenizer.json").is_file() or not (folder / "tokenizer.model").is_file():
+    if folder is None or (folder / TOKENIZER_JSON).is_file() or not (folder / TOKENIZER_MODEL).is_file():
         return folder
-    path = folder / "tokenizer.model"
+    path = folder / TOKENIZER_MODEL
     return _converted(overlay.path, path.read_bytes()[:MAX_MODEL], path)
 
 
@@ -47,7 +48,7 @@ def _converted(overlay: Path, model: bytes, origin: Path) -> Path:
     name = f"{overlay.name.removesuffix('.json')}.tokenizer-{hashlib.sha256(model).hexdigest()[:16]}"
     places = [overlay.parent / name, Path(tempfile.gettempdir()) / "ltx23-tokenizers" / name]
     for place in places:
-        if (place / "tokenizer.json").is_file():
+        if (place / TOKENIZER_JSON).is_file():
             return place
     try:
         files = tokenizer_files(sentencepiece_model(model, origin))
@@ -73,7 +74,7 @@ def _write(folder: Path, files: dict[str, str]) -> Path:
             write_whole(temporary / name, text)
         os.rename(temporary, folder)
     except OSError:
-        if not (folder / "tokenizer.json").is_file():  # else the other process was first
+        if not (folder / TOKENIZER_JSON).is_file():  # else the other process was first
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -9,7 +9,7 @@ Where several passes use a layer in turn, its numbers are made once and held mea
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class QuantWeight(ChangedLayer):
         super().__init__()
         self.shape, self.format, self.parameters, self.dtype = ref.shape, ref.format, dict(ref.parameters), dtype
         self.part_names, self._held, self._holds = tuple(kept_parts(ref)), None, False
+        self.product: OneProduct | None = None  # whose numbers lie behind its own
         for name, part in kept_parts(ref).items():
             self.register_buffer(name, torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype], device="meta"))
 
@@ -53,7 +54,8 @@ class QuantWeight(ChangedLayer):
         if self._held is not None:
             return self._held
         parts = {name: getattr(self, name) for name in self.part_names}
-        weight = dequantise(self.format, parts, self.parameters, self.shape, self.dtype)
+        out = self.product.place(self) if self._holds and self.product is not None else None
+        weight = dequantise(self.format, parts, self.parameters, self.shape, self.dtype, out)
         changes = [change for change in self.changes() if change.strength]
         weight = apply(weight, changes) if changes else weight
         if self._holds:
@@ -63,15 +65,53 @@ class QuantWeight(ChangedLayer):
     def hold(self, on: bool) -> None:
         """From now on keep the numbers that are made until this is called with False."""
         self._held, self._holds = None, on
+        if self.product is not None:
+            self.product.forget()
 
     def rows(self, at: Tensor | slice) -> Tensor:
-        """Numbers of some rows, (n, columns), without LoRAs: the formats of `_BY_ROW`."""
+        """Numbers of some rows, (n, columns), without LoRAs: the formats of `packed.sizes.BY_ROW`."""
         parts = {"weight": self.weight[at]}
         scale = getattr(self, "weight_scale", None)
         if scale is not None:
             parts["weight_scale"] = scale if scale.numel() == 1 else scale.reshape(-1)[at]
         shape = len(parts["weight"]), self.shape[1]
         return dequantise(self.format, parts, self.parameters, shape, self.dtype)
+
+
+class OneProduct:
+    """Where the numbers of layers that take the same input lie behind each other, so that nothing is copied.
+
+    Args:
+        layers: in the order of `ops.matmul`; all of one dtype and width.
+    """
+
+    def __init__(self, layers: Sequence[QuantLinear]) -> None:
+        self._rows = {id(layer): (sum(each.out_features for each in layers[:i]), layer.out_features)
+                      for i, layer in enumerate(layers)}
+        self._all: Tensor | None = None
+
+    def place(self, layer: QuantLinear) -> Tensor:
+        """The part of a layer, (rows, columns)."""
+        if self._all is None:
+            rows = sum(count for _, count in self._rows.values())
+            self._all = torch.empty(rows, layer.in_features, dtype=layer.dtype, device=layer.weight.device)
+        start, count = self._rows[id(layer)]
+        return self._all[start:start + count]
+
+    def forget(self) -> None:
+        """Let the memory go with the numbers in it."""
+        self._all = None
+
+
+def join_products(block: nn.Module) -> None:
+    """Let those layers of a block share memory that `ops.matmul` takes in one product."""
+    for part in block.modules():
+        for names in getattr(part, "together", ()):
+            layers = [part.get_submodule(name) for name in names]
+            if all(isinstance(layer, QuantLinear) for layer in layers) and len({each.dtype for each in layers}) == 1:
+                product = OneProduct(layers)
+                for layer in layers:
+                    layer.product = product
 
 
 class QuantLinear(QuantWeight):

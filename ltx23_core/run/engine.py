@@ -41,8 +41,11 @@ class Engine(Protocol):
     def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
         """A prompt and its negative, encoded; None: the default list."""
 
-    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int]) -> torch.nn.Module:
-        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens."""
+    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int], masked: bool = False) -> torch.nn.Module:
+        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens.
+
+        ``masked``: the video self attention has a mask.
+        """
 
     def upscale(self, latent: Tensor, kind: str = "x2") -> Tensor:
         """A video latent (B, C, F', H', W') at the size of the next stage."""

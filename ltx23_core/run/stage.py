@@ -234,7 +234,8 @@ class Runner:
                  generator: torch.Generator) -> Streams:
         """Clean tokens of a window from its states and their noise."""
         pair = self._plan.timeline.prompt(window, self._job.context)
-        transformer = self._engine.use_transformer(stage, tokens=_counts(states))
+        masked = states[0] is not None and states[0].attention is not None
+        transformer = self._engine.use_transformer(stage, tokens=_counts(states), masked=masked)
         negative = None
         if stage.guidance is not None or stage.solver.uses_uncond:
             negative = self._placed(pair.negative)

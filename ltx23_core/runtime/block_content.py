@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ..lora.apply import Change, apply, prepare
+from ..lora.apply import Change, apply, finite, prepare
 from ..lora.layers import set_layer_changes
 from ..lora.plan import LoraPlan, ParameterLoras, Part
 from ..ops.matmul import Together
@@ -20,6 +20,7 @@ from .sizes import aligned
 
 Views = Mapping[str, Tensor]
 _NOTHING = ParameterLoras()
+_FINITE: set[TensorRef] = set()  # factors that were looked at; a file that changes has other references
 
 
 @dataclass
@@ -218,8 +219,13 @@ def _groups(block: nn.Module, apart: Collection[str]) -> list[list[str]]:
 
 
 def _skeletons(parts: tuple[Part, ...], dtype: torch.dtype) -> list[Change]:
-    """LoRA updates whose tensors are on the meta device; only their scales are read."""
+    """LoRA updates whose tensors are on the meta device; only their scales are kept."""
     reader = RangeReader(torch.device("cpu"))
+    for part in parts:
+        for role, ref in part.update.tensors.items():
+            if ref not in _FINITE:
+                finite(reader.read(ref, None), role, ref)
+                _FINITE.add(ref)
 
     def read(ref: TensorRef, wanted: torch.dtype | None) -> Tensor:
         if prod(ref.shape) == 1:  # an alpha

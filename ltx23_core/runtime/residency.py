@@ -11,6 +11,7 @@ from ..memory.memory_plan import plan_line
 from ..memory.room import Memory, gb, place, refusal
 from .component import Component
 from .policy import policy_for
+from .second_try import shrink
 
 log = logging.getLogger("ltx23")
 
@@ -29,6 +30,9 @@ class Residency(Protocol):
 
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """Make sure these components are on the device and this many bytes are free beside them."""
+
+    def use_less(self, component: Component, activation_bytes: int) -> bool:
+        """After `use`, more than the planned activations were needed: give some of the weights back, if any can be."""
 
     def check(self) -> None:
         """Raise to interrupt the run; called once a block, layer or tile."""
@@ -91,6 +95,10 @@ class LocalResidency:
                     component.release()
                 raise refusal([c.need() for c in components], self.capacity_bytes, activation_bytes,
                               self._memory) from error
+
+    def use_less(self, component: Component, activation_bytes: int) -> bool:
+        """See `Residency`; what was asked to be resident stays."""
+        return self._memory.mode != "resident" and shrink(component, activation_bytes)
 
     def _say(self, line: str) -> None:
         """Log a plan, unless it is the last one again: the same stage runs many times."""

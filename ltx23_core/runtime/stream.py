@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..memory.room import SLOTS
-from ..quant.layers import QuantWeight
+from ..quant.layers import QuantWeight, join_products
 from .block_content import BlockContent
 from .block_source import Arrival, BlockSource
 
@@ -37,6 +37,8 @@ class BlockStream:
         self._order = sorted(contents)
         self._quantised = [[part for part in block.modules() if isinstance(part, QuantWeight)] if hold else []
                            for block in blocks]
+        for block in blocks if hold else ():
+            join_products(block)
         self._current: int | None = None
         largest = max((content.size for content in contents.values()), default=0)
         self._places = [torch.empty(largest, dtype=torch.uint8, device=device)

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ..ops.pick import kernels
 from ..overlay.bytes.ggml import GGUF_FORMATS
 from ..overlay.bytes.source import Parameter
 from ..overlay.packed.sizes import USED
@@ -19,12 +20,13 @@ from . import ggml
 Parts = Mapping[str, Tensor]
 Rows = Callable[[slice], Tensor]  # rows of the stored weight -> float32 (rows, stored columns)
 
+SQUARE = 128  # rows and columns that share a scale in blockwise fp8
 GROUP = 1 << 24  # numbers made at once: 64 MB in float32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], shape: tuple[int, ...],
-               dtype: torch.dtype) -> Tensor:
+               dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """The weight that quantised parts stand for.
 
     Args:
@@ -33,11 +35,17 @@ def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], s
         parameters: of the format.
         shape: (out, in); padded rows and columns are cut.
         dtype: of the result.
+        out: where it is made, contiguous; None: in memory of its own.
     """
+    weight = parts["weight"]
     if format in GGUF_FORMATS:
-        return ggml.numbers(format, parts["weight"], dtype)
+        made = ggml.numbers(format, weight, dtype)
+        return made if out is None else out.copy_(made)
+    result = torch.empty(shape, dtype=dtype, device=weight.device) if out is None else out
+    module = kernels("dequant", weight)
+    if module is not None and module.fits(format, parts, parameters):
+        return module.dequantise(format, parts, result)
     rows, (count, columns) = FORMATS[format](parts, parameters), shape
-    result = torch.empty(shape, dtype=dtype, device=parts["weight"].device)
     step = max(1, GROUP // max(1, columns))
     for start in range(0, count, step):
         at = slice(start, min(start + step, count))
@@ -56,6 +64,20 @@ def _scale(scale: Tensor) -> Callable[[slice], Tensor]:
     return (lambda at: flat) if flat.numel() == 1 else lambda at: flat[at, None]
 
 
+def _squares(scale: Tensor, weight: Tensor) -> Callable[[slice], Tensor] | None:
+    """Blockwise: one scale for each square of 128 rows and columns, as factors of rows; None: of another kind."""
+    rows, columns = weight.shape
+    shape = tuple(scale.shape)
+    if scale.numel() == 1 or shape == (rows, 1) or shape != (-(-rows // SQUARE), -(-columns // SQUARE)):
+        return None
+
+    def factors(at: slice) -> Tensor:
+        square = torch.arange(at.start, at.stop, device=scale.device) // SQUARE
+        return scale[square].float().repeat_interleave(SQUARE, dim=1)[:, :columns]
+
+    return factors
+
+
 def _fp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
     """§2.2: W = q s; without a scale, what was cast to fp8 and no more.
 
@@ -64,7 +86,7 @@ def _fp8(parts: Parts, _: Mapping[str, Parameter]) -> Rows:
     weight = parts["weight"]
     if "weight_scale" not in parts:
         return lambda at: weight[at].float()
-    scale = _scale(parts["weight_scale"])
+    scale = _squares(parts["weight_scale"], weight) or _scale(parts["weight_scale"])
     return lambda at: _without_nan(weight[at], scale(at)).float() * scale(at)
 
 

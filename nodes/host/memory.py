@@ -71,7 +71,7 @@ class _ComponentPatcher(ModelPatcher):
         except BaseException:
             component.release(pages=True)  # ComfyUI has taken it out of its list already
             raise
-        self._note(device_to)
+        self.note(device_to)
         return self.loaded_size() - before
 
     def partially_unload(self, device_to: torch.device, memory_to_free: float = 0, *_: Any,  # noqa: ANN401
@@ -88,17 +88,18 @@ class _ComponentPatcher(ModelPatcher):
             component.place(policy_for(placed), component.device)
         except LTX23Error:  # a file changed: whoever uses it next is told; here another model wants the room
             return 0
-        self._note(component.device)
+        self.note(component.device)
         return before - self.loaded_size()
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
         """Release the weights; with `unpatch_all` False only the list entry goes (ComfyUI is about to renew it)."""
         if unpatch_all:
             self.model.component.release(pages=True)
-            self._note(self.offload_device)
+            self.note(self.offload_device)
         return super().detach(unpatch_all)
 
-    def _note(self, device: torch.device) -> None:
+    def note(self, device: torch.device) -> None:
+        """Tell ComfyUI what is on the device now."""
         self.model.device = device
         self.model.model_loaded_weight_memory = self.loaded_size()
 
@@ -160,6 +161,15 @@ class Residency:
         work = sum(max(need.work, need.streamed_work) for need in needs)
         mm.load_models_gpu([self._patcher(component) for component in components],
                            memory_required=activation_bytes + work)
+
+    def use_less(self, component: Component, activation_bytes: int) -> bool:
+        """See `runtime.residency.Residency`."""
+        from ...ltx23_core.runtime.second_try import shrink
+
+        if self._wish.mode == "resident" or not shrink(component, activation_bytes):
+            return False
+        self._patcher(component).note(self.device)
+        return True
 
     def check(self) -> None:
         """Raise ComfyUI's own exception if the user pressed cancel."""

@@ -10,7 +10,7 @@ from typing import Any
 _MARK = re.compile(r"%(date:[^%]*|[^%/\\]+)%")
 _DATE = re.compile(r"yyyy|yyy|yy|dd?|MM?|hh?|mm?|ss?")
 _HOSTS = frozenset({"width", "height", "year", "month", "day", "hour", "minute", "second"})  # the server's own
-_UNSAFE = re.compile(r'[/\\?<>:*|"\x00-\x1f\x7f]')  # in what a mark becomes
+_UNSAFE = re.compile(r'[\\?<>:*|"\x00-\x1f\x7f]')  # in what a mark becomes
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[1-9]", re.I)
 LONGEST = 255  # bytes of one name on the usual file systems (characters on Windows)
@@ -39,9 +39,9 @@ def expand(prefix: str, width: int, height: int, prompt: Mapping[str, Any] | Non
         mark = match[1]
         if mark in values:
             return values[mark]
-        if mark.startswith("date:"):
+        if mark.startswith("date:"):  # slashes make folders there, as on the page
             return _UNSAFE.sub("_", _date(mark.removeprefix("date:"), moment))
-        return _UNSAFE.sub("_", _input(mark, prompt or {}))
+        return _UNSAFE.sub("_", _input(mark, prompt or {}).replace("/", "_"))
 
     return _MARK.sub(written, prefix)
 

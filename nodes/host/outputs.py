@@ -33,7 +33,12 @@ def refuse_output(prefix: str) -> None:
 
 
 def _place_problem(root: Path, prefix: str) -> tuple[str, str, str] | None:
-    path = (root / expand(prefix, 0, 0).replace("\\", "/")).resolve()
+    try:
+        path = (root / expand(prefix, 0, 0).replace("\\", "/")).resolve()
+        path.parent.exists()
+    except OSError as error:  # names that are short enough can make a path that is too long
+        return (f"filename_prefix makes a path of {len(prefix)} characters ({error.strerror})",
+                "a path that the file system takes", "Use fewer folders.")
     if not prefix.strip() or not path.is_relative_to(root):
         return (f"filename_prefix is {prefix!r}", "a name inside ComfyUI's output folder",
                 "Use a relative name such as video/LTX-2.3.")

@@ -32,3 +32,17 @@ def test_attention_backends_agree_with_float64(name, head_dim):
     bias[..., 512:] = torch.finfo(torch.bfloat16).min
     half = torch.softmax(query.double() @ key[:, :, :512].double().mT / head_dim**0.5, -1) @ value[:, :, :512].double()
     assert relative(attention_backend(name)(query, key, value, bias), half) < 1e-2
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+@pytest.mark.parametrize("gates", [4, 32])
+def test_attention_over_rows_behind_gate_logits(name, head_dim, gates):
+    """Views of one packed product, whose rows need not begin at a multiple of 16 bytes."""
+    heads = 4
+    generator = torch.Generator("cuda").manual_seed(6)
+    packed = torch.randn(1, 320, gates + 3 * heads * head_dim, generator=generator, device="cuda", dtype=torch.bfloat16)
+    query, key, value = (part.unflatten(-1, (heads, head_dim)).transpose(1, 2)
+                         for part in packed[..., gates:].chunk(3, dim=-1))
+    want = torch.softmax(query.double() @ key.double().mT / head_dim**0.5, -1) @ value.double()
+    assert relative(attention_backend(name)(query, key, value, None), want) < 1e-2

@@ -96,6 +96,10 @@ def comfy_fp8(folder: Path) -> Written:
     return _comfy(folder, quantisers.fp8(), {"format": "float8_e4m3fn", "full_precision_matrix_mult": True})
 
 
+def comfy_fp8_squares(folder: Path) -> Written:
+    return _comfy(folder, quantisers.fp8_squares, {"format": "float8_e4m3fn"})
+
+
 def comfy_fp8_rows(folder: Path) -> Written:
     return _comfy(folder, quantisers.fp8(rows=True), {"format": "float8_e4m3fn"}, in_metadata=True)
 
@@ -144,9 +148,10 @@ def cast_fp8(folder: Path) -> Written:
     return _comfy(folder, quantisers.cast, None)
 
 
-QUANTISED = (official_fp8, official_nvfp4, old_comfy_fp8, comfy_fp8, comfy_fp8_rows, sniffed_fp8_rows, comfy_mxfp8,
-             sniffed_mxfp8, comfy_nvfp4, comfy_int8, comfy_int8_convrot, int8_fast_convrot, int8_fast,
-             comfy_int4_convrot, cast_fp8)
+QUANTISED = (
+    official_fp8, official_nvfp4, old_comfy_fp8, comfy_fp8, comfy_fp8_squares, comfy_fp8_rows, sniffed_fp8_rows,
+    comfy_mxfp8, sniffed_mxfp8, comfy_nvfp4, comfy_int8, comfy_int8_convrot, int8_fast_convrot, int8_fast,
+    comfy_int4_convrot, cast_fp8)
 
 
 def main() -> None:

@@ -28,6 +28,16 @@ def fp8(dtype: torch.dtype = torch.float8_e4m3fn, rows: bool = False) -> Quantis
     return quantise
 
 
+def fp8_squares(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """One scale for each square of 128 rows and columns."""
+    rows, columns = weight.shape
+    squares = padded(weight, 128, 128).unflatten(0, (-1, 128)).unflatten(2, (-1, 128))
+    scale = (squares.abs().amax((1, 3)) / 448).clamp(min=1e-12)
+    each = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[:rows, :columns]
+    q = (weight / each).to(torch.float8_e4m3fn)
+    return {"weight": q, "weight_scale": scale}, q.float() * each
+
+
 def cast(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """§2.1, 7: no scale."""
     q = weight.to(torch.float8_e4m3fn)

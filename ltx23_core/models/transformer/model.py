@@ -176,8 +176,8 @@ class Transformer(nn.Module):
         constant = dict(zip(STREAMS, tables, strict=True))
         given = {name: self._prepared(name, own, others[name], constant[name]) for name, own in inputs.items()}
         # One layout whoever made the latent: a product over a transposed view rounds otherwise.
-        start = {name: State(self._stream(name).patchify(own.latent.contiguous())) for name, own in inputs.items()}
-        branches = [Branch(list(range(len(passes))), start)]
+        branches = [Branch(list(range(len(passes))), {
+            name: State(self._stream(name).patchify(own.latent.contiguous())) for name, own in inputs.items()})]
         for number in range(len(self.transformer_blocks)):
             branches = self._block(number, branches, given, passes, check)
             yield
@@ -185,19 +185,24 @@ class Transformer(nn.Module):
 
     def _block(self, number: int, branches: list[Branch], given: dict[str, Prepared], passes: Sequence[Pass],
                check: Callable[[], None] | None) -> list[Branch]:
-        """One block of all passes, stage by stage; branches fork where a stage treats their passes differently."""
+        """One block of all passes, stage by stage; branches fork where a stage treats their passes differently.
+
+        Takes the branches out of the list that it is given: the caller must not keep them alive.
+        """
         block, last = self.transformer_blocks[number], number == len(self.transformer_blocks) - 1
         steps, shared = {name: each.step for name, each in given.items()}, {}
         for stage in STAGES:
             ahead = not last or STAGES.index(stage) < STAGES.index("cross")
             forked = []
-            for members, states in (Branch(group, branch.states) for branch in branches
-                                    for group in _groups(branch.members, passes, number, stage)):
-                if check is not None and stage == STAGES[-1]:
-                    check()
-                wanted = frozenset().union(*(passes[member].needs(ahead) for member in members))
-                call = BlockCall(number, steps, passes[members[0]], wanted, shared)
-                forked.append(Branch(members, block(stage, states, call)))
+            while branches:  # each is let go as soon as it is done: its memory is what the next one's results need
+                branch = branches.pop(0)
+                for members in _groups(branch.members, passes, number, stage):
+                    if check is not None and stage == STAGES[-1]:
+                        check()
+                    wanted = frozenset().union(*(passes[member].needs(ahead) for member in members))
+                    call = BlockCall(number, steps, passes[members[0]], wanted, shared)
+                    forked.append(Branch(members, block(stage, branch.states, call)))
+                del branch
             branches = forked
         return branches
 

@@ -67,8 +67,9 @@ class SourceFile:
     def check_stat(self, info: os.stat_result) -> None:
         """Refuse a file whose size or time differs; cheap enough to do at every opening."""
         if (info.st_size, info.st_mtime_ns) != (self.size, self.mtime_ns):
-            what = f"its size went from {self.size} to {info.st_size} bytes" if info.st_size != self.size \
-                else "it was written to (another modification time)"
+            what = "it was written to (another modification time)"
+            if info.st_size != self.size:
+                what = f"its size went from {self.size} to {info.st_size} bytes"
             raise OverlayError(f"{self.path} changed after the overlay was made: {what}",
                                "the file that the overlay describes, unchanged", REMAKE)
 

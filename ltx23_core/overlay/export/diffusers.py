@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ExportError
+from ..bytes.endings import INDEX, TOKENIZER_FILES
 from ..bytes.header import read_json
 from ..bytes.source import AnyRef
 from ..manifest import Overlay
@@ -20,8 +21,8 @@ _CLASSES = {
     "vocoder": ("ltx2", "LTX2VocoderWithBWE"), "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
 }
 _TEXT_MODELS = {"gemma3": "Gemma3ForConditionalGeneration", "gemma3_text": "Gemma3ForCausalLM"}
-_ENCODER_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+_ENCODER_FILES = ("config.json", "generation_config.json", f"model{INDEX}")
+_TOKENIZER_FILES = (*TOKENIZER_FILES, "special_tokens_map.json",
                     "added_tokens.json", "chat_template.json", "chat_template.jinja")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ExportError
+from ..bytes.endings import INDEX, shard_name
 from ..bytes.source import DTYPE_BITS, AnyRef, QuantRef, SourceFile, TensorRef
 from ..manifest import Overlay
 from ..names.architecture import PLAIN_DTYPES
@@ -22,7 +23,6 @@ from .packed import CARRIED, unpacked
 
 ALIGN = 4096  # blocks that file systems can share between files
 _HEADER_ALIGN = 8  # as the safetensors library pads
-WEIGHTS, SHARDS = "{stem}.safetensors", "{stem}-{number:05}-of-{count:05}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,14 @@ def sharded(folder: str, stem: str, tensors: Mapping[str, TensorRef], limit: int
         size += ref.size_bytes
         total += ref.size_bytes
     if len(shards) == 1:
-        return [weights_file(f"{folder}/{WEIGHTS.format(stem=stem)}", shards[0], {"format": "pt"})]
+        return [weights_file(f"{folder}/{stem}.safetensors", shards[0], {"format": "pt"})]
     files, places = [], {}
     for number, shard in enumerate(shards, 1):
-        name = SHARDS.format(stem=stem, number=number, count=len(shards))
+        name = shard_name(stem, number, len(shards))
         files.append(weights_file(f"{folder}/{name}", shard, {"format": "pt"}))
         places |= dict.fromkeys(shard, name)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    files.append(json_file(f"{folder}/{WEIGHTS.format(stem=stem)}.index.json", index))
+    files.append(json_file(f"{folder}/{stem}{INDEX}", index))
     return files
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...errors import OverlayError
+from ..bytes.endings import TOKENIZER_MODEL
 from ..bytes.header import read_header
 from ..bytes.source import AnyRef, TensorRef
 from ..manifest import ComponentEntry, Overlay
@@ -146,8 +147,8 @@ def _comfy_gemma(overlay: Overlay) -> OutputFile:
     folder = overlay.tokenizer
     if "tokenizer" in overlay.components:  # the source is such a file itself
         tensors |= overlay.components["tokenizer"].tensors
-    elif folder is not None and (folder / "tokenizer.model").is_file():
-        (part,) = whole_file("", folder / "tokenizer.model").ranges
+    elif folder is not None and (folder / TOKENIZER_MODEL).is_file():
+        (part,) = whole_file("", folder / TOKENIZER_MODEL).ranges
         tensors["spiece_model"] = TensorRef(part.source.path, "U8", (part.end,), 0, part.end, part.source)
     path = next(iter(overlay.require("text_encoder").tensors.values())).path
     name = "gemma-3"

@@ -66,7 +66,8 @@ def check_upsampler(found: Found, latent_channels: int) -> tuple[str, dict[str, 
     if config["in_channels"] != latent_channels:
         problems.append(f"it is for latents of {config['in_channels']} channels, the checkpoint has {latent_channels}")
     if problems:
-        raise OverlayError(f"{path}: " + "; ".join(problems), "an upscaler that fits the checkpoint", _GET_UPSAMPLER)
+        raise OverlayError(f"{path}: " + "; ".join(problems),
+                           "an upscaler that fits the checkpoint", _GET_UPSAMPLER)
     return component, config
 
 

@@ -23,7 +23,8 @@ _GET_GEMMA = (f"Use {GEMMA_12B}: the folder of huggingface.co/google/gemma-3-12b
               "(24 GB; accept the licence there) or gemma_3_12B_it_fp8_scaled.safetensors of "
               "huggingface.co/Comfy-Org/ltx-2 (13 GB), in models/text_encoders.")
 # (layers, width) -> name
-_GEMMAS = {(18, 640): "Gemma 3 270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
+_GEMMAS = {(18, 640): "Gemma 3 "
+                      "270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
            (62, 5376): "Gemma 3 27B"}
 TEXT_PARTS = ("text_encoder", "text_encoder_vision", "tokenizer")  # what always comes from the same place
 
@@ -80,12 +81,14 @@ def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
         if (inner / CONFIG_FILE).is_file():
             return _files(inner)
         raise OverlayError(f"{path} is not a text encoder folder: {folder / CONFIG_FILE} is missing",
-                           "a Hugging Face folder with config.json, tokenizer and model*.safetensors, or one file",
+                           "a Hugging Face folder with config.json, tokenizer and model*.safetensors, or one "
+                           "file",
                            _GET_GEMMA)
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("model_type")
     if kind not in ("gemma3", "gemma3_text") or not isinstance(config.get("text_config", {}), dict):
-        raise OverlayError(f"{folder} holds a model of type {word(kind)}", "'gemma3' in config.json", _GET_GEMMA)
+        raise OverlayError(f"{folder} holds a model of type {word(kind)}",
+                           "'gemma3' in config.json", _GET_GEMMA)
     return _folder_files(folder), config
 
 
@@ -147,7 +150,8 @@ def _config_of(files: Files, text: Tensors) -> dict[str, Any]:
 
 def _name(config: dict[str, Any]) -> str:
     values = gemma_config(config)
-    return _GEMMAS.get((values["num_hidden_layers"], values["hidden_size"]), "the model that config.json describes")
+    return _GEMMAS.get((values["num_hidden_layers"], values["hidden_size"]),
+                       "the model that config.json describes")
 
 
 def _tokenizer_folder(files: Files, tokenizers: Sequence[Path]) -> Path:
@@ -155,9 +159,11 @@ def _tokenizer_folder(files: Files, tokenizers: Sequence[Path]) -> Path:
     for folder in (files.folder, files.folder.parent / "tokenizer", *tokenizers):
         if any((folder / name).is_file() for name in TOKENIZERS):
             return folder
-    raise OverlayError(f"{files.path} has no tokenizer", " or ".join(TOKENIZERS) + " beside the weights, or a text "
-                       "encoder file that has it inside",
-                       "Download the tokenizer files of the same model into this folder, or give their folder too.")
+    raise OverlayError(f"{files.path} has no tokenizer",
+                       " or ".join(TOKENIZERS) + " beside the weights, or a "
+                       "text encoder file that has it inside",
+                       "Download the tokenizer files of the same model into this folder, or give their "
+                       "folder too.")
 
 
 def check_matches(encoder: Found, caption_channels: int, in_features: int) -> None:

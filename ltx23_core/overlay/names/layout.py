@@ -164,12 +164,16 @@ _VOCODER = re.compile(r"(vocoder|bwe_generator|mel_stft)\.")
 # Asked in this order. The bare transformer comes after all that it could be taken for: it takes every name left.
 LAYOUTS: tuple[Layout, ...] = (
     UPSCALER,
-    Layout("diffusers transformer", (r"^audio_time_embed\.", r"^proj_in\."), diffusers="transformer", only=_BARE),
-    Layout("diffusers connectors", (r"^(video|audio)_(connector|text_proj_in)\.",), _TEXT, diffusers="connectors"),
-    Layout("diffusers video VAE", (r"^(encoder|decoder)\.mid_block\.resnets\.",), diffusers="vae", only=_BARE),
+    Layout("diffusers "
+           "transformer", (r"^audio_time_embed\.", r"^proj_in\."), diffusers="transformer", only=_BARE),
+    Layout("diffusers "
+           "connectors", (r"^(video|audio)_(connector|text_proj_in)\.",), _TEXT, diffusers="connectors"),
+    Layout("diffusers video "
+           "VAE", (r"^(encoder|decoder)\.mid_block\.resnets\.",), diffusers="vae", only=_BARE),
     Layout("diffusers audio VAE", (r"^latents_mean$", r"^(encoder\.down|decoder\.up)\.0\.block\."),
            diffusers="audio_vae", only=_BARE),
-    Layout("diffusers vocoder", (r"^(vocoder|bwe_generator)\.upsamplers\.",), diffusers="vocoder", only=_VOCODER),
+    Layout("diffusers "
+           "vocoder", (r"^(vocoder|bwe_generator)\.upsamplers\.",), diffusers="vocoder", only=_VOCODER),
     Layout("vocoder without prefix", (r"^bwe_generator\.",), {"": (("vocoder", ""),)}, only=_VOCODER),
     OFFICIAL,
     *(_wrapped(prefix) for prefix in WRAPPERS[1:-1]),

@@ -28,12 +28,18 @@ def as_quantised(ref: AnyRef) -> QuantRef | None:
     """A weight as quantised one: a plain cast to fp8 is the format fp8 without scale; None: it is not quantised."""
     if isinstance(ref, QuantRef):
         return ref
-    return QuantRef("fp8", ref.shape, {"weight": ref}) if ref.dtype in FP8 else None
+    if ref.dtype not in FP8:
+        return None
+    return QuantRef("fp8", ref.shape, {"weight": ref})
 
 
 def kept_parts(ref: QuantRef) -> dict[str, TensorRef]:
     """The parts that are kept on the device: all that the arithmetic uses."""
-    return {name: ref.parts[name] for name in ("weight", *USED[ref.format]) if name in ref.parts}
+    kept = {}
+    for name in ("weight", *USED[ref.format]):
+        if name in ref.parts:
+            kept[name] = ref.parts[name]
+    return kept
 
 
 def stays_quantised(name: str, ref: AnyRef) -> bool:
@@ -46,7 +52,15 @@ def stays_quantised(name: str, ref: AnyRef) -> bool:
     quantised = as_quantised(ref)
     if quantised is None or not name.endswith(".weight") or len(ref.shape) != 2:
         return False
-    return quantised.format in (BY_ROW if name.endswith("embed_tokens.weight") else STAY)
+    if name.endswith("embed_tokens.weight"):
+        return quantised.format in BY_ROW and not _in_squares(quantised)
+    return quantised.format in STAY
+
+
+def _in_squares(ref: QuantRef) -> bool:
+    """Whether scales belong to squares of a weight (fp8, 128x128), of which no single row can be made."""
+    scale = ref.parts.get("weight_scale")
+    return scale is not None and prod(scale.shape) != 1 and scale.shape[0] != ref.shape[0]
 
 
 def bytes_on_device(name: str, ref: AnyRef, number: int = NUMBER) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import OverlayError, word
 from ..bytes.endings import (
     INDEX,
+    INDEX_OF,
     PICKLES,
     SAFETENSORS,
     SGLANG_MARKER,
@@ -248,7 +249,7 @@ def _weight_files(folder: Path) -> tuple[list[str], list[str]]:
         names = sorted({name for name in table.values() if isinstance(name, str) and Path(name).name == name}) \
             if isinstance(table, dict) else []
         missing = [name for name in names if not (folder / name).is_file()]
-        single = index.name.removesuffix(".index.json")
+        single = index.name.removesuffix(INDEX_OF)
         if names and (not missing or single not in there):
             return names, missing
         if single in there:

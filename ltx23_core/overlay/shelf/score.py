@@ -27,11 +27,12 @@ class Score:
         generation: 0: header or name say 2.3, 1: neither says anything, 2: an older family.
         over_room: 0: fits into the device; else the bytes that it would take there.
         other_variant: of what belongs to one variant: 0: the transformer's, 1: its name says none, 2: the other.
+        changed: 1: its name says that somebody changed the official weights; another model is no more exact one.
         loss: place of its number format in `EXACT`.
         weaker: minus the modules of a LoRA times their mean rank.
         recipe: 0: dev, 1: distilled, 2: unknown.
-        apart: 0: a file for this alone, 1: part of a checkpoint; of a checkpoint: minus the components it brings.
-        changed: 1: its name says that somebody changed the official weights.
+        apart: -1: a file that is taken anyway, 0: one for this alone, 1: part of a checkpoint; of a checkpoint: minus
+            the components it brings.
         older: minus its version.
     """
 
@@ -39,11 +40,11 @@ class Score:
     generation: int = 0
     over_room: int = 0
     other_variant: int = 0
+    changed: int = 0
     loss: int = 0
     weaker: int = 0
     recipe: int = 0
     apart: int = 0
-    changed: int = 0
     older: int = 0
 
 

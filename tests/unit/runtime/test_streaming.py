@@ -42,7 +42,8 @@ def assert_equal(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
 
 
 FORMS: dict[str, Callable[[Path], Written]] = {
-    "fp8": forms.official_fp8, "fp8 rows": forms.comfy_fp8_rows, "fp8 cast": forms.cast_fp8,
+    "fp8": forms.official_fp8, "fp8 rows": forms.comfy_fp8_rows,
+    "fp8 squares": forms.comfy_fp8_squares, "fp8 cast": forms.cast_fp8,
     "mxfp8": forms.comfy_mxfp8, "nvfp4": forms.official_nvfp4, "int8": forms.comfy_int8,
     "int8 rotated": forms.comfy_int8_convrot, "int4": forms.comfy_int4_convrot}
 

@@ -1,14 +1,17 @@
 """Every quantised format against a slow computation of spec/09 §2 on single numbers, in float32 bit for bit."""
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 
+from ltx23_core.ops import pick
 from ltx23_core.weights import dequant
 from ltx23_core.weights.dequant import FORMATS, dequantise, hadamard, needed
 
@@ -67,6 +70,13 @@ def case_fp8(r: random.Random, rows: bool = False, kind: str = "e4m3") -> tuple:
     want = [[f32(decode(code)) * f32(scale.reshape(-1)[n if rows else 0].item()) for code in row]
             for n, row in enumerate(codes)]
     return "fp8", {"weight": u8(codes).view(dtype), "weight_scale": scale}, {}, want
+
+
+def case_fp8_squares(r: random.Random, rows: int = 200, columns: int = 300) -> tuple:
+    codes, scale = rand_bytes(r, rows, columns, finite), floats(r, -(-rows // 128), -(-columns // 128))
+    want = [[f32(e4m3(codes[i][j])) * f32(scale[i // 128, j // 128].item()) for j in range(columns)]
+            for i in range(rows)]
+    return "fp8", {"weight": u8(codes).view(torch.float8_e4m3fn), "weight_scale": scale}, {}, want
 
 
 def case_mxfp8(r: random.Random) -> tuple:
@@ -148,6 +158,7 @@ def case_w4a8(r: random.Random, book: bool) -> tuple:
 
 CASES = {
     "fp8 e4m3": case_fp8, "fp8 e5m2": lambda r: case_fp8(r, kind="e5m2"), "fp8 rows": lambda r: case_fp8(r, rows=True),
+    "fp8 squares": case_fp8_squares, "fp8 as many squares as rows": lambda r: case_fp8_squares(r, 4, 512),
     "mxfp8": case_mxfp8, "nvfp4": case_nvfp4, "int8": case_int8, "int8 one scale": lambda r: case_int8(r, rows=False),
     "int8 rotated by 64": lambda r: case_int8(r, 64), "int8 rotated by 16": lambda r: case_int8(r, 16),
     "int4": case_int4, "awq": case_awq,
@@ -165,6 +176,48 @@ def test_format(name: str, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     got = dequantise(format, parts, parameters, tuple(want.shape), torch.float32)
     assert torch.equal(got, want)
     assert torch.equal(dequantise(format, parts, parameters, tuple(want.shape), torch.bfloat16), want.bfloat16())
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BY_KERNEL = [name for name in CASES if name.split()[0] in ("fp8", "mxfp8", "nvfp4") or name in (
+    "int8", "int8 one scale")]
+
+
+@pytest.fixture
+def triton_form() -> Iterator[None]:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton needs a GPU, or TRITON_INTERPRET=1 before it is imported")
+    pick.choose("triton")
+    assert pick.prepare()
+    yield
+    pick.choose("auto")
+
+
+@pytest.mark.parametrize("name", BY_KERNEL)
+def test_kernels_give_the_same_bits(name: str, triton_form: None) -> None:
+    format, parts, parameters, want = CASES[name](random.Random(name))
+    want = torch.from_numpy(np.array(want, dtype=np.float32))
+    parts = {part: tensor.to(DEVICE) for part, tensor in parts.items()}
+    kernels = pick.kernels("dequant", parts["weight"])
+    assert kernels.fits(format, parts, parameters)
+    dtypes = torch.float32, torch.float16, torch.bfloat16
+    for dtype in dtypes[:2] if DEVICE == "cpu" else dtypes:  # the interpreter cuts bfloat16 where it should round
+        out = torch.empty(want.shape, dtype=dtype, device=DEVICE)
+        dequantise(format, parts, parameters, tuple(want.shape), dtype, out)
+        assert torch.equal(out.cpu(), want.to(dtype)), dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+def test_kernels_know_every_code(dtype: torch.dtype, triton_form: None) -> None:
+    """All 256 bytes, NaN, infinity and -0 included, without a scale."""
+    codes = torch.arange(256, dtype=torch.uint8, device=DEVICE).reshape(2, 128).view(dtype)
+    out = torch.empty(2, 128, device=DEVICE)
+    pick.kernels("dequant", codes).dequantise("fp8", {"weight": codes}, out)
+    want = codes.float()
+    same = (out == want) & (torch.signbit(out) == torch.signbit(want)) | (out.isnan() & want.isnan())
+    assert same.all()
 
 
 def test_every_format_has_a_case() -> None:
@@ -204,6 +257,14 @@ ZERO = {  # of each format: parts as quantisers leave them for a layer of zeros,
     "w4a8": {"weight": torch.full((4, 16), 0x77, dtype=torch.uint8), "weight_s_channel": torch.zeros(4),
              "weight_s_rel": torch.full((4, 2), float("nan"))},
 }
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8 rows", "mxfp8", "nvfp4", "int8"])
+def test_kernels_give_zeros_for_a_scale_of_zero(name: str, triton_form: None) -> None:
+    parts = {part: tensor.to(DEVICE) for part, tensor in ZERO[name].items()}
+    out = torch.ones(4, 32, device=DEVICE)
+    dequantise(name.split()[0], parts, {}, (4, 32), torch.float32, out)
+    assert not out.any()
 
 
 @pytest.mark.parametrize("name", ZERO)
