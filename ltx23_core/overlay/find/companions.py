@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import OverlayError, examples
-from ..bytes.sets import read_files, weight_sets
+from ..bytes.sets import Files, read_files, weight_sets
 from ..bytes.source import AnyRef, SourceFile, TensorRef
 from ..bytes.weights import read_weights
 from ..lora.dialects import read_lora
@@ -33,12 +33,21 @@ def find_upsampler(path: Path) -> Found:
     Raises:
         OverlayError: not an upscaler.
     """
-    inside = weight_sets(path) if path.is_dir() else []
-    files = inside[0] if inside else read_files(path)
+    files = _upsampler_files(path)
     found = describe(files)
-    if found is None or not any(name.startswith("upsampler") for name in found.components):
-        raise OverlayError(f"{path} is {kind_of(files)}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
-    return found
+    if found is not None:
+        for name in found.components:
+            if name.startswith("upsampler"):
+                return found
+    raise OverlayError(f"{path} is {kind_of(files)}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
+
+
+def _upsampler_files(path: Path) -> Files:
+    if path.is_dir():
+        inside = weight_sets(path)
+        if inside:
+            return inside[0]
+    return read_files(path)
 
 
 def check_upsampler(found: Found, latent_channels: int) -> tuple[str, dict[str, Any]]:
@@ -56,30 +65,51 @@ def check_upsampler(found: Found, latent_channels: int) -> tuple[str, dict[str, 
     """
     tensors, path = next(iter(found.components.values())), found.path
     config = found.config or _config_of(tensors)
-    spatial, temporal = bool(config.get("spatial_upsample")), bool(config.get("temporal_upsample"))
-    scale = config.get("spatial_scale", 2.0) if spatial else None
-    component = _UPSAMPLERS.get((spatial, temporal, scale)) if isinstance(scale, int | float | None) else None
-    if component is None:
-        raise OverlayError(f"{path} has spatial_upsample {spatial}, temporal_upsample {temporal}, scale {scale!r}",
-                           "an upscaler for x2 or x1.5 in space, or for x2 in time", _GET_UPSAMPLER)
+    component = _component_of(config, path)
     problems = differences(component, expected_tensors(component, config, path), tensors)
-    if config["in_channels"] != latent_channels:
-        problems.append(f"it is for latents of {config['in_channels']} channels, the checkpoint has {latent_channels}")
+    channels = config["in_channels"]
+    if channels != latent_channels:
+        problems.append(f"it is for latents of {channels} channels, the checkpoint has {latent_channels}")
     if problems:
         raise OverlayError(f"{path}: " + "; ".join(problems),
                            "an upscaler that fits the checkpoint", _GET_UPSAMPLER)
     return component, config
 
 
+def _component_of(config: dict[str, Any], path: Path) -> str:
+    """Which upscaler a configuration describes."""
+    spatial = bool(config.get("spatial_upsample"))
+    temporal = bool(config.get("temporal_upsample"))
+    scale = None
+    if spatial:
+        scale = config.get("spatial_scale", 2.0)
+    if isinstance(scale, int | float | None):
+        component = _UPSAMPLERS.get((spatial, temporal, scale))
+        if component is not None:
+            return component
+    raise OverlayError(
+        f"{path} has spatial_upsample {spatial}, temporal_upsample {temporal}, scale {scale!r}",
+        "an upscaler for x2 or x1.5 in space, or for x2 in time", _GET_UPSAMPLER)
+
+
 def _config_of(tensors: Tensors) -> dict[str, Any]:
     """The configuration of an upscaler without metadata: its shapes say all of it (spec/06)."""
     kind, first = upsampler_kind(tensors), tensors["initial_conv.weight"].shape
     blocks = {name.split(".")[1] for name in tensors if name.startswith("res_blocks.")}
-    return {"in_channels": first[1] if len(first) == 5 else 0, "mid_channels": first[0] if first else 0,
-            "num_blocks_per_stage": len(blocks), "dims": 3, "spatial_upsample": kind != "upsampler_temporal_x2",
-            "temporal_upsample": kind == "upsampler_temporal_x2",
-            "spatial_scale": 1.5 if kind == "upsampler_x1.5" else 2.0,
-            "rational_resampler": "upsampler.conv.weight" in tensors}
+    config = {
+        "in_channels": 0, "mid_channels": 0, "num_blocks_per_stage": len(blocks), "dims": 3,
+        "spatial_upsample": kind != "upsampler_temporal_x2",
+        "temporal_upsample": kind == "upsampler_temporal_x2",
+        "spatial_scale": 2.0,
+        "rational_resampler": "upsampler.conv.weight" in tensors,
+    }
+    if first:
+        config["mid_channels"] = first[0]
+    if len(first) == 5:
+        config["in_channels"] = first[1]
+    if kind == "upsampler_x1.5":
+        config["spatial_scale"] = 1.5
+    return config
 
 
 class DistilledLora(NamedTuple):
@@ -107,7 +137,9 @@ def read_distilled_lora(path: Path, transformer: Shapes) -> DistilledLora:
         OverlayError: unknown keys, half pairs, shapes that do not fit.
     """
     header = read_weights(path)
-    tensors = {key.removeprefix("model.").removeprefix(_LORA_PREFIX): ref for key, ref in header.tensors.items()}
+    tensors = {}
+    for key, ref in header.tensors.items():
+        tensors[key.removeprefix("model.").removeprefix(_LORA_PREFIX)] = ref
     problems = _lora_problems(tensors, transformer)
     if tensors and not problems:
         return DistilledLora(tensors, header.source)
@@ -118,14 +150,21 @@ def read_distilled_lora(path: Path, transformer: Shapes) -> DistilledLora:
         found = read_lora(path, {"transformer": transformer})
     except OverlayError as error:
         raise refusal from error
-    wrong = [key for key, reason in found.unused.items() if not any(part in key for part in _NOT_OF_TRANSFORMER)]
-    if wrong or not all(map(_is_plain, found.updates["transformer"].values())):
+    updates = found.updates["transformer"]
+    if not all(map(_may_be_left_out, found.unused)) or not all(map(_is_plain, updates.values())):
         raise refusal
-    official = {key: ref for name, update in found.updates["transformer"].items()
-                for key, ref in _under_official_names(name, update).items()}
-    notes = (f"{len(found.unused)} tensors of {path.name} change connectors or text projection: left out, as in the "
-             "official code",) if found.unused else ()
-    return DistilledLora(official, header.source, notes)
+    official: dict[str, AnyRef] = {}
+    for name, update in updates.items():
+        official |= _under_official_names(name, update)
+    if not found.unused:
+        return DistilledLora(official, header.source)
+    note = (f"{len(found.unused)} tensors of {path.name} change connectors or text projection: left out, as in "
+            "the official code")
+    return DistilledLora(official, header.source, (note,))
+
+
+def _may_be_left_out(key: str) -> bool:
+    return any(part in key for part in _NOT_OF_TRANSFORMER)
 
 
 def _is_plain(update: Update) -> bool:
@@ -140,9 +179,14 @@ def _under_official_names(parameter: str, update: Update) -> dict[str, TensorRef
     """The tensors of one update."""
     module = parameter.removesuffix(".weight").removesuffix(".bias")
     if update.kind == "diff":
-        return {f"{module}.diff_b" if parameter.endswith(".bias") else f"{module}.diff": update.tensors["diff"]}
-    pair = {module + _LORA_A: update.tensors["a"], module + _LORA_B: update.tensors["b"]}
-    return pair | ({f"{module}.alpha": update.alpha} if isinstance(update.alpha, TensorRef) else {})
+        name = f"{module}.diff"
+        if parameter.endswith(".bias"):
+            name += "_b"
+        return {name: update.tensors["diff"]}
+    tensors = {module + _LORA_A: update.tensors["a"], module + _LORA_B: update.tensors["b"]}
+    if isinstance(update.alpha, TensorRef):
+        tensors[f"{module}.alpha"] = update.alpha
+    return tensors
 
 
 def lora_fits(weight: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
@@ -153,15 +197,26 @@ def lora_fits(weight: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool
 def _lora_problems(tensors: dict[str, AnyRef], transformer: Shapes) -> list[str]:
     unknown, half, shapes = [], [], []
     for name, ref in tensors.items():
-        suffix = next((s for s in (_LORA_A, _LORA_B) if name.endswith(s)), None)
-        module = name.removesuffix(suffix or "")
+        module, other = _other_half(name)
         weight = transformer.get(module + ".weight", ())
-        if suffix is None or len(weight) != 2:
+        if not other or len(weight) != 2:
             unknown.append(name)
-        elif (other := tensors.get(module + (_LORA_B if suffix == _LORA_A else _LORA_A))) is None:
+            continue
+        partner = tensors.get(other)
+        if partner is None:
             half.append(name)
-        elif suffix == _LORA_A and not lora_fits(weight, ref.shape, other.shape):
-            shapes.append(f"{module} is {list(other.shape)} times {list(ref.shape)}, the weight {list(weight)}")
+        elif name.endswith(_LORA_A) and not lora_fits(weight, ref.shape, partner.shape):
+            product = f"{list(partner.shape)} times {list(ref.shape)}"
+            shapes.append(f"{module} is {product}, the weight {list(weight)}")
     return [f"{len(names)} {what} ({examples(names)})" for what, names in
             (("keys of no Linear of the transformer", unknown), ("without the other half", half),
              ("that do not fit their weight", shapes)) if names]
+
+
+def _other_half(name: str) -> tuple[str, str]:
+    """The module of one tensor of a pair, and the name of the other; of any other tensor its name and ""."""
+    for own, other in ((_LORA_A, _LORA_B), (_LORA_B, _LORA_A)):
+        if name.endswith(own):
+            module = name.removesuffix(own)
+            return module, module + other
+    return name, ""

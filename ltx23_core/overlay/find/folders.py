@@ -2,20 +2,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import OverlayError
-from ..bytes.endings import SGLANG_MARKER, TOKENIZERS, is_weights
+from ..bytes.endings import SGLANG_MARKER, is_weights
 from ..bytes.header import read_json
 from ..bytes.sets import Files, read_files, weight_sets
 from ..names.recognise import recognise
 from .found import Found, describe, kind_of
-from .text_encoder import find_text_encoder
+from .text_encoder import find_text_encoder, has_tokenizer
 
 MAX_DEPTH, MAX_FILES = 3, 300
 SGLANG_ENCODER = "ltx23_image_encoder"
+_STALE = frozenset({"video_encoder", "audio_encoder", "audio_decoder"})  # of LTX-2.0 in sglang's folders
 
 
 def find(path: Path, tokenizers: Sequence[Path] = ()) -> list[Found]:
@@ -48,8 +49,9 @@ def _describe(files: Files, tokenizers: Sequence[Path]) -> Found | None:
     if found is None or "text_encoder" not in found.components:
         return found
     encoder = find_text_encoder(files.path, tokenizers)
-    return replace(encoder, layout=found.layout, version=found.version, leftover=found.leftover, notes=found.notes,
-                   components=found.components | encoder.components, config=found.config | encoder.config)
+    return replace(
+        encoder, layout=found.layout, version=found.version, leftover=found.leftover, notes=found.notes,
+        components=found.components | encoder.components, config=found.config | encoder.config)
 
 
 def _folders(root: Path, depth: int = 0) -> Iterator[Path]:
@@ -63,16 +65,9 @@ def _folders(root: Path, depth: int = 0) -> Iterator[Path]:
 def _find_in_folder(root: Path, elsewhere: Sequence[Path]) -> list[Found]:
     try:
         folders = list(_folders(root))
-        here = [folder for folder in folders if any((folder / name).is_file() for name in TOKENIZERS)]
-        count = sum(is_weights(name) for folder in folders for name in os.listdir(folder))
-        if count > MAX_FILES:
-            raise OverlayError(f"{root} has {count} weight files", f"the folder of one model (at most {MAX_FILES})",
-                               "Give the file or the folder of the model itself.")
-        found, other = [], []
-        for files in (files for folder in folders for files in weight_sets(folder)):
-            part = _describe(files, (*here, *elsewhere))
-            found += [part] if part else []
-            other += [] if part else [files]
+        here = list(filter(has_tokenizer, folders))
+        _refuse_many(root, folders)
+        found, other = _described(folders, (*here, *elsewhere))
     except OSError as error:
         raise OverlayError(f"{root} cannot be read ({error.strerror or error})", "a readable folder",
                            "Check the path and the permissions.") from error
@@ -91,10 +86,41 @@ def _find_in_folder(root: Path, elsewhere: Sequence[Path]) -> list[Found]:
     return found
 
 
+def _refuse_many(root: Path, folders: Sequence[Path]) -> None:
+    count = 0
+    for folder in folders:
+        count += sum(map(is_weights, os.listdir(folder)))
+    if count > MAX_FILES:
+        raise OverlayError(
+            f"{root} has {count} weight files", f"the folder of one model (at most {MAX_FILES})",
+            "Give the file or the folder of the model itself.")
+
+
+def _described(folders: Sequence[Path], tokenizers: Sequence[Path]) -> tuple[list[Found], list[Files]]:
+    """What the weight files of some folders bring, and those that are no part of LTX-2.3."""
+    found, other = [], []
+    for folder in folders:
+        for files in weight_sets(folder):
+            part = _describe(files, tokenizers)
+            if part is None:
+                other.append(files)
+            else:
+                found.append(part)
+    return found, other
+
+
 def _without_copies(found: list[Found]) -> list[Found]:
     """Text encoders without the projection that was saved with them, where another file of the folder brings it."""
-    brought = {name for part in found if "text_encoder" not in part.components for name in part.components}
-    return [part.without(brought) if "text_encoder" in part.components else part for part in found]
+    brought: set[str] = set()
+    for part in found:
+        if "text_encoder" not in part.components:
+            brought.update(part.components)
+    kept = []
+    for part in found:
+        if "text_encoder" in part.components:
+            part = part.without(brought)
+        kept.append(part)
+    return kept
 
 
 def _check_single(root: Path, found: list[Found]) -> None:
@@ -103,9 +129,10 @@ def _check_single(root: Path, found: list[Found]) -> None:
     for part in found:
         for name in part.components:
             if name in seen:
-                raise OverlayError(f"{root} has two files with the component {name}: {seen[name].path.name} and "
-                                   f"{part.path.name}", "one of each",
-                                   "Give the file that you want instead of the folder.")
+                both = f"{seen[name].path.name} and {part.path.name}"
+                raise OverlayError(
+                    f"{root} has two files with the component {name}: {both}", "one of each",
+                    "Give the file that you want instead of the folder.")
             seen[name] = part
 
 
@@ -113,19 +140,27 @@ def _without_20(root: Path, found: list[Found]) -> list[Found]:
     """sglang takes the video encoder and the audio VAE from LTX-2.0 (spec/01 §8): use the source, or say so."""
     marker = read_json(root / SGLANG_MARKER)
     source = _sglang_source(marker.get("source_dir"))
-    stale = {"video_encoder", "audio_encoder", "audio_decoder"}
     kept = []
     for part in found:
-        drop = stale if source else {"video_encoder"} if part.files.folder.name != SGLANG_ENCODER else set()
-        components = {name: tensors for name, tensors in part.components.items() if name not in drop}
-        if components:
-            kept.append(replace(part, components=components))
+        part = part.without(_stale_of(part, source))
+        if part.components:
+            kept.append(part)
     if source is not None:
-        taken = {name: tensors for name, tensors in source.components.items() if name in stale}
         note = f"video encoder and audio VAE are from {source.path}: sglang's folder has those of LTX-2.0"
-        return [*kept, replace(source, components=taken, notes=(note,))]
+        return [*kept, replace(source.without(source.components.keys() - _STALE), notes=(note,))]
     note = "the audio VAE of this sglang folder is that of LTX-2.0; add the source checkpoint to replace it"
-    return [replace(kept[0], notes=(note,)), *kept[1:]] if kept else kept
+    if kept:
+        kept[0] = replace(kept[0], notes=(note,))
+    return kept
+
+
+def _stale_of(part: Found, source: Found | None) -> Collection[str]:
+    """What of a part of sglang's folder is not taken; without the source, its own encoder is the only right one."""
+    if source is not None:
+        return _STALE
+    if part.files.folder.name == SGLANG_ENCODER:
+        return ()
+    return ("video_encoder",)
 
 
 def _sglang_source(folder: object) -> Found | None:

@@ -54,7 +54,8 @@ class Found:
 
     def without(self, names: Collection[str]) -> Found:
         """The same less these components."""
-        return replace(self, components={name: part for name, part in self.components.items() if name not in names})
+        kept = {name: part for name, part in self.components.items() if name not in names}
+        return replace(self, components=kept)
 
 
 def kind_of(files: Files) -> str:
@@ -79,21 +80,31 @@ def describe(files: Files) -> Found | None:
         if folder is not None and beside.is_file():
             config = official_config(folder, read_json(beside))
             sources.append(SourceFile.of(beside))
-    return Found(files, found.layout, found.components, config, tuple(sources), files.metadata.get("model_version"),
-                 found.leftover, notes=_notes(files, found.components))
+    return Found(
+        files, found.layout, found.components, config=config, sources=tuple(sources),
+        version=files.metadata.get("model_version"), leftover=found.leftover,
+        notes=_notes(files, found.components))
 
 
 def _folder_of(layout: str) -> str | None:
     """The folder of a diffusers pipeline whose config.json describes such a file; None: none does."""
     names = layout.split(" + ")
-    if any(_TRANSFORMERS.match(name) for name in names):
+    if any(map(_TRANSFORMERS.match, names)):
         return "transformer"
-    return next((_FOLDER[name] for name in names if name in _FOLDER), None)
+    for name in names:
+        if name in _FOLDER:
+            return _FOLDER[name]
+    return None
 
 
 def _notes(files: Files, components: dict[str, Tensors]) -> tuple[str, ...]:
-    cast = sum(ref.dtype in FP8 for tensors in components.values() for ref in tensors.values())
-    return (f"{cast} tensors of {files.path.name} are fp8 without scales: taken as plain numbers",) if cast else ()
+    cast = 0
+    for tensors in components.values():
+        for ref in tensors.values():
+            cast += ref.dtype in FP8
+    if not cast:
+        return ()
+    return (f"{cast} tensors of {files.path.name} are fp8 without scales: taken as plain numbers",)
 
 
 def _metadata_config(files: Files) -> dict[str, Any]:

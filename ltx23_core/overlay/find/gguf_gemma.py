@@ -18,7 +18,10 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "sliding_window": ("attention.sliding_window", int), "max_position_embeddings": ("context_length", int),
 }
 _LAYERS_27B = 62  # the only size whose queries are not scaled by the root of head_dim
-_FACTOR_12B = ("48", "3840", 8.0)  # layers, width, and the factor of its rotary positions where the file lacks it
+_SIZE_12B = ("48", "3840")  # layers and width
+_FACTOR_12B = "8.0"  # of its rotary positions, where the file lacks it
+# Name in the header -> id where it states none; in the order of SentencePiece's own fields.
+_SPECIAL = (("unknown", 3), ("bos", 2), ("eos", 1), ("padding", 0))
 _USE = "Use the GGUF of unsloth/gemma-3-12b-it-GGUF or unsloth/gemma-3-12b-it-qat-GGUF."
 _SPACE = "\u2581"  # stands for a space in SentencePiece
 _CONTROL, _USER_DEFINED = 3, 4  # types of tokens, the same in GGUF and SentencePiece
@@ -49,11 +52,13 @@ def gguf_gemma_config(path: Path, metadata: Mapping[str, str], vocabulary: int) 
             raise OverlayError(f"{path} has gemma3.{key} = {text}", "a number, as llama.cpp writes it",
                                _USE) from error
     heads = config["num_attention_heads"]
-    config["query_pre_attn_scalar"] = (config["hidden_size"] // heads if config["num_hidden_layers"] == _LAYERS_27B
-                                       and heads else config["head_dim"])
-    layers, width, factor = _FACTOR_12B
-    same = (metadata[f"{GEMMA}.block_count"], metadata[f"{GEMMA}.embedding_length"]) == (layers, width)
-    text = metadata.get(f"{GEMMA}.rope.scaling.factor", str(factor) if same else "")
+    config["query_pre_attn_scalar"] = config["head_dim"]
+    if config["num_hidden_layers"] == _LAYERS_27B and heads:
+        config["query_pre_attn_scalar"] = config["hidden_size"] // heads
+    text = metadata.get(f"{GEMMA}.rope.scaling.factor", "")
+    size = (metadata[f"{GEMMA}.block_count"], metadata[f"{GEMMA}.embedding_length"])
+    if f"{GEMMA}.rope.scaling.factor" not in metadata and size == _SIZE_12B:
+        text = _FACTOR_12B
     if text and metadata.get(f"{GEMMA}.rope.scaling.type", "linear") == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": float(text)}
     return config
@@ -72,22 +77,32 @@ def sentencepiece_model(data: bytes, path: Path) -> bytes:
     if not data.startswith(MAGIC):
         return data
     values = read_values(data, path)
-    tokens, scores, kinds = (values.get(f"tokenizer.ggml.{name}") for name in ("tokens", "scores", "token_type"))
-    ids = {name: values.get(f"tokenizer.ggml.{key}_token_id", default) for name, key, default in
-           (("unk", "unknown", 3), ("bos", "bos", 2), ("eos", "eos", 1), ("pad", "padding", 0))}
-    if not isinstance(tokens, list) or not all(isinstance(each, list) and len(each) == len(tokens)
-                                               for each in (scores, kinds)):
-        raise OverlayError(f"{path} has no vocabulary with scores and types", "a SentencePiece vocabulary, "
-                           "as the GGUF files of Gemma 3 have", _USE)
-    special = set(ids.values())  # other control tokens (<end_of_turn>) are found in text, as transformers does
-    kinds = [_USER_DEFINED if kind == _CONTROL and i not in special else kind for i, kind in enumerate(kinds)]
-    pieces = b"".join(_field(1, _piece(*piece)) for piece in zip(tokens, scores, kinds, strict=True))
+    tokens, scores, kinds = _vocabulary(values, path)
+    ids = [values.get(f"tokenizer.ggml.{name}_token_id", default) for name, default in _SPECIAL]
+    pieces = []
+    for number, (token, score, kind) in enumerate(zip(tokens, scores, kinds, strict=True)):
+        if kind == _CONTROL and number not in ids:  # <end_of_turn>: found in text, as transformers does
+            kind = _USER_DEFINED
+        pieces.append(_field(1, _piece(token, score, kind)))
     trainer = _numbers([(3, 2), (4, len(tokens)), (35, 1)])  # BPE, size, byte fallback
-    for number, name in enumerate(("unk", "bos", "eos", "pad"), 40):  # ids, and the pieces that they must be
-        if isinstance(ids[name], int) and 0 <= ids[name] < len(tokens):
-            trainer += _numbers([(number, ids[name])]) + _field(number + 5, str(tokens[ids[name]]).encode())
-    normalizer = _field(1, b"identity") + _numbers([(3, 0), (4, 0), (5, 1)])  # no space in front, none removed
-    return pieces + _field(2, trainer) + _field(3, normalizer)
+    for number, id in enumerate(ids, 40):  # ids, and the pieces that they must be
+        if isinstance(id, int) and 0 <= id < len(tokens):
+            trainer += _numbers([(number, id)]) + _field(number + 5, str(tokens[id]).encode())
+    no_spaces = _numbers([(3, 0), (4, 0), (5, 1)])  # none in front, none removed
+    normalizer = _field(1, b"identity") + no_spaces
+    return b"".join(pieces) + _field(2, trainer) + _field(3, normalizer)
+
+
+def _vocabulary(values: Mapping[str, Any], path: Path) -> tuple[list[Any], list[Any], list[Any]]:
+    """Tokens, their scores and their types, all of one length."""
+    tokens = values.get("tokenizer.ggml.tokens")
+    scores = values.get("tokenizer.ggml.scores")
+    kinds = values.get("tokenizer.ggml.token_type")
+    lists = isinstance(tokens, list) and isinstance(scores, list) and isinstance(kinds, list)
+    if lists and len(tokens) == len(scores) == len(kinds):
+        return tokens, scores, kinds
+    raise OverlayError(f"{path} has no vocabulary with scores and types",
+                       "a SentencePiece vocabulary, as the GGUF files of Gemma 3 have", _USE)
 
 
 def _piece(text: str, score: float, kind: int) -> bytes:

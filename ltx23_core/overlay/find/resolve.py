@@ -5,7 +5,7 @@ A configuration that a file states itself must fit its tensors. Where it states 
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.builtin import builtin_config
 from ..names.layout import CONFIG, Tensors
 from ..names.recognise import OFFICIAL_FILE
-from ..packed.formats import fitted
+from ..packed.formats import fitted_all
 from .found import Found
 
 _GET = f"Use {OFFICIAL_FILE}."
@@ -62,7 +62,7 @@ def resolve(component: str, found: Found, others: Sequence[Found]) -> tuple[Reso
             if origin is None:
                 raise
             continue
-        tensors = {name: fitted(ref, shapes.get(name, ())) for name, ref in tensors.items()}
+        tensors = fitted_all(tensors, shapes)
         problems = differences(component, shapes, tensors)
         if not problems:
             return Resolved(dict(config), tensors, shapes, origin), [], True
@@ -79,7 +79,8 @@ def _candidates(component: str, found: Found,
         yield own, None
         return
     if own is not None:
-        raise OverlayError(f"the part {part!r} of the config of {found.path} is no table", "a JSON object", _GET)
+        raise OverlayError(f"the part {part!r} of the config of {found.path} is no table",
+                           "a JSON object", _GET)
     for other in reversed(others):
         if other is not found and isinstance(other.config.get(part), dict):
             yield other.config[part], f"the configuration of {other.path.name}"
@@ -91,15 +92,18 @@ def projection_config(path: Path, transformer: Mapping[str, Any], tensors: Tenso
     weight = tensors.get("video_aggregate_embed.weight")
     channels = transformer.get("caption_channels")
     if weight is None or len(weight.shape) != 2 or type(channels) is not int or channels < 1:
-        raise OverlayError(f"{path} has no text projection (text_embedding_projection.video_aggregate_embed.weight "
-                           f"with caption_channels, here {channels!r})",
-"the official file's text projection", _GET)
+        needed = f"text_embedding_projection.video_aggregate_embed.weight with caption_channels, here {channels!r}"
+        raise OverlayError(f"{path} has no text projection ({needed})",
+                           "the official file's text projection", _GET)
     if weight.shape[1] % channels:
         raise OverlayError(f"{path} has a text projection of {weight.shape[1]} columns",
                            f"a multiple of caption_channels ({channels})", _GET)
-    video, audio = (ConnectorConfig.from_dict(transformer, audio=audio).width for audio in (False, True))
-    return {"caption_channels": channels, "in_features": weight.shape[1], "video_features": video,
-            "audio_features": audio}
+    video = ConnectorConfig.from_dict(transformer, audio=False)
+    audio = ConnectorConfig.from_dict(transformer, audio=True)
+    return {
+        "caption_channels": channels, "in_features": weight.shape[1],
+        "video_features": video.width, "audio_features": audio.width,
+    }
 
 
 def resolve_all(chosen: Mapping[str, Found], sources: Sequence[Found]) -> dict[str, Resolved]:
@@ -113,9 +117,7 @@ def resolve_all(chosen: Mapping[str, Found], sources: Sequence[Found]) -> dict[s
         OverlayError: all problems of one source.
     """
     resolved: dict[str, Resolved] = {}
-    for found in dict.fromkeys(map(id, chosen.values())):
-        names = [name for name, source in chosen.items() if id(source) == found and name in CONFIG]
-        source = next(source for source in sources if id(source) == found)
+    for source, names in _by_source(chosen):
         problems, guessed = [], []
         for name in names:
             result, wrong, stated = resolve(name, source, sources)
@@ -134,13 +136,29 @@ def resolve_all(chosen: Mapping[str, Found], sources: Sequence[Found]) -> dict[s
     return resolved
 
 
+def _by_source(chosen: Mapping[str, Found]) -> Iterable[tuple[Found, list[str]]]:
+    """Who brings something, and which components of `layout.CONFIG` that is."""
+    grouped: dict[int, tuple[Found, list[str]]] = {}  # by identity: a Found is not hashable
+    for name, source in chosen.items():
+        _, names = grouped.setdefault(id(source), (source, []))
+        if name in CONFIG:
+            names.append(name)
+    return grouped.values()
+
+
 def _cannot_guess(guessed: Sequence[tuple[str, list[str]]]) -> str:
-    names, example = ", ".join(name for name, _ in guessed), _example([w for _, wrong in guessed for w in wrong])
-    return (f"its metadata have no config for {names}, and these are not the tensors of the 22B model, so the "
-            f"configuration cannot be known ({example})")
+    names, problems = [], []
+    for name, wrong in guessed:
+        names.append(name)
+        problems += wrong
+    return (f"its metadata have no config for {', '.join(names)}, and these are not the tensors of the 22B model, "
+            f"so the configuration cannot be known ({_example(problems)})")
 
 
 def _example(problems: Sequence[str]) -> str:
     """One problem, a shape if possible."""
-    text = next((text for text in problems if "mis-shaped" in text), problems[0] if problems else "no tensors")
-    return text if len(text) < 200 else text[:text.find(",", 100)] + ", …"
+    shapes = [each for each in problems if "mis-shaped" in each]
+    text = (*shapes, *problems, "no tensors")[0]
+    if len(text) < 200:
+        return text
+    return text[:text.find(",", 100)] + ", …"

@@ -14,7 +14,7 @@ from ..bytes.source import SourceFile
 from ..names.architecture import differences, expected_tensors
 from ..names.builtin import builtin_gemma
 from ..names.layout import Tensors, match
-from ..packed.formats import fitted
+from ..packed.formats import fitted_all
 from .found import CONFIG_FILE, Found, kind_of
 from .gguf_gemma import gguf_gemma_config, is_gguf_gemma
 
@@ -23,9 +23,10 @@ _GET_GEMMA = (f"Use {GEMMA_12B}: the folder of huggingface.co/google/gemma-3-12b
               "(24 GB; accept the licence there) or gemma_3_12B_it_fp8_scaled.safetensors of "
               "huggingface.co/Comfy-Org/ltx-2 (13 GB), in models/text_encoders.")
 # (layers, width) -> name
-_GEMMAS = {(18, 640): "Gemma 3 "
-                      "270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
-           (62, 5376): "Gemma 3 27B"}
+_GEMMAS = {
+    (18, 640): "Gemma 3 270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
+    (62, 5376): "Gemma 3 27B",
+}
 TEXT_PARTS = ("text_encoder", "text_encoder_vision", "tokenizer")  # what always comes from the same place
 
 
@@ -43,22 +44,35 @@ def find_text_encoder(path: Path, tokenizers: Sequence[Path] = ()) -> Found:
     parts = _parts(files)
     tokenizer, text = parts.get("tokenizer"), parts["text_encoder"]
     sources = [header.source for header in files.headers]
-    name = "Gemma 3 folder"
+    layout = "Gemma 3 folder"
     if config is None:
-        name, config = ("ComfyUI's Gemma 3 file" if tokenizer else "Gemma 3 file"), _config_of(files, text)
+        config = _config_of(files, text)
+        layout = "Gemma 3 file"
+        if tokenizer:
+            layout = "ComfyUI's Gemma 3 file"
     else:
         sources.append(SourceFile.of(files.folder / CONFIG_FILE))
     shapes = expected_tensors("text_encoder", config, files.path)
-    text = {name: fitted(ref, shapes.get(name, ())) for name, ref in text.items()}
+    text = fitted_all(text, shapes)
     problems = differences("text_encoder", shapes, text)
     if problems:
         raise OverlayError(f"{files.path}: " + "; ".join(problems), f"the tensors of {_name(config)}",
                            "Download it again. " + _GET_GEMMA)
-    folder = None if tokenizer else _tokenizer_folder(files, tokenizers)
-    if folder is not None:
-        sources += [SourceFile.of(file) for name in TOKENIZER_FILES if (file := folder / name).is_file()]
-    return Found(files, name, parts | {"text_encoder": text}, {"text_encoder": config}, tuple(sources),
-                 tokenizer=folder)
+    folder = None
+    if not tokenizer:
+        folder = _tokenizer_folder(files, tokenizers)
+        sources += _tokenizer_sources(folder)
+    return Found(files, layout, parts | {"text_encoder": text}, config={"text_encoder": config},
+                 sources=tuple(sources), tokenizer=folder)
+
+
+def _tokenizer_sources(folder: Path) -> list[SourceFile]:
+    sources = []
+    for name in TOKENIZER_FILES:
+        file = folder / name
+        if file.is_file():
+            sources.append(SourceFile.of(file))
+    return sources
 
 
 def _parts(files: Files) -> dict[str, Tensors]:
@@ -71,7 +85,9 @@ def _parts(files: Files) -> dict[str, Tensors]:
 
 def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
     """The weights, and the config.json where there is a Hugging Face folder."""
-    folder = path.parent if path.is_file() else path
+    folder = path
+    if path.is_file():
+        folder = path.parent
     if path.is_file() and not (path.name.startswith("model") and (folder / CONFIG_FILE).is_file()):
         return _single(path), None
     if path.is_dir() and not has_stem(folder, "model") and (single := _only_gemma(folder)):
@@ -85,21 +101,30 @@ def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
                            "file",
                            _GET_GEMMA)
     config = read_json(folder / CONFIG_FILE)
-    kind = config.get("model_type")
-    if kind not in ("gemma3", "gemma3_text") or not isinstance(config.get("text_config", {}), dict):
-        raise OverlayError(f"{folder} holds a model of type {word(kind)}",
+    if not _is_gemma_config(config):
+        raise OverlayError(f"{folder} holds a model of type {word(config.get('model_type'))}",
                            "'gemma3' in config.json", _GET_GEMMA)
     return _folder_files(folder), config
 
 
+def _is_gemma_config(config: dict[str, Any]) -> bool:
+    known = config.get("model_type") in ("gemma3", "gemma3_text")
+    return known and isinstance(config.get("text_config", {}), dict)
+
+
 def _only_gemma(folder: Path) -> Files | None:
     """The one Gemma among the weight files of a folder; None if there is none."""
-    found = [files for files in weight_sets(folder) if _is_gemma(files)]
+    found = list(filter(_is_gemma, weight_sets(folder)))
+    if not found:
+        return None
     if len(found) > 1:
-        names = sorted(header.path.name for files in found for header in files.headers)
+        names = []
+        for files in found:
+            names += [header.path.name for header in files.headers]
+        names.sort()
         raise OverlayError(f"{folder} has {len(found)} text encoders: {examples(names)}", "one of them",
                            "Give the file that you want instead of the folder.")
-    return found[0] if found else None
+    return found[0]
 
 
 def _is_gemma(files: Files) -> bool:
@@ -127,25 +152,36 @@ def _config_of(files: Files, text: Tensors) -> dict[str, Any]:
     beside = files.folder / CONFIG_FILE
     embedding = text.get("embed_tokens.weight")
     if is_gguf_gemma(files.metadata):
-        return gguf_gemma_config(files.path, files.metadata, embedding.shape[0] if embedding else 0)
+        vocabulary = 0
+        if embedding is not None:
+            vocabulary = embedding.shape[0]
+        return gguf_gemma_config(files.path, files.metadata, vocabulary)
     if beside.is_file():
         config = read_json(beside)
-        if config.get("model_type") in ("gemma3", "gemma3_text") and isinstance(config.get("text_config", {}), dict):
+        if _is_gemma_config(config):
             return config
     config = builtin_gemma()
     if embedding is not None and len(embedding.shape) == 2:
-        layers = 1 + max((int(name.split(".")[1]) for name in text if name.startswith("layers.")), default=-1)
+        layers = _layer_count(text)
         width = embedding.shape[1]
         name = _GEMMAS.get((layers, width))
         if name is None:
-            raise OverlayError(f"{files.path} has {layers} layers of width {width} and {beside} is missing",
-                               f"{GEMMA_12B} (48 layers of width 3840), or a config.json that describes the model",
-                               _GET_GEMMA)
+            raise OverlayError(
+                f"{files.path} has {layers} layers of width {width} and {beside} is missing",
+                f"{GEMMA_12B} (48 layers of width 3840), or a config.json that describes the model", _GET_GEMMA)
         if name != GEMMA_12B:
             raise OverlayError(f"{files.path} is {name} ({layers} layers of width {width})",
                                f"{GEMMA_12B} (48 layers of width 3840)", _GET_GEMMA)
         config["text_config"]["vocab_size"] = embedding.shape[0]
     return config
+
+
+def _layer_count(text: Tensors) -> int:
+    last = -1
+    for name in text:
+        if name.startswith("layers."):
+            last = max(last, int(name.split(".")[1]))
+    return last + 1
 
 
 def _name(config: dict[str, Any]) -> str:
@@ -154,10 +190,15 @@ def _name(config: dict[str, Any]) -> str:
                        "the model that config.json describes")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether tokenizer files lie in a folder."""
+    return any((folder / name).is_file() for name in TOKENIZERS)
+
+
 def _tokenizer_folder(files: Files, tokenizers: Sequence[Path]) -> Path:
     """Where the tokenizer is: beside the weights, in a neighbour ``tokenizer`` as diffusers has it, or elsewhere."""
     for folder in (files.folder, files.folder.parent / "tokenizer", *tokenizers):
-        if any((folder / name).is_file() for name in TOKENIZERS):
+        if has_tokenizer(folder):
             return folder
     raise OverlayError(f"{files.path} has no tokenizer",
                        " or ".join(TOKENIZERS) + " beside the weights, or a "
@@ -177,7 +218,11 @@ def check_matches(encoder: Found, caption_channels: int, in_features: int) -> No
     config = gemma_config(encoder.config["text_encoder"])
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     if width != caption_channels or width * (layers + 1) != in_features:
-        name = _GEMMAS.get((layers, width), "a Gemma 3")
-        want = (in_features // caption_channels - 1, caption_channels)
-        raise OverlayError(f"{encoder.path} is {name} ({layers} layers of width {width})",
-                           f"{_GEMMAS.get(want, 'a Gemma 3')} ({want[0]} layers of width {want[1]})", _GET_GEMMA)
+        wanted_layers = in_features // caption_channels - 1
+        raise OverlayError(f"{encoder.path} is {_with_size(layers, width)}",
+                           _with_size(wanted_layers, caption_channels), _GET_GEMMA)
+
+
+def _with_size(layers: int, width: int) -> str:
+    name = _GEMMAS.get((layers, width), "a Gemma 3")
+    return f"{name} ({layers} layers of width {width})"

@@ -255,3 +255,8 @@ def fitted(ref: AnyRef, shape: tuple[int, ...]) -> AnyRef:
     if tuple(roundup(n, step) for n in shape) != ref.shape:
         return ref
     return replace(ref, shape=shape)
+
+
+def fitted_all(tensors: Mapping[str, AnyRef], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AnyRef]:
+    """`fitted` for every tensor of a component; a name that the model does not have keeps its shape."""
+    return {name: fitted(ref, shapes.get(name, ())) for name, ref in tensors.items()}
