@@ -43,6 +43,7 @@ UNFOLDED = (
     "ltx23_core/overlay/export",
     "ltx23_core/overlay/find",
     "ltx23_core/overlay/lora",
+    "ltx23_core/overlay/names",
     "ltx23_core/overlay/packed",
     "ltx23_core/plan",
     "ltx23_core/prompt",

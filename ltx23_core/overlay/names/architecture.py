@@ -27,9 +27,13 @@ def expected_tensors(component: str, config: Mapping[str, Any], path: Path | Non
     Raises:
         OverlayError: the configuration lacks a value or asks for another architecture.
     """
-    where = "" if path is None else f"{path}: "
+    where = ""
+    if path is not None:
+        where = f"{path}: "
     try:
-        return _gemma_tensors(config) if component == "text_encoder" else _module_tensors(component, config)
+        if component == "text_encoder":
+            return _gemma_tensors(config)
+        return _module_tensors(component, config)
     except OverlayError as error:
         raise OverlayError(where + error.found, error.expected, error.fix) from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -46,10 +50,23 @@ def _module_tensors(component: str, config: Mapping[str, Any]) -> Shapes:
     if not 1 <= config[key] <= MAX_LAYERS:
         raise OverlayError(f"{key} of {component} is out of range", f"1 to {MAX_LAYERS}",
                            "Use the official file.")
-    one, first = _shapes(component, {**config, key: 1}), f"{stack}.0."
-    block = {name[len(first):]: shape for name, shape in one.items() if name.startswith(first)}
-    return {name: shape for name, shape in one.items() if not name.startswith(first)} | {
-        f"{stack}.{i}.{name}": shape for i in range(config[key]) for name, shape in block.items()}
+    first = f"{stack}.0."
+    block, shapes = {}, {}
+    for name, shape in _shapes(component, {**config, key: 1}).items():
+        if name.startswith(first):
+            block[name.removeprefix(first)] = shape
+        else:
+            shapes[name] = shape
+    return shapes | _stacked(stack, block, config[key])
+
+
+def _stacked(stack: str, block: Shapes, count: int) -> Shapes:
+    """The shapes of equal blocks, out of those of one."""
+    shapes: Shapes = {}
+    for number in range(count):
+        for name, shape in block.items():
+            shapes[f"{stack}.{number}.{name}"] = shape
+    return shapes
 
 
 def _shapes(component: str, config: Mapping[str, Any]) -> Shapes:
@@ -63,15 +80,22 @@ def _gemma_tensors(config: Mapping[str, Any]) -> Shapes:
     width, inner, head = c["hidden_size"], c["intermediate_size"], c["head_dim"]
     queries, keys = c["num_attention_heads"] * head, c["num_key_value_heads"] * head
     layer = {
-        "input_layernorm": (width,), "post_attention_layernorm": (width,),
-        "pre_feedforward_layernorm": (width,), "post_feedforward_layernorm": (width,),
-        "self_attn.q_proj": (queries, width), "self_attn.k_proj": (keys, width), "self_attn.v_proj": (keys, width),
-        "self_attn.o_proj": (width, queries), "self_attn.q_norm": (head,), "self_attn.k_norm": (head,),
-        "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner),
+        "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
+        "pre_feedforward_layernorm.weight": (width,),
+        "post_feedforward_layernorm.weight": (width,),
+        "self_attn.q_proj.weight": (queries, width),
+        "self_attn.k_proj.weight": (keys, width),
+        "self_attn.v_proj.weight": (keys, width),
+        "self_attn.o_proj.weight": (width, queries),
+        "self_attn.q_norm.weight": (head,),
+        "self_attn.k_norm.weight": (head,),
+        "mlp.gate_proj.weight": (inner, width),
+        "mlp.up_proj.weight": (inner, width),
+        "mlp.down_proj.weight": (width, inner),
     }
-    return {"embed_tokens.weight": (c["vocab_size"], width), "norm.weight": (width,),
-            **{f"layers.{i}.{name}.weight": shape for i in range(c["num_hidden_layers"])
-               for name, shape in layer.items()}}
+    outside = {"embed_tokens.weight": (c["vocab_size"], width), "norm.weight": (width,)}
+    return outside | _stacked("layers", layer, c["num_hidden_layers"])
 
 
 def differences(component: str, want: Shapes, got: Mapping[str, AnyRef]) -> list[str]:
@@ -82,14 +106,25 @@ def differences(component: str, want: Shapes, got: Mapping[str, AnyRef]) -> list
         want: of `expected_tensors`.
         got: the file's tensors by parameter name.
     """
-    wrong_shape = [f"{name} is {_dims(got[name].shape)}, should be {_dims(want[name])}" for name in want
-                   if name in got and got[name].shape != want[name]]
-    wrong_dtype = [f"{name} is {ref.dtype}" for name, ref in got.items()
-                   if name in want and ref.dtype not in PLAIN_DTYPES and not isinstance(ref, QuantRef)]
-    kinds = (("missing", [name for name in want if name not in got], f" of {len(want)}"),
-             ("unexpected", [name for name in got if name not in want], ""),
-             ("mis-shaped", wrong_shape, ""), (f"not {', '.join(PLAIN_DTYPES)}", wrong_dtype, ""))
-    return [f"{component}: {len(names)}{of} {kind} ({examples(names)})" for kind, names, of in kinds if names]
+    missing, wrong_shape = [], []
+    for name, shape in want.items():
+        if name not in got:
+            missing.append(name)
+        elif got[name].shape != shape:
+            wrong_shape.append(f"{name} is {_dims(got[name].shape)}, should be {_dims(shape)}")
+    unexpected, wrong_dtype = [], []
+    for name, ref in got.items():
+        if name not in want:
+            unexpected.append(name)
+        elif ref.dtype not in PLAIN_DTYPES and not isinstance(ref, QuantRef):
+            wrong_dtype.append(f"{name} is {ref.dtype}")
+    kinds = (
+        (f" of {len(want)} missing", missing),
+        (" unexpected", unexpected),
+        (" mis-shaped", wrong_shape),
+        (f" not {', '.join(PLAIN_DTYPES)}", wrong_dtype),
+    )
+    return [f"{component}: {len(names)}{kind} ({examples(names)})" for kind, names in kinds if names]
 
 
 def _dims(shape: tuple[int, ...]) -> str:

@@ -11,8 +11,8 @@ from .lines import Lines
 LAYOUT = "Gemma 3"
 TOKENIZER = "spiece_model"  # ComfyUI's Gemma files carry the bytes of tokenizer.model
 # The prefixes of a Hugging Face Gemma before embed_tokens, layers and norm, longest first.
-PREFIXES = ("model.language_model.model.", "model.language_model.", "language_model.model.", "language_model.",
-            "model.", "")
+PREFIXES = ("model.language_model.model.", "model.language_model.",
+            "language_model.model.", "language_model.", "model.", "")
 _TEXT = re.compile(r"(embed_tokens|norm)\.weight$|layers\.\d+\.")
 _VISION = re.compile(r"(model\.)?(vision_tower|vision_model|multi_modal_projector)\.")
 # Tied to the embedding, or what ComfyUI's classes carry along without using it.
@@ -37,7 +37,9 @@ class Taken(NamedTuple):
     @property
     def layout(self) -> str:
         """Name for the manifest."""
-        return "ComfyUI's Gemma 3 file" if "tokenizer" in self.components else LAYOUT
+        if "tokenizer" in self.components:
+            return "ComfyUI's Gemma 3 file"
+        return LAYOUT
 
 
 def is_gemma(names: Lines) -> bool:
@@ -48,9 +50,13 @@ def is_gemma(names: Lines) -> bool:
 def outer_prefix(names: Lines) -> str:
     """What a tool put before the names that Hugging Face gives to Gemma: "" or, say, ``gemma3_12b.transformer.``."""
     found = names.search(_BEFORE)
-    before = found[1] if found else ""
-    inner = next(prefix for prefix in PREFIXES if before.endswith(prefix))
-    return before[:len(before) - len(inner)]
+    if found is None:
+        return ""
+    before = found[1]
+    for prefix in PREFIXES:
+        if before.endswith(prefix):
+            return before.removesuffix(prefix)
+    return before
 
 
 def take_gemma(tensors: Mapping[str, AnyRef], names: Lines) -> Taken:
@@ -61,15 +67,23 @@ def take_gemma(tensors: Mapping[str, AnyRef], names: Lines) -> Taken:
         names: of the file, as for `is_gemma`.
     """
     outer = outer_prefix(names)
-    inside = {key: ref for key, ref in tensors.items() if key.startswith(outer) and not _is_tokenizer(key)}
-    pieces = [ref for key, ref in tensors.items() if _is_tokenizer(key)]
-    tokenizer = {TOKENIZER: pieces[0]} if pieces else {}
-    text, others = split_gemma((key[len(outer):], ref) for key, ref in inside.items())
+    inside: dict[str, AnyRef] = {}
+    tokenizer: dict[str, AnyRef] = {}
+    for key, ref in tensors.items():
+        if _is_tokenizer(key):
+            tokenizer.setdefault(TOKENIZER, ref)
+        elif key.startswith(outer):
+            inside[key.removeprefix(outer)] = ref
+    text, others = split_gemma(inside.items())
     vision = {key: ref for key, ref in others.items() if _VISION.match(key)}
-    components = {"text_encoder": text, "text_encoder_vision": vision, "tokenizer": tokenizer}
-    used = {id(ref) for part in components.values() for ref in part.values()}
+    components = {}
+    used: set[int] = set()
+    for name, part in (("text_encoder", text), ("text_encoder_vision", vision), ("tokenizer", tokenizer)):
+        if part:
+            components[name] = part
+            used.update(map(id, part.values()))
     rest = {key: ref for key, ref in tensors.items() if id(ref) not in used and not _UNUSED.search(key)}
-    return Taken({name: part for name, part in components.items() if part}, rest)
+    return Taken(components, rest)
 
 
 def _is_tokenizer(key: str) -> bool:

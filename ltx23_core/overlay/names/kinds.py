@@ -6,8 +6,8 @@ from typing import NamedTuple
 OFFICIAL_FILE = ("ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors "
                  "of huggingface.co/Lightricks/LTX-2.3")
 USE_OFFICIAL = f"Use {OFFICIAL_FILE} (46 GB, folder models/checkpoints)."
-USE_GEMMA = ("Use Gemma 3 12B: gemma_3_12B_it.safetensors of huggingface.co/Comfy-Org/ltx-2 (24.4 GB), or the folder "
-             "of google/gemma-3-12b-it-qat-q4_0-unquantized, in models/text_encoders.")
+USE_GEMMA = ("Use Gemma 3 12B: gemma_3_12B_it.safetensors of huggingface.co/Comfy-Org/ltx-2 (24.4 GB), or the "
+             "folder of google/gemma-3-12b-it-qat-q4_0-unquantized, in models/text_encoders.")
 USE_UPSCALER = ("Use ltx-2.3-spatial-upscaler-x2-1.1.safetensors of huggingface.co/Lightricks/LTX-2.3 "
                 "(1.0 GB, folder models/latent_upscale_models).")
 OTHER_MODEL = "Nothing to do: LTX-2.3 does not use this file."
@@ -32,7 +32,8 @@ class Kind(NamedTuple):
 _WHOLE = r"^(vae|audio_vae|vocoder)\."
 _SCALES = r"\.(weight_scale|scale_weight|comfy_quant)$|(^|\.)scaled_fp8$"
 _BLOCK_TABLE = r"^transformer_blocks\.0\.scale_shift_table$"
-_LORA = (r"[._](lora_[ABab]|lora_up|lora_down|lokr_w[12](_[ab])?|hada_w[12]_[ab]|oft_R|lora[._](up|down))(\.|$)|"
+_LORA = (r"[._](lora_[ABab]|lora_up|lora_down|lokr_w[12](_[ab])?|hada_w[12]_[ab]|oft_R|"
+         r"lora[._](up|down))(\.|$)|"
          r"(lora_linear_layer|_lora)\.(up|down)\.|\.diff(_b)?$")
 
 # Patterns are searched in the names, one a line, with and without the prefix of the transformer; see `recognise`:
@@ -46,27 +47,36 @@ KINDS: tuple[Kind, ...] = (
          (r"^transformer_blocks\.0\.ff\.net\.2\.bias$",)),
     Kind("an LTX-2.0 checkpoint", (r"^audio_adaln_single\.", r"^caption_projection\.")),
     Kind("an LTX-2.0 checkpoint", (r"^audio_adaln_single\.",), shape=(_BLOCK_TABLE, 0, 6)),
-    Kind("an LTX-2.0 text projection", (r"^text_embedding_projection\.(aggregate_embed\.)?weight$",), (_WHOLE,)),
+    Kind("an LTX-2.0 text projection", (r"^text_embedding_projection\.(aggregate_embed\.)?weight$",),
+         (_WHOLE,)),
     Kind("an LTX-2.0 checkpoint", (r"^text_embedding_projection\.aggregate_embed\.",)),
     Kind("an LTX-2.0 text projection", (r"^text_proj_in\.weight$",)),
-    Kind("an LTX-Video 0.9 13B checkpoint", (r"^adaln_single\.", r"^caption_projection\."), (r"^audio_adaln_single\.",),
+    Kind("an LTX-Video 0.9 13B checkpoint",
+         (r"^adaln_single\.", r"^caption_projection\."), (r"^audio_adaln_single\.",),
          shape=(r"^patchify_proj\.weight$", 0, 4096)),
-    Kind("an LTX-Video 0.9 checkpoint", (r"^adaln_single\.", r"^caption_projection\."), (r"^audio_adaln_single\.",)),
+    Kind("an LTX-Video 0.9 checkpoint",
+         (r"^adaln_single\.", r"^caption_projection\."), (r"^audio_adaln_single\.",)),
     Kind("an LTX-2.3 checkpoint without audio", (r"^prompt_adaln_single\.",), (r"^audio_adaln_single\.",)),
     Kind("an LTX-2.3 checkpoint with quantised weights", (r"^audio_adaln_single\.", _SCALES, _WHOLE),
          part="checkpoint"),
-    Kind("an LTX-2.3 checkpoint with quantised weights", (r"^audio_adaln_single\.", _SCALES), part="transformer"),
+    Kind("an LTX-2.3 checkpoint with quantised weights", (r"^audio_adaln_single\.", _SCALES),
+         part="transformer"),
     Kind(CHECKPOINT, (r"^model\.diffusion_model\.audio_adaln_single\.", r"^prompt_adaln_single\.", _WHOLE),
          part="checkpoint"),
-    Kind("an LTX-2.3 transformer alone", (r"^audio_adaln_single\.", r"^prompt_adaln_single\."), part="transformer"),
+    Kind("an LTX-2.3 transformer alone", (r"^audio_adaln_single\.", r"^prompt_adaln_single\."),
+         part="transformer"),
     Kind("a diffusers LTX-2.3 transformer", (r"^audio_time_embed\.", r"^prompt_adaln\."), part="transformer"),
     Kind("a diffusers LTX-2.0 transformer", (r"^audio_time_embed\.",)),
     Kind("the vision part of a text encoder (mmproj, GGUF)", (r"^v\.(blk\.0|patch_embd)\.", r"^mm\."),
-         fix="Give the GGUF file of the language model; pictures in a prompt need a Gemma with vision inside."),
-    Kind("a Gemma 4 or Gemma 3n text encoder", (r"(layer_scalar$|embed_tokens_per_layer|(^|\.)tokenizer_json$)",),
+         fix="Give the GGUF file of the language model; "
+             "pictures in a prompt need a Gemma with vision inside."),
+    Kind("a Gemma 4 or Gemma 3n text encoder",
+         (r"(layer_scalar$|embed_tokens_per_layer|(^|\.)tokenizer_json$)",),
          fix=USE_GEMMA),
-    Kind("a Gemma 3 text encoder", (r"layers\.0\.post_feedforward_layernorm\.", r"layers\.0\.self_attn\.q_norm\."),
-         fix="Give the Gemma folder where the text encoder is asked for, and a checkpoint here.", part="text_encoder"),
+    Kind("a Gemma 3 text encoder",
+         (r"layers\.0\.post_feedforward_layernorm\.", r"layers\.0\.self_attn\.q_norm\."),
+         fix="Give the Gemma folder where the text encoder is asked for, and a checkpoint here.",
+         part="text_encoder"),
     Kind("LTX-2.3 text connectors alone", (r"^(text_encoders?\.)?(video|audio)_(embeddings_)?connector\.",),
          part="connectors"),
     Kind("a latent upscaler", (r"^post_upsample_res_blocks\.",),
@@ -78,7 +88,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("another language model (Llama, Qwen, Mistral or the like)", (r"layers\.0\.self_attn\.q_proj\.",
                                                                       r"layers\.0\.mlp\.(gate|up)_proj\."),
          fix=USE_GEMMA),
-    Kind("a diffusers LTX-2.3 vocoder", (r"^bwe_generator\.", r"^vocoder\.(conv_in|upsamplers)\."), part="vocoder"),
+    Kind("a diffusers LTX-2.3 vocoder", (r"^bwe_generator\.", r"^vocoder\.(conv_in|upsamplers)\."),
+         part="vocoder"),
     Kind("an LTX-2.3 vocoder alone", (r"^bwe_generator\.",), part="vocoder"),
     Kind("an LTX-2.0 audio VAE", (r"^vocoder\.resblocks\.",), (r"^vocoder\.vocoder\.",)),
     Kind("an LTX audio VAE alone", (r"^(audio_vae|vocoder)\.",), part="audio_vae"),
@@ -86,7 +97,8 @@ KINDS: tuple[Kind, ...] = (
          (r"^(.+\.)?encoder\.conv_out\.",)),
     Kind("an LTX video VAE alone", (r"^(.+\.)?decoder\.up_blocks\.8\.", r"per_channel_statistics\."),
          part="video_vae"),
-    Kind("a video VAE of LTX-2.0 or LTX-Video 0.9", (r"^(vae\.)?decoder\.up_blocks\.", r"per_channel_statistics\.")),
+    Kind("a video VAE of LTX-2.0 or LTX-Video 0.9",
+         (r"^(vae\.)?decoder\.up_blocks\.", r"per_channel_statistics\.")),
     Kind("a diffusers LTX-2.3 video VAE", (r"^decoder\.up_blocks\.3\.resnets\.", r"^latents_mean$",
                                            r"^encoder\.conv_in\.conv\."), part="video_vae"),
     Kind("a diffusers video VAE of LTX-2.0 or LTX-Video 0.9", (
@@ -106,30 +118,35 @@ KINDS: tuple[Kind, ...] = (
     Kind("an SDXL checkpoint", (r"^input_blocks\.", r"^label_emb\.0\.0\.|^conditioner\.embedders\.1\."),
          fix=OTHER_MODEL),
     Kind("an SDXL checkpoint", (r"^add_embedding\.linear_1\.", r"^down_blocks\."), fix=OTHER_MODEL),
-    Kind("a ControlNet", (r"^(control_model\.|input_hint_block\.|controlnet_(cond_embedding|down_blocks)\.)",),
+    Kind("a ControlNet",
+         (r"^(control_model\.|input_hint_block\.|controlnet_(cond_embedding|down_blocks)\.)",),
          fix=OTHER_MODEL),
-    Kind("a Stable Diffusion 1 or 2 checkpoint", (r"^(input_blocks|down_blocks\.\d+\.resnets)\.",), fix=OTHER_MODEL),
+    Kind("a Stable Diffusion 1 or 2 checkpoint", (r"^(input_blocks|down_blocks\.\d+\.resnets)\.",),
+         fix=OTHER_MODEL),
     Kind("an LTX-2.3 audio VAE alone", (
         r"^(.+\.)?(decoder\.up|encoder\.down)\.\d+\.block\.", r"^(.+\.)?per_channel_statistics\."),
          part="audio_vae"),
-    Kind("a VAE of an image model (Stable Diffusion, Flux)", (r"^(first_stage_model\.)?decoder\.up\.\d+\.block\.",),
+    Kind("a VAE of an image model (Stable Diffusion, Flux)",
+         (r"^(first_stage_model\.)?decoder\.up\.\d+\.block\.",),
          fix=OTHER_MODEL),
     Kind("a VAE of an image model (Stable Diffusion, Flux)", (r"^decoder\.up_blocks\.\d+\.resnets\.",),
          fix=OTHER_MODEL),
     Kind("a Wan VAE", (r"^decoder\.upsamples\.0\.",), fix=OTHER_MODEL),
     Kind("a CLIP text encoder", (r"(^|\.)text_model\.encoder\.layers\.",), fix=USE_GEMMA),
     Kind("a CLIP vision model", (r"^vision_model\.encoder\.layers\.",), fix=OTHER_MODEL),
-    Kind("a geometry estimator (MoGe): depth and normals", (r"^(points|normal|mask)_head\.", r"^(encoder|backbone)\."),
+    Kind("a geometry estimator (MoGe): depth and normals",
+         (r"^(points|normal|mask)_head\.", r"^(encoder|backbone)\."),
          fix=OTHER_MODEL),
-    Kind("an image upscaler (ESRGAN)", (r"^(model\.\d+\.sub\.|conv_first\.|body\.0\.rdb)",), fix=USE_UPSCALER),
+    Kind("an image upscaler (ESRGAN)", (r"^(model\.\d+\.sub\.|conv_first\.|body\.0\.rdb)",),
+         fix=USE_UPSCALER),
     Kind("a textual inversion embedding", (r"^(emb_params|clip_[gl])$",), fix=OTHER_MODEL),
 )
 UNKNOWN = Kind("a safetensors file of no known kind")
 
 # What of LTX-2.3 a file is -> the word for it in a sentence.
 WORDS = {"checkpoint": "monolith", "transformer": "transformer", "connectors": "text connectors",
-         "text_projection": "text projection", "video_vae": "video VAE", "audio_vae": "audio VAE with vocoder",
-         "vocoder": "vocoder", "upsampler": "latent upscaler"}
+         "text_projection": "text projection", "video_vae": "video VAE",
+         "audio_vae": "audio VAE with vocoder", "vocoder": "vocoder", "upsampler": "latent upscaler"}
 
 # Folder of a diffusers pipeline -> the components in it.
 DIFFUSERS_FOLDERS = {
@@ -140,7 +157,8 @@ DIFFUSERS_FOLDERS = {
 
 # What must agree between files that are used together: name -> (pattern of a bare tensor name, dimension).
 FITS = {
-    "width": ((r"^(patchify_proj|proj_in)\.weight$", 0), (r"(^|\.)video_(aggregate_embed|text_proj_in)\.weight$", 0)),
+    "width": ((r"^(patchify_proj|proj_in)\.weight$", 0),
+              (r"(^|\.)video_(aggregate_embed|text_proj_in)\.weight$", 0)),
     "text_features": ((r"(^|\.)video_(aggregate_embed|text_proj_in)\.weight$", 1),),
     "latent_channels": ((r"^(vae\.)?decoder\.conv_in\.conv\.weight$", 1), (r"^initial_conv\.weight$", 1),
                         (r"^(patchify_proj|proj_in)\.weight$", 1)),
@@ -185,9 +203,10 @@ LORA_FAMILIES: tuple[LoraFamily, ...] = (
     LoraFamily("an LTX-2.3 LoRA", r"prompt_adaln|to_gate_logits|(video|audio)_aggregate_embed", True),
     LoraFamily("an LTX-2.0 LoRA", r"(^|\.)(caption_projection|aggregate_embed|text_proj_in)\.", True),
     LoraFamily("an LTX-2 LoRA (2.3 or 2.0)",
-               r"audio_(attn1|attn2|ff|to_video|adaln|patchify|embeddings)|video_(to_audio|embeddings)|av_ca_|"
-               r"av_cross_attn", True),
-    LoraFamily("a HunyuanVideo LoRA", r"individual_token_refiner|^(?!lora_unet).*\bdouble_blocks\.0\.(img|txt)_attn_"),
+               r"audio_(attn1|attn2|ff|to_video|adaln|patchify|embeddings)|"
+               r"video_(to_audio|embeddings)|av_ca_|av_cross_attn", True),
+    LoraFamily("a HunyuanVideo LoRA",
+               r"individual_token_refiner|^(?!lora_unet).*\bdouble_blocks\.0\.(img|txt)_attn_"),
     LoraFamily("a Flux LoRA", r"double_blocks[._]|single_transformer_blocks[._]|single_blocks[._]"),
     LoraFamily("a Stable Diffusion 3 LoRA", r"joint_(transformer_)?blocks[._]"),
     LoraFamily("a Qwen-Image LoRA", r"transformer_blocks[._]0[._](attn[._]add_[qkv]_proj|img_m|txt_m)"),

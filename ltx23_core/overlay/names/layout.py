@@ -18,13 +18,16 @@ from .gemma import TOKENIZER, is_gemma, take_gemma
 from .lines import Lines
 from .renames import FOLDERS, to_official
 
-__all__ = ["CONFIG", "LAYOUTS", "OFFICIAL", "TOKENIZER", "Layout", "Match", "Tensors", "match", "upsampler_kind"]
+__all__ = [
+    "CONFIG", "LAYOUTS", "OFFICIAL", "TOKENIZER", "Layout", "Match", "Tensors", "match", "upsampler_kind",
+]
 
 Place = tuple[str, str]  # component, prefix of the parameter name
 Places = dict[str, tuple[Place, ...]]
 Tensors = dict[str, AnyRef]
 
-_STATISTICS = re.compile(r"per_channel_statistics\.(?!(mean-of-means|std-of-means)$)")  # old files carry more; unused
+# Old files carry more statistics, which nobody uses.
+_STATISTICS = re.compile(r"per_channel_statistics\.(?!(mean-of-means|std-of-means)$)")
 _BLOCK = re.compile(r"\b(transformer_blocks|transformer_1d_blocks|layers)\.\d+\.")
 # What tools put before the transformer's names, longest first; the names themselves may stand bare ("").
 WRAPPERS = ("model.diffusion_model.", "diffusion_model.", "model.model.", "net.", "model.", "")
@@ -70,9 +73,13 @@ class Layout:
     @property
     def components(self) -> tuple[str, ...]:
         """Every component that a complete file of this layout brings."""
-        folder = FOLDERS[self.diffusers] if self.diffusers else ()
-        named = [component for places in self.prefixes.values() for component, _ in places]
-        return tuple(dict.fromkeys((*folder, *named)))
+        names: list[str] = []
+        if self.diffusers:
+            names += FOLDERS[self.diffusers]
+        for places in self.prefixes.values():
+            for component, _ in places:
+                names.append(component)
+        return tuple(dict.fromkeys(names))
 
     @property
     def config(self) -> dict[str, str]:
@@ -88,8 +95,12 @@ class Layout:
         if not self.only.match(key):
             return []
         if self.diffusers:
-            renamed = ((name, to_official(name, key)) for name in FOLDERS[self.diffusers])
-            if places := [(component, name) for component, name in renamed if name is not None]:
+            places = []
+            for component in FOLDERS[self.diffusers]:
+                name = to_official(component, key)
+                if name is not None:
+                    places.append((component, name))
+            if places:
                 return places
         found = self._longest_prefix.match(key)
         if found is None:
@@ -105,7 +116,9 @@ class Layout:
     def _longest_prefix(self) -> re.Pattern[str]:
         """Of all prefixes that a key could begin with; thousands of keys are asked for."""
         longest_first = sorted(self._known, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)) if longest_first else "(?!)")
+        if not longest_first:
+            return re.compile("(?!)")  # matches nothing
+        return re.compile("|".join(map(re.escape, longest_first)))
 
 
 def _transformer(prefix: str) -> Places:
@@ -114,14 +127,21 @@ def _transformer(prefix: str) -> Places:
 
 
 def _connectors(prefix: str) -> Places:
-    return {f"{prefix}{kind}_embeddings_connector.": (("connectors", f"{kind}_embeddings_connector."),)
-            for kind in ("video", "audio")}
+    return _of_both(prefix, "connectors", "embeddings_connector")
+
+
+def _of_both(prefix: str, component: str, module: str) -> Places:
+    """The module of each stream behind a prefix; parameters keep its name."""
+    places: Places = {}
+    for kind in ("video", "audio"):
+        own = f"{kind}_{module}."
+        places[prefix + own] = ((component, own),)
+    return places
 
 
 def _projection(prefix: str) -> Places:
     """The text projection behind a prefix, with its official parent or without."""
-    bare: Places = {f"{prefix}{kind}_aggregate_embed.": (("text_projection", f"{kind}_aggregate_embed."),)
-                    for kind in ("video", "audio")}
+    bare = _of_both(prefix, "text_projection", "aggregate_embed")
     return {f"{prefix}text_embedding_projection.": (("text_projection", ""),), **bare}
 
 
@@ -152,13 +172,16 @@ UPSCALER = Layout("latent upscaler", (r"^post_upsample_res_blocks\.", r"^initial
 
 
 def _wrapped(prefix: str) -> Layout:
-    name = f"transformer under {prefix}" if prefix else "transformer without prefix"
+    name = "transformer without prefix"
+    if prefix:
+        name = f"transformer under {prefix}"
     return Layout(name, (rf"^{re.escape(prefix)}audio_adaln_single\.",), _TEXT | _transformer(prefix))
 
 
-_ANY_TEXT = "^(" + "|".join(re.escape(wrapper) for wrapper in _TEXT_WRAPPERS) + ")"
+_ANY_TEXT = "^(" + "|".join(map(re.escape, _TEXT_WRAPPERS)) + ")"
 # diffusers' names have no prefix: all but those that say themselves whose they are.
-_BARE = re.compile(r"(?!(vae|audio_vae|vocoder|text_embedding_projection|text_encoders?|(model\.)?diffusion_model)\.)")
+_BARE = re.compile(r"(?!(vae|audio_vae|vocoder|text_embedding_projection|text_encoders?"
+                   r"|(model\.)?diffusion_model)\.)")
 _VOCODER = re.compile(r"(vocoder|bwe_generator|mel_stft)\.")
 
 # Asked in this order. The bare transformer comes after all that it could be taken for: it takes every name left.
@@ -176,7 +199,7 @@ LAYOUTS: tuple[Layout, ...] = (
            "vocoder", (r"^(vocoder|bwe_generator)\.upsamplers\.",), diffusers="vocoder", only=_VOCODER),
     Layout("vocoder without prefix", (r"^bwe_generator\.",), {"": (("vocoder", ""),)}, only=_VOCODER),
     OFFICIAL,
-    *(_wrapped(prefix) for prefix in WRAPPERS[1:-1]),
+    *map(_wrapped, WRAPPERS[1:-1]),
     Layout("video VAE without prefix", (r"^(decoder\.up_blocks|encoder\.down_blocks)\.0\.res_blocks\.",),
            _vae("", "video")),
     Layout("audio VAE without prefix", (r"^(encoder\.down|decoder\.up)\.0\.block\.",), _vae("", "audio")),
@@ -205,14 +228,16 @@ def renamed_vaes(names: Lines) -> list[Layout]:
 
 # Component -> part of the metadata ``config`` that describes it.
 CONFIG = {"transformer": "transformer", "connectors": "transformer", "text_projection": "transformer",
-          "video_encoder": "vae", "video_decoder": "vae", "audio_encoder": "audio_vae", "audio_decoder": "audio_vae",
-          "vocoder": "vocoder"}
+          "video_encoder": "vae", "video_decoder": "vae",
+          "audio_encoder": "audio_vae", "audio_decoder": "audio_vae", "vocoder": "vocoder"}
 
 _ORDER = {name: place for place, name in enumerate(CONFIG)}
 
 # Names (and what must stand beside them) of LoRAs and of models that are not LTX-2.3: these have no layout here.
 _OTHERS = ((r"(\.|_)(lora_[ABab]|lora_up|lora_down|lokr_w[12]|hada_w[12]_a|oft_R|diff)(\.|_|$)", None),
-           (r"caption_projection\.", None), (r"keyframes_abs_pos_embedding", None), (r"^duration_head\.", None),
+           (r"caption_projection\.", None),
+           (r"keyframes_abs_pos_embedding", None),
+           (r"^duration_head\.", None),
            (r"text_embedding_projection\.(aggregate_embed\.|weight$)", None),
            (r"audio_(adaln_single|time_embed)\.", r"(^|\.)prompt_adaln(_single)?\."),
            (r"(^|\.)prompt_adaln(_single)?\.", r"audio_(adaln_single|time_embed)\."),
@@ -229,14 +254,16 @@ def match(header: HeaderLike) -> Match | None:
         OverlayError: weights in a quantised format that cannot be read, or two tensors for one parameter.
     """
     names = _short(header.tensors)
-    if any(names.has(have) and not (beside and names.has(beside)) for have, beside in _OTHERS):
+    if _is_other(names):
         return None
     gemma = is_gemma(names)
     if not gemma and not any(layout.fits(names) for layout in (*renamed_vaes(names), *LAYOUTS)):
         return None
     gathered = gather(header)
-    same = gathered.keys() == header.tensors.keys()  # nothing packed was put together
-    sorting = _Sorting(gathered, names if same else _short(gathered))
+    left = names
+    if gathered.keys() != header.tensors.keys():  # packed weights were put together
+        left = _short(gathered)
+    sorting = _Sorting(gathered, left)
     if gemma:
         sorting.take_gemma(names)
     for layout in (*renamed_vaes(sorting.names), *LAYOUTS):
@@ -246,6 +273,11 @@ def match(header: HeaderLike) -> Match | None:
         return None
     ordered = sorted(sorting.components.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER)))
     return Match(" + ".join(sorting.layouts), dict(ordered), list(sorting.rest))
+
+
+def _is_other(names: Lines) -> bool:
+    """Whether something in these names says that a file is not for LTX-2.3."""
+    return any(names.has(have) and not (beside and names.has(beside)) for have, beside in _OTHERS)
 
 
 def _short(names: Iterable[str]) -> Lines:
@@ -285,15 +317,21 @@ class _Sorting:
             self.layouts.append(layout.name)
             return
         places = {key: layout.places(key) for key in self.rest if not _STATISTICS.search(key)}
-        own = {each[0][0] for each in places.values() if len(each) == 1}
+        own: set[str] = set()  # components with more than what they share
+        for each in places.values():
+            if len(each) == 1:
+                own.add(each[0][0])
         for key, each in places.items():
             for component, name in each:
                 if component in own:
                     self._place(component, name, key, header)
-        self._leave({key: ref for key, ref in self.rest.items() if not places.get(key, True)})
-        if own:
-            complete = own >= set(layout.components)
-            self.layouts.append(layout.name if layout is not OFFICIAL or complete else SPLIT)
+        self._leave({key: self.rest[key] for key, each in places.items() if not each})
+        if not own:
+            return
+        if layout is OFFICIAL and not own >= set(layout.components):
+            self.layouts.append(SPLIT)
+        else:
+            self.layouts.append(layout.name)
 
     def _place(self, component: str, name: str, key: str, header: HeaderLike) -> None:
         other = self._keys.setdefault((component, name), key)
@@ -307,6 +345,10 @@ def upsampler_kind(tensors: Mapping[str, AnyRef]) -> str:
     """Component of a latent upscaler (spec/06): rational (9 pixels to 4 is x1.5), over time, or else x2."""
     if "upsampler.conv.weight" in tensors and "initial_conv.weight" in tensors:
         ratio = tensors["upsampler.conv.weight"].shape[0] / tensors["initial_conv.weight"].shape[0]
-        return "upsampler_x1.5" if ratio == 9 else "upsampler_x2"
+        if ratio == 9:
+            return "upsampler_x1.5"
+        return "upsampler_x2"
     direct = tensors.get("upsampler.0.weight")
-    return "upsampler_temporal_x2" if direct is not None and len(direct.shape) == 5 else "upsampler_x2"
+    if direct is not None and len(direct.shape) == 5:
+        return "upsampler_temporal_x2"
+    return "upsampler_x2"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
-from ..bytes.source import QuantRef, TensorRef
+from ..bytes.source import AnyRef, QuantRef, TensorRef
 from .kinds import CHECKPOINT, KINDS, OFFICIAL_FILE, UNKNOWN, Kind
 from .lines import Lines
 
@@ -24,8 +24,11 @@ class Names:
     """
 
     def __init__(self, tensors: Iterable[str]) -> None:
-        described = tensors.items() if isinstance(tensors, Mapping) else ()
-        self.tensors = {name: ref for name, ref in described if isinstance(ref, TensorRef | QuantRef)}
+        self.tensors: dict[str, AnyRef] = {}
+        if isinstance(tensors, Mapping):
+            for name, ref in tensors.items():
+                if isinstance(ref, TensorRef | QuantRef):
+                    self.tensors[name] = ref
         self._all = list(tensors)
 
     @cached_property
@@ -37,7 +40,8 @@ class Names:
     def text(self) -> Lines:
         """The lines as they are, and without the prefix of the transformer."""
         names = list(self.lines)
-        return Lines([*names, *(_PREFIX.sub("", name) for name in names)])
+        bare = [_PREFIX.sub("", name) for name in names]
+        return Lines(names + bare)
 
     def has(self, pattern: str) -> bool:
         """Whether some name matches."""
@@ -59,5 +63,10 @@ class Names:
 
 def recognise(tensors: Iterable[str] | Names) -> Kind:
     """The kind of file that has these tensors: names, or a mapping from names to tensors (then shapes count too)."""
-    names = tensors if isinstance(tensors, Names) else Names(tensors)
-    return next((kind for kind in KINDS if names.is_kind(kind)), UNKNOWN)
+    names = tensors
+    if not isinstance(names, Names):
+        names = Names(tensors)
+    for kind in KINDS:
+        if names.is_kind(kind):
+            return kind
+    return UNKNOWN

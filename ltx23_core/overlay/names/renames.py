@@ -36,7 +36,7 @@ class Names:
 
 
 def _pairs(*rows: tuple[str, str]) -> tuple[Pair, ...]:
-    return tuple(Pair(*row) for row in rows)
+    return tuple(map(Pair._make, rows))
 
 
 _SAME = Pair("", "")
@@ -96,7 +96,8 @@ def table(component: str, steps: int = STEPS) -> Names:
         "audio_encoder": Names((*_STATISTICS, Pair("", "encoder"))),
         "audio_decoder": Names((*_STATISTICS, Pair("", "decoder"))),
         "vocoder": Names((_SAME,), _pairs(
-            ("ups", "upsamplers"), ("resblocks", "resnets"), ("conv_pre", "conv_in"), ("conv_post", "conv_out"),
+            ("ups", "upsamplers"), ("resblocks", "resnets"),
+            ("conv_pre", "conv_in"), ("conv_post", "conv_out"),
             ("act_post", "act_out"), ("downsample.lowpass", "downsample"))),
     }[component]
 
@@ -105,7 +106,8 @@ def table(component: str, steps: int = STEPS) -> Names:
 FOLDERS: dict[str, tuple[str, ...]] = {
     "transformer": ("transformer",), "connectors": ("connectors", "text_projection"),
     "vae": ("video_encoder", "video_decoder"), "audio_vae": ("audio_encoder", "audio_decoder"),
-    "vocoder": ("vocoder",), "latent_upsampler": ("upsampler_x2",), "latent_upsampler_x1.5": ("upsampler_x1.5",),
+    "vocoder": ("vocoder",),
+    "latent_upsampler": ("upsampler_x2",), "latent_upsampler_x1.5": ("upsampler_x1.5",),
     "latent_upsampler_temporal_x2": ("upsampler_temporal_x2",),
 }
 
@@ -137,8 +139,14 @@ def to_official(component: str, name: str, steps: int = STEPS) -> str | None:
         steps: see `table`.
     """
     names = table(component, steps)
-    plain = _inside(name, (Pair(theirs, ours) for ours, theirs in names.inside))
-    return _start(plain, (Pair(theirs, ours) for ours, theirs in names.start))
+    plain = _inside(name, _turned(names.inside))
+    return _start(plain, _turned(names.start))
+
+
+@cache
+def _turned(rows: tuple[Pair, ...]) -> tuple[tuple[str, str], ...]:
+    """The rows for the other direction; thousands of names are asked for."""
+    return tuple((theirs, ours) for ours, theirs in rows)
 
 
 def _start(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
@@ -151,7 +159,9 @@ def _start(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
 
 
 def _join(start: str, rest: str) -> str:
-    return f"{start}.{rest}" if start and rest else start or rest
+    if start and rest:
+        return f"{start}.{rest}"
+    return start or rest
 
 
 def _inside(name: str, rows: Iterable[tuple[str, str]]) -> str:

@@ -63,8 +63,12 @@ def variant_of_name(name: str) -> Variant:
         return Variant(DEV)
     if _DISTILLED.search(name):
         version = _VERSION.search(_without_generation(name))
-        return Variant(DISTILLED, f"{version[1]}.{version[2]}" if version else "")
-    return Variant(DEV) if _DEV.search(name) else Variant()
+        if version is None:
+            return Variant(DISTILLED)
+        return Variant(DISTILLED, f"{version[1]}.{version[2]}")
+    if _DEV.search(name):
+        return Variant(DEV)
+    return Variant()
 
 
 def variant_of(path: Path) -> Variant:
@@ -74,15 +78,17 @@ def variant_of(path: Path) -> Variant:
     between do not count). Where none says anything: the scheduler of the diffusers folder, since distilled weights
     bring one without dynamic shifting (spec/01 §3).
     """
-    is_file = _ENDING.search(path.name) is not None
-    folder = path.parent if is_file else path
-    names = [path.name] if is_file else []
-    found = (variant_of_name(name) for name in (*names, *_folders(folder)))
-    named = next((each for each in found if each.name is not None), None)
-    if named is not None:
-        return named
-    pipeline = folder.parent if folder.name == "transformer" else folder
-    return _by_scheduler(pipeline) if pipeline is not path.parent else Variant()
+    folder, own = path, []
+    if _ENDING.search(path.name) is not None:
+        folder, own = path.parent, [path.name]
+    for name in (*own, *_folders(folder)):
+        named = variant_of_name(name)
+        if named.name is not None:
+            return named
+    pipeline = folder
+    if folder.name == "transformer":
+        pipeline = folder.parent
+    return _by_scheduler(pipeline)
 
 
 def _by_scheduler(pipeline: Path) -> Variant:
@@ -93,7 +99,9 @@ def _by_scheduler(pipeline: Path) -> Variant:
         dynamic = read_json(scheduler).get("use_dynamic_shifting", True)
     except OverlayError:
         return Variant()
-    return Variant(DEV if dynamic else DISTILLED)
+    if dynamic:
+        return Variant(DEV)
+    return Variant(DISTILLED)
 
 
 def _folders(folder: Path) -> Iterator[str]:
@@ -110,7 +118,10 @@ def _folders(folder: Path) -> Iterator[str]:
 
 def generation_of(name: str) -> str:
     """The generation that a file's name states: "2.3", "2.0", "2.5", "0.9", or "" where it states none."""
-    return next((generation for generation, pattern in _GENERATIONS if pattern.search(name)), "")
+    for generation, pattern in _GENERATIONS:
+        if pattern.search(name):
+            return generation
+    return ""
 
 
 def _without_generation(name: str) -> str:
@@ -121,5 +132,7 @@ def _without_generation(name: str) -> str:
 
 def version_of(name: str) -> tuple[int, int]:
     """The version that a file's name ends with, (1, 0) where it states none: "...-x2-1.1.safetensors" as (1, 1)."""
-    found = list(_VERSION.finditer(_without_generation(bare(name))))
-    return (int(found[-1][1]), int(found[-1][2])) if found else (1, 0)
+    version = (1, 0)
+    for found in _VERSION.finditer(_without_generation(bare(name))):
+        version = (int(found[1]), int(found[2]))
+    return version
