@@ -39,6 +39,7 @@ UNFOLDED = (
     "ltx23_core/models/audio",
     "ltx23_core/models/text",
     "ltx23_core/models/video_vae",
+    "ltx23_core/overlay",
     "ltx23_core/overlay/bytes",
     "ltx23_core/overlay/export",
     "ltx23_core/overlay/find",

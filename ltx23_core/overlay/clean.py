@@ -14,10 +14,12 @@ from .bytes.header import read_json
 from .manifest import FORMAT
 
 HOUR, DAY = 3600.0, 86_400.0
-LEFTOVER = HOUR   # age of a temporary file, or of a lock, whose writer is gone: writing a manifest takes a second
-ORPHAN = DAY      # age of a manifest whose files are gone: a disk may come back
-UNUSED = 60 * DAY  # age of one whose files are there; each use makes it anew (`save`), and so does the next one
-MOST = 200        # manifests read in one go
+# Age of a temporary file, or of a lock, whose writer is gone: writing a manifest takes a second.
+LEFTOVER = HOUR
+ORPHAN = DAY  # age of a manifest whose files are gone: a disk may come back
+# Age of a manifest whose files are there; each use makes it anew (`save`), and so does the next one.
+UNUSED = 60 * DAY
+MOST = 200  # manifests read in one go
 # What the Overlay node and this library write there; all else is somebody's own.
 _MANIFEST = re.compile(r".+-[0-9a-f]{8}\.ltx23\.json")
 _LEFTOVER = re.compile(r"\..+\.json\..*\.?tmp")
@@ -79,6 +81,8 @@ def _is_orphan(path: Path) -> bool:
     """Whether a manifest names a file that is gone; of a file that is no manifest nothing is known."""
     try:
         content = read_json(path)
-        return content["format"] == FORMAT and not all(os.path.exists(file["path"]) for file in content["files"])
+        if content["format"] != FORMAT:
+            return False
+        return not all(os.path.exists(file["path"]) for file in content["files"])
     except (LTX23Error, LookupError, TypeError, ValueError):
         return False

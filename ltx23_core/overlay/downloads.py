@@ -12,7 +12,8 @@ _VIDEO = Entry("", _KIJAI, "vae/LTX23_video_vae_bf16.safetensors", 1.5, "vae", "
 _AUDIO = Entry("", _KIJAI, "vae/LTX23_audio_vae_bf16.safetensors", 0.4, "vae", "")
 # Component -> the file, and what the component is needed for.
 DOWNLOADS: dict[str, tuple[Entry, str]] = {
-    "transformer": (ENTRIES["dev"], "everything"), "connectors": (ENTRIES["dev"], "prompts"),
+    "transformer": (ENTRIES["dev"], "everything"),
+    "connectors": (ENTRIES["dev"], "prompts"),
     "text_projection": (Entry("", _KIJAI, "text_encoders/ltx-2.3_text_projection_bf16.safetensors", 2.3,
                               "text_encoders", ""), "prompts"),
     "text_encoder": (ENTRIES["gemma-comfy"], "prompts"), "video_decoder": (_VIDEO, "pictures"),
@@ -29,8 +30,8 @@ NOT_MISSED = {"text_encoder_vision"}  # in no report: only one optional input as
 
 
 # What the recommended checkpoint contains: listed for itself only where a transformer is there without it.
-_IN_CHECKPOINT = ("transformer", "connectors", "text_projection", "video_decoder", "video_encoder", "audio_decoder",
-                  "audio_encoder", "vocoder")
+_IN_CHECKPOINT = ("transformer", "connectors", "text_projection", "video_decoder", "video_encoder",
+                  "audio_decoder", "audio_encoder", "vocoder")
 
 
 def missing(have: Iterable[str], variant: str | None) -> list[str]:
@@ -49,9 +50,14 @@ def missing(have: Iterable[str], variant: str | None) -> list[str]:
 def how_to_get(component: str) -> str:
     """One line: the file that brings a component, its size, its folder and its address."""
     entry, _ = DOWNLOADS[component]
-    url = f"https://huggingface.co/{entry.repo}" + (f"/resolve/main/{entry.path}" if entry.path else "")
-    size = f", {entry.size:.1f} GB" if entry.size else ""
-    line = f"{entry.path.rsplit('/', 1)[-1] or entry.repo}{size} -> models/{entry.folder}: {url}"
+    url = f"https://huggingface.co/{entry.repo}"
+    what = entry.repo
+    if entry.path:
+        url += f"/resolve/main/{entry.path}"
+        what = entry.path.rsplit("/", 1)[-1]
+    if entry.size:
+        what += f", {entry.size:.1f} GB"
+    line = f"{what} -> models/{entry.folder}: {url}"
     if component == "text_encoder":
         line += f" (or the folder {GATED.repo}, gated: accept Google's terms there first)"
     return line
@@ -68,8 +74,19 @@ def missing_lines(names: Iterable[str], optional: bool = True) -> list[str]:
     for name in names:
         if optional or name not in OPTIONAL:
             lines.setdefault(how_to_get(name), []).append(name)
-    return [f"no {', '.join(names)} (for {' and '.join(dict.fromkeys(DOWNLOADS[name][1] for name in names))}): {line}"
-            for line, names in lines.items()]
+    described = []
+    for line, names in lines.items():
+        described.append(f"no {', '.join(names)} (for {_purposes(names)}): {line}")
+    return described
+
+
+def _purposes(names: Iterable[str]) -> str:
+    """What components are needed for, each purpose once."""
+    purposes: dict[str, None] = {}
+    for name in names:
+        _, purpose = DOWNLOADS[name]
+        purposes[purpose] = None
+    return " and ".join(purposes)
 
 
 def needed_by(upscales: bool, lora: bool, variant: str, have: Iterable[str]) -> list[str]:
@@ -81,13 +98,20 @@ def needed_by(upscales: bool, lora: bool, variant: str, have: Iterable[str]) -> 
         variant: of the weights.
         have: components that are there.
     """
-    wanted = [name for name, needs in (("upsampler_x2", upscales), ("distilled_lora", lora)) if needs]
-    there = set(missing(have, variant))
-    return missing_lines(name for name in wanted if name in there)
+    lacking = missing(have, variant)
+    wanted = []
+    if upscales and "upsampler_x2" in lacking:
+        wanted.append("upsampler_x2")
+    if lora and "distilled_lora" in lacking:
+        wanted.append("distilled_lora")
+    return missing_lines(wanted)
 
 
 def where_to_get(name: str) -> tuple[str, str]:
     """For the error about a missing component: what is expected, and what to do."""
-    line = how_to_get(name if name in DOWNLOADS else "transformer")
+    file_of = name
+    if name not in DOWNLOADS:
+        file_of = "transformer"
+    line = how_to_get(file_of)
     return f"a file that brings {name}", (f"Download {line}, and choose it in the Overlay node or give it to "
                                           "materialize(...).")

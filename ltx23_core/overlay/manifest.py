@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,9 @@ class Overlay:
         stored = content.pop("id", None)
         try:
             if encode(content)[1] != stored:
-                raise OverlayError(f"{path} was edited or damaged: its content does not have the id that it states",
-                                   "a manifest as materialize wrote it", REMAKE)
+                raise OverlayError(
+                    f"{path} was edited or damaged: its content does not have the id that it states",
+                    "a manifest as materialize wrote it", REMAKE)
             overlay = _from_content(path, stored, content)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise OverlayError(f"{path} is damaged ({reason(error)})",
@@ -120,7 +121,8 @@ class Overlay:
         """
         if name in self.components:
             return self.components[name]
-        raise OverlayError(f"the overlay has no {name} (it has {', '.join(self.components)})", *where_to_get(name))
+        there = ", ".join(self.components)
+        raise OverlayError(f"the overlay has no {name} (it has {there})", *where_to_get(name))
 
     def report(self, reasons: Sequence[str] = (), folders: Sequence[str] = ()) -> str:
         """Lines for people: layout, variant, every component's source, size and number format, and what is missing.
@@ -133,7 +135,9 @@ class Overlay:
         lines += ["", "components:", *component_lines(self.components)]
         lines += ["", *lack_lines(self.components, self.variant)]
         if self.notes:
-            lines += ["", "notes:", *(f"  {note}" for note in self.notes)]
+            lines += ["", "notes:"]
+            for note in self.notes:
+                lines.append(f"  {note}")
         if folders:
             lines += ["", *folders]
         return "\n".join([*lines, "", f"overlay {self.id[:12]}: {self.path}"])
@@ -154,26 +158,43 @@ def to_content(variant: str, model_version: str, layout: str, sources: tuple[Sou
         return {"quant": ref.format, "shape": list(ref.shape), "parameters": dict(ref.parameters),
                 "parts": {name: plain(part) for name, part in ref.parts.items()}}
 
+    parts = {}
+    for name, component in components.items():
+        tensors = {key: entry(ref) for key, ref in component.tensors.items()}
+        parts[name] = {"config": component.config, "tensors": tensors}
+    folder = None
+    if tokenizer is not None:
+        folder = str(tokenizer)
     return {
         "format": FORMAT, "variant": variant, "model_version": model_version, "layout": layout,
-        "tokenizer": None if tokenizer is None else str(tokenizer), "notes": list(notes),
-        "files": [{"path": str(s.path), "size": s.size, "mtime_ns": s.mtime_ns, "head_bytes": s.head_bytes,
-                   "head_sha256": s.head_sha256} for s in sources],
-        "components": {name: {"config": component.config,
-                              "tensors": {key: entry(ref) for key, ref in component.tensors.items()}}
-                       for name, component in components.items()},
+        "tokenizer": folder, "notes": list(notes),
+        "files": list(map(_file_values, sources)),
+        "components": parts,
     }
+
+
+def _file_values(source: SourceFile) -> dict[str, Any]:
+    return {"path": str(source.path), "size": source.size, "mtime_ns": source.mtime_ns,
+            "head_bytes": source.head_bytes, "head_sha256": source.head_sha256}
+
+
+def _source_file(values: Mapping[str, Any]) -> SourceFile:
+    source = SourceFile(Path(values["path"]), values["size"], values["mtime_ns"], values["head_bytes"],
+                        values["head_sha256"])
+    if not source.path.is_absolute():
+        raise ValueError("variant or paths")
+    if not is_count(source.size) or not is_count(source.head_bytes) or type(source.mtime_ns) is not int:
+        raise ValueError("sizes of files")
+    if source.head_bytes > min(source.size, MAX_HEAD):
+        raise ValueError("sizes of files")
+    return source
 
 
 def _from_content(path: Path, id: str, content: Mapping[str, Any]) -> Overlay:
     """An overlay from the manifest's JSON values; anything out of bounds raises ValueError, KeyError or TypeError."""
-    sources = tuple(SourceFile(Path(f["path"]), f["size"], f["mtime_ns"], f["head_bytes"], f["head_sha256"])
-                    for f in content["files"])
-    if content["variant"] not in VARIANTS or not sources or not all(s.path.is_absolute() for s in sources):
+    sources = tuple(map(_source_file, content["files"]))
+    if content["variant"] not in VARIANTS or not sources:
         raise ValueError("variant or paths")
-    if not all(is_count(s.size) and type(s.mtime_ns) is int and is_count(s.head_bytes) and s.head_bytes <= min(
-            s.size, MAX_HEAD) for s in sources):
-        raise ValueError("sizes of files")
 
     def dimensions(shape: list[Any]) -> tuple[int, ...]:
         if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
@@ -194,17 +215,30 @@ def _from_content(path: Path, id: str, content: Mapping[str, Any]) -> Overlay:
             return plain(entry)
         parts = {name: plain(part) for name, part in entry["parts"].items()}
         parameters = dict(entry["parameters"])
-        if entry["quant"] not in QUANT_FORMATS or "weight" not in parts or not all(
-                isinstance(value, bool | int | float | str) for value in parameters.values()):
+        described = entry["quant"] in QUANT_FORMATS and "weight" in parts
+        if not described or not all(map(_is_parameter, parameters.values())):
             raise ValueError(f"a quantised weight is not described: {entry['quant']}")
         return QuantRef(entry["quant"], dimensions(entry["shape"]), parts, parameters)
 
-    components = {name: ComponentEntry(dict(entry["config"]), {key: tensor(t) for key, t in entry["tensors"].items()})
-                  for name, entry in content["components"].items()}
+    components = {}
+    for name, entry in content["components"].items():
+        tensors = {}
+        for key, values in entry["tensors"].items():
+            tensors[key] = tensor(values)
+        components[name] = ComponentEntry(dict(entry["config"]), tensors)
     tokenizer = content["tokenizer"]
-    return Overlay(path, id, content["variant"], str(content["model_version"]), str(content["layout"]), sources,
-                   components, None if tokenizer is None else Path(tokenizer),
-                   tuple(map(str, content.get("notes", ()))))
+    if tokenizer is not None:
+        tokenizer = Path(tokenizer)
+    return Overlay(
+        path, id, content["variant"],
+        model_version=str(content["model_version"]), layout=str(content["layout"]),
+        sources=sources, components=components, tokenizer=tokenizer,
+        notes=tuple(map(str, content.get("notes", ()))))
+
+
+def _is_parameter(value: object) -> bool:
+    """Whether a value may stand in the parameters of a quantised weight."""
+    return isinstance(value, bool | int | float | str)
 
 
 def _check_sources(overlay: Overlay) -> None:
@@ -215,21 +249,41 @@ def _check_sources(overlay: Overlay) -> None:
     """
     heads: dict[Path, int] = {}  # of weight files: where their data begin
     for source in overlay.sources:
-        with open(source.path, "rb") as file:
-            start = file.read(9)
-        if start[:4] == b"GGUF" or (start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") == source.head_bytes):
-            heads[source.path] = 0 if start[:4] == b"GGUF" else source.head_bytes
+        head = _data_start(source)
+        if head is not None:
+            heads[source.path] = head
         elif source.path.name not in SIDE_FILES:
             raise _foreign(overlay, f"{source.path}, which is no weight file")
     for entry in overlay.components.values():
         for ref in entry.tensors.values():
-            for part in ref.parts.values() if isinstance(ref, QuantRef) else (ref,):
+            for part in _ranges(ref):
                 if part.start < heads.get(part.path, part.end + 1):
-                    raise _foreign(overlay, f"bytes {part.start} to {part.end} of {part.path}, which are no tensor")
+                    place = f"bytes {part.start} to {part.end} of {part.path}"
+                    raise _foreign(overlay, f"{place}, which are no tensor")
     folder = overlay.tokenizer
-    if folder is not None and not any(source.path.parent == folder and source.path.name in TOKENIZER_FILES
-                                      for source in overlay.sources):
-        raise _foreign(overlay, f"the tokenizer in {folder}, without its files")
+    if folder is None:
+        return
+    for source in overlay.sources:
+        if source.path.parent == folder and source.path.name in TOKENIZER_FILES:
+            return
+    raise _foreign(overlay, f"the tokenizer in {folder}, without its files")
+
+
+def _data_start(source: SourceFile) -> int | None:
+    """Where the data of a weight file can begin at the earliest; None: it is no weight file."""
+    with open(source.path, "rb") as file:
+        start = file.read(9)
+    if start[:4] == b"GGUF":
+        return 0
+    if start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") == source.head_bytes:
+        return source.head_bytes
+    return None
+
+
+def _ranges(ref: AnyRef) -> Iterable[TensorRef]:
+    if isinstance(ref, QuantRef):
+        return ref.parts.values()
+    return (ref,)
 
 
 def _foreign(overlay: Overlay, what: str) -> OverlayError:
@@ -277,7 +331,8 @@ def save(path: Path, text: str) -> None:
             remove_stale(path)
             write_whole(path, text)
     except Busy as error:
-        raise OverlayError(f"another process has been writing {path} for {_LOCK_SECONDS} s", "a free manifest",
+        raise OverlayError(f"another process has been writing {path} for {_LOCK_SECONDS} s",
+                           "a free manifest",
                            f"Wait for it, or delete {error.path} if none is running.") from error
     except OSError as error:
         raise OverlayError(f"{path} cannot be written ({error.strerror or error})",

@@ -28,8 +28,9 @@ MINIMUM = ("one checkpoint (46 GB) or transformer, text projection, video VAE an
 
 @no_collection()
 @refusing_unreadable()
-def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, upsamplers: Iterable[AnyPath] = (),
-                distilled_lora: AnyPath | None = None, components: Iterable[AnyPath] = (), variant: str = "auto",
+def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *,
+                upsamplers: Iterable[AnyPath] = (), distilled_lora: AnyPath | None = None,
+                components: Iterable[AnyPath] = (), variant: str = "auto",
                 output: AnyPath | None = None) -> Overlay:
     """Describe the user's files as one model. Reads headers only; writes a manifest of about a megabyte.
 
@@ -52,24 +53,25 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
         raise OverlayError(f"variant is {variant!r}", f"one of auto, {', '.join(VARIANTS)}", "Use auto.")
     path = _absolute(checkpoint)
     parts, places = _Parts(), [path, *map(_absolute, components)]
-    tokenizers = [place for place in places if place.is_dir()]
+    tokenizers = list(filter(Path.is_dir, places))
     for place in places:
         parts.add_all(find(place, tokenizers))
     if text_encoder is not None:
         encoder = find_text_encoder(_absolute(text_encoder), tokenizers)
-        parts.add(encoder.without([name for name in parts.chosen if name not in TEXT_PARTS]))
+        parts.add(encoder.without(parts.chosen.keys() - set(TEXT_PARTS)))
     if "transformer" not in parts.chosen:
         raise _no_transformer(parts.found)
-    entries, shapes = parts.entries([find_upsampler(_absolute(file)) for file in upsamplers])
+    entries, shapes = parts.entries(list(map(find_upsampler, map(_absolute, upsamplers))))
     if distilled_lora is not None:
         lora = read_distilled_lora(_absolute(distilled_lora), shapes)
         entries["distilled_lora"] = ComponentEntry({}, lora.tensors)
         parts.sources.append(lora.source)
         parts.notes += lora.notes
     transformer = parts.chosen["transformer"]
-    chosen = _variant(transformer) if variant == "auto" else variant
-    target = path.with_name(path.name + ".ltx23.json") if output is None else _absolute(output)
-    content = (chosen, transformer.version or "2.3", parts.layout, parts.used_sources(entries), entries,
+    if variant == "auto":
+        variant = _variant(transformer)
+    target = _target(path, output)
+    content = (variant, transformer.version or "2.3", parts.layout, parts.used_sources(entries), entries,
                parts.tokenizer, tuple(parts.notes))
     text, id = encode(to_content(*content))
     save(target, text)
@@ -78,6 +80,12 @@ def materialize(checkpoint: AnyPath, text_encoder: AnyPath | None = None, *, ups
 
 def _absolute(path: AnyPath) -> Path:
     return Path(os.path.abspath(path))
+
+
+def _target(checkpoint: Path, output: AnyPath | None) -> Path:
+    if output is not None:
+        return _absolute(output)
+    return checkpoint.with_name(checkpoint.name + ".ltx23.json")
 
 
 @dataclass
@@ -104,36 +112,54 @@ class _Parts:
             if name in self.chosen:
                 replaced.setdefault(str(self.chosen[name].path), []).append(name)
         if "text_encoder" in part.components:  # vision and tokenizer go with it
-            self.chosen = {n: f for n, f in self.chosen.items() if n not in ("text_encoder_vision", "tokenizer")}
+            self.chosen.pop("text_encoder_vision", None)
+            self.chosen.pop("tokenizer", None)
         self.chosen |= dict.fromkeys(part.components, part)
-        self.notes += [f"{', '.join(names)} of {old} replaced by {part.path}" for old, names in replaced.items()]
+        for old, names in replaced.items():
+            self.notes.append(f"{', '.join(names)} of {old} replaced by {part.path}")
 
     @property
     def layout(self) -> str:
         """How the components are stored, the transformer's first."""
-        return " + ".join(dict.fromkeys(self.chosen[name].layout for name in CONFIG if name in self.chosen))
+        layouts: dict[str, None] = {}
+        for name in CONFIG:
+            if name in self.chosen:
+                layouts[self.chosen[name].layout] = None
+        return " + ".join(layouts)
 
     @property
     def tokenizer(self) -> Path | None:
         encoder = self.chosen.get("text_encoder")
-        return None if encoder is None else encoder.tokenizer
+        if encoder is None:
+            return None
+        return encoder.tokenizer
 
     def entries(self, upsamplers: Sequence[Found]) -> tuple[dict[str, ComponentEntry], Shapes]:
         """Every component checked, and the shapes of the transformer."""
         resolved = resolve_all(self.chosen, self.found)
-        entries = {name: ComponentEntry(part.config, part.tensors) for name, part in resolved.items()}
+        entries = {}
+        for name, part in resolved.items():
+            entries[name] = ComponentEntry(part.config, part.tensors)
         self.notes += _origins(self.chosen, resolved)
         encoder = self.chosen.get("text_encoder")
         if encoder is not None:
             if "text_projection" in entries:
                 projection = entries["text_projection"].config
                 check_matches(encoder, projection["caption_channels"], projection["in_features"])
-            for name in TEXT_PARTS:
-                if self.chosen.get(name) is encoder:
-                    config = encoder.config["text_encoder"] if name == "text_encoder" else {}
-                    entries[name] = ComponentEntry(config, encoder.components[name])
+            entries |= self._text_parts(encoder)
         entries |= self._upsamplers(upsamplers, resolved["transformer"].config["in_channels"])
         return entries, resolved["transformer"].shapes
+
+    def _text_parts(self, encoder: Found) -> dict[str, ComponentEntry]:
+        """What comes from the place that the text encoder comes from; only the encoder has a configuration."""
+        entries: dict[str, ComponentEntry] = {}
+        for name in TEXT_PARTS:
+            if self.chosen.get(name) is encoder:
+                config = {}
+                if name == "text_encoder":
+                    config = encoder.config[name]
+                entries[name] = ComponentEntry(config, encoder.components[name])
+        return entries
 
     def _upsamplers(self, upsamplers: Sequence[Found], channels: int) -> dict[str, ComponentEntry]:
         """Those of folders, and those that were given, which count."""
@@ -153,11 +179,21 @@ class _Parts:
 
     def used_sources(self, entries: Mapping[str, ComponentEntry]) -> tuple[SourceFile, ...]:
         """The files that the overlay relies on, each once: weights that are used, and side files of these sources."""
-        used = {ref.path for entry in entries.values() for ref in entry.tensors.values()}
-        ours = {id(found) for found in self.chosen.values()}
-        sources = [source for found in self.found if id(found) in ours for source in found.sources
-                   if source.path in used or not source.path.name.lower().endswith(SAFETENSORS)]
-        return tuple({source.path: source for source in (*sources, *self.sources)}.values())
+        used: set[Path] = set()
+        for entry in entries.values():
+            for ref in entry.tensors.values():
+                used.add(ref.path)
+        ours = set(map(id, self.chosen.values()))
+        sources: dict[Path, SourceFile] = {}
+        for found in self.found:
+            if id(found) not in ours:
+                continue
+            for source in found.sources:
+                if source.path in used or not source.path.name.lower().endswith(SAFETENSORS):
+                    sources[source.path] = source
+        for source in self.sources:
+            sources[source.path] = source
+        return tuple(sources.values())
 
 
 def _origins(chosen: Mapping[str, Found], resolved: Mapping[str, Resolved]) -> list[str]:
@@ -166,12 +202,17 @@ def _origins(chosen: Mapping[str, Found], resolved: Mapping[str, Resolved]) -> l
     for name, part in resolved.items():
         if part.origin is not None and name != "text_projection":  # whose shapes say all
             origins.setdefault((chosen[name].path.name, part.origin), []).append(name)
-    return [f"{file} has no configuration for {', '.join(names)}: {origin} fits its tensors and was taken"
-            for (file, origin), names in origins.items()]
+    notes = []
+    for (file, origin), names in origins.items():
+        lacking = f"{file} has no configuration for {', '.join(names)}"
+        notes.append(f"{lacking}: {origin} fits its tensors and was taken")
+    return notes
 
 
 def _no_transformer(found: Sequence[Found]) -> OverlayError:
-    what = "; ".join(f"{part.path} is {kind_of(part.files)}" for part in found) or "a tokenizer alone was given"
+    what = "a tokenizer alone was given"
+    if found:
+        what = "; ".join(f"{part.path} is {kind_of(part.files)}" for part in found)
     return OverlayError(f"there is no transformer: {what}", MINIMUM,
                         "Add the transformer: give its file or folder as checkpoint, the others as "
                         "components.")
@@ -180,5 +221,7 @@ def _no_transformer(found: Sequence[Found]) -> OverlayError:
 def _variant(transformer: Found) -> str:
     """What names and the scheduler say of the transformer (`names.variant`); dev where they say nothing."""
     headers = transformer.files.headers
-    place = transformer.files.folder if len(headers) > 1 else headers[0].path
+    place = headers[0].path
+    if len(headers) > 1:
+        place = transformer.files.folder
     return variant_of(place).name or DEV

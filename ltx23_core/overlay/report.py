@@ -11,7 +11,11 @@ from .entry import ComponentEntry
 
 def component_lines(components: Mapping[str, ComponentEntry]) -> list[str]:
     """A line for every component that has tensors: its size, number format and source."""
-    return [f"  {name}: {_component(entry)}" for name, entry in components.items() if entry.tensors]
+    lines = []
+    for name, entry in components.items():
+        if entry.tensors:
+            lines.append(f"  {name}: {_component(entry)}")
+    return lines
 
 
 def lack_lines(components: Iterable[str], variant: str) -> list[str]:
@@ -24,15 +28,24 @@ def lack_lines(components: Iterable[str], variant: str) -> list[str]:
     lacks = missing_lines(missing(components, variant))
     if not lacks:
         return ["nothing is missing"]
-    return ["missing:", *(f"  {line}" for line in lacks)]
+    lines = ["missing:"]
+    for line in lacks:
+        lines.append(f"  {line}")
+    return lines
 
 
 def _component(entry: ComponentEntry) -> str:
     """Size, number format and source."""
     sizes = Counter[str]()
+    files: set[str] = set()
     for ref in entry.tensors.values():
         sizes[ref.dtype.lower()] += ref.size_bytes
-    files = ", ".join(sorted({f"{ref.path.parent.name}/{ref.path.name}" for ref in entry.tensors.values()}))
-    dtypes = ", ".join(f"{dtype} {gigabytes(size)}" if len(sizes) > 1 else dtype
-                       for dtype, size in sizes.most_common(3))
-    return f"{gigabytes(entry.size_bytes)} ({dtypes}) of {files}"
+        files.add(f"{ref.path.parent.name}/{ref.path.name}")
+    return f"{gigabytes(entry.size_bytes)} ({_formats(sizes)}) of {', '.join(sorted(files))}"
+
+
+def _formats(sizes: Counter[str]) -> str:
+    """The number formats with most bytes; with their sizes where there are several."""
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    return ", ".join(f"{dtype} {gigabytes(size)}" for dtype, size in sizes.most_common(3))
