@@ -146,7 +146,12 @@ class Residency:
             return float("inf")
         loaded = sum(each.model_loaded_memory() for each in mm.current_loaded_models
                      if each.model is not None and each.device == self.device)
-        return mm.get_free_memory(self.device) + loaded - mm.extra_reserved_memory()
+        return mm.get_free_memory(self.device) + loaded - mm.extra_reserved_memory() - self._recorded_bytes
+
+    @property
+    def _recorded_bytes(self) -> int:
+        """Bytes of recorded forwards: ComfyUI takes them for free, since no tensor is alive in them."""
+        return sum(patcher.model.component.recorded_bytes for patcher in self._patchers.values())
 
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """Bring components onto their devices, after ComfyUI has made room for them and for the activations.
@@ -160,7 +165,7 @@ class Residency:
         place(needs, self.capacity_bytes, activation_bytes, self._wish)  # refuses before a byte is read
         work = sum(max(need.work, need.streamed_work) for need in needs)
         mm.load_models_gpu([self._patcher(component) for component in components],
-                           memory_required=activation_bytes + work)
+                           memory_required=activation_bytes + work + self._recorded_bytes)
 
     def use_less(self, component: Component, activation_bytes: int) -> bool:
         """See `runtime.residency.Residency`."""
