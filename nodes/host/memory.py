@@ -151,7 +151,10 @@ class Residency:
     @property
     def _recorded_bytes(self) -> int:
         """Bytes of recorded forwards: ComfyUI takes them for free, since no tensor is alive in them."""
-        return sum(patcher.model.component.recorded_bytes for patcher in self._patchers.values())
+        recorded = 0
+        for patcher in self._patchers.values():
+            recorded += patcher.model.component.recorded_bytes
+        return recorded
 
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """Bring components onto their devices, after ComfyUI has made room for them and for the activations.
