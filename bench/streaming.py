@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,12 +32,13 @@ from ltx23_core.errors import OutOfMemoryError
 from ltx23_core.geometry import audio_latent_length, audio_positions, video_grid, video_positions
 from ltx23_core.memory.estimates import sampling_bytes
 from ltx23_core.memory.ram import total_ram
-from ltx23_core.memory.room import place
+from ltx23_core.memory.room import Memory, place
 from ltx23_core.models.registry import STACKS, build
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
 from ltx23_core.overlay.bytes.header import read_header
 from ltx23_core.runtime.component import Component
 from ltx23_core.runtime.policy import Streamed, policy_for
+from ltx23_core.runtime.second_try import SecondTry, shrink
 from ltx23_core.weights.pages import Pages, registered_bytes
 from ltx23_core.weights.reader import RangeReader, read_tensors
 
@@ -134,9 +136,11 @@ class Steps:
     def run(self, component: Component, passes: int) -> list[Tensor]:
         """Velocities of the first passes."""
         model = component.module
+        whole = SecondTry(model, partial(shrink, component, self.bytes[passes]),
+                          lambda: OutOfMemoryError("the step does not fit", "a plan that holds", "Look at it."))
         with torch.no_grad():
             tables = model.tables(*self.positions, torch.bfloat16)
-            found = model(*self.streams, self.passes[:passes], tables)
+            found = whole(*self.streams, self.passes[:passes], tables)
         return [part for pair in found for part in pair]
 
 
@@ -156,6 +160,12 @@ def anonymous_gb() -> float:
     """Memory of the process that is no file's."""
     table = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(table["RssAnon"].split()[0]) * 1024 / 1e9
+
+
+def beside_torch_gb() -> float:
+    """Device memory in use that torch's allocator does not have: context, kernels, libraries (and other processes)."""
+    free, total = torch.cuda.mem_get_info()
+    return (total - free - torch.cuda.memory_reserved()) / 1e9
 
 
 class Bench:
@@ -186,10 +196,11 @@ class Bench:
         first, want = None, None
         for budget in budgets:
             self.limit(budget)
-            base = torch.cuda.memory_allocated() - component.loaded_bytes
-            capacity = float("inf") if budget is None else budget * 1e9 - base
+            # Recordings are the allocator's (reserved), and end when the component is placed.
+            base = torch.cuda.memory_allocated() - (component.loaded_bytes - component.recorded_bytes)
+            memory = Memory() if budget is None else Memory("auto", int(budget * 1e9))
             try:
-                [placed] = place([component.need()], capacity, work.bytes[passes])
+                [placed] = place([component.need()], float("inf"), work.bytes[passes] + base, memory)
             except OutOfMemoryError as error:
                 self.say(name, size, f"{passes} passes", budget, str(error))
                 continue
@@ -199,11 +210,12 @@ class Bench:
                 torch.cuda.synchronize()
                 loading = time.perf_counter() - start
                 torch.cuda.reset_peak_memory_stats()
+                ready = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
                 start = time.perf_counter()
                 got = [part.cpu() for part in work.run(component, passes)]
                 cold = time.perf_counter() - start
                 seconds = timed(lambda: work.run(component, passes), repeats)
-            except torch.cuda.OutOfMemoryError as error:
+            except (torch.cuda.OutOfMemoryError, OutOfMemoryError) as error:
                 self.say(name, size, f"{passes} passes", budget, placed.text, "DOES NOT FIT", str(error)[:400],
                          f"peak {(torch.cuda.max_memory_allocated() - base) / 1e9:.2f}",
                          f"reserved {torch.cuda.max_memory_reserved() / 1e9:.2f}")
@@ -216,6 +228,8 @@ class Bench:
                      f"first {cold:.3f}", f"step {seconds:.3f}", f"x{seconds / first:.3f}",
                      "bits equal" if equal else "BITS DIFFER", f"peak {peak:.2f} of planned {plan:.2f}",
                      f"reserved {torch.cuda.max_memory_reserved() / 1e9:.2f}",
+                     f"lost when placed {ready / 1e9:.3f}", f"beside torch {beside_torch_gb():.2f}",
+                     "" if component.streamed == placed.streamed else f"SECOND TRY: {component.streamed} streamed",
                      f"registered {registered_bytes() / 1e9:.1f}", f"anonymous {anonymous_gb():.2f}")
         component.release(pages=True)
         self.limit(None)

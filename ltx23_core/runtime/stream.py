@@ -41,8 +41,9 @@ class BlockStream:
             join_products(block)
         self._current: int | None = None
         largest = max((content.size for content in contents.values()), default=0)
-        self._places = [torch.empty(largest, dtype=torch.uint8, device=device)
-                        for _ in range(min(SLOTS, len(contents)))]
+        count = min(SLOTS, len(contents))
+        memory = torch.empty(count * largest, dtype=torch.uint8, device=device)  # one piece: no holes
+        self._places = [memory[i * largest:(i + 1) * largest] for i in range(count)]
         self._holds: list[int | None] = [None] * len(self._places)  # number of the block in each place
         self._arrivals: list[Arrival | None] = [None] * len(self._places)
         self._handles: list[RemovableHandle] = []
