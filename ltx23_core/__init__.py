@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from .conditioning.extend import Extend
     from .conditioning.image import ImageCondition
     from .conditioning.inpaint import Inpaint
-    from .conditioning.reference import ReferenceVideo, reference_scales
+    from .conditioning.reference import ReferenceVideo
     from .conditioning.retake import Retake
+    from .conditioning.scales import reference_scales
     from .conditioning.source import SourceClip
     from .conditioning.source_streams import SourceAudio, SourceVideo
     from .errors import LTX23Error
@@ -36,11 +37,12 @@ _NAMES = {
     ".conditioning.extend": ("Extend",),
     ".conditioning.image": ("ImageCondition",),
     ".conditioning.inpaint": ("Inpaint",),
-    ".conditioning.reference": ("ReferenceVideo", "reference_scales"),
+    ".conditioning.reference": ("ReferenceVideo",),
     ".conditioning.retake": ("Retake",),
     ".conditioning.source": ("SourceClip",),
     ".conditioning.source_streams": ("SourceAudio", "SourceVideo"),
     ".errors": ("LTX23Error",),
+    ".conditioning.scales": ("reference_scales",),
     ".lora.settings": ("Lora",),
     ".media": ("Audio", "load_image"),
     ".overlay": ("Overlay", "materialize"),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import secrets
@@ -54,9 +55,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a file that others wrote its name, once its bytes are on the disk."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
+    _sync(temporary)
     os.replace(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def is_leftover(name: str, of: str) -> bool:
@@ -88,14 +93,17 @@ def publish_new(part: Path, path: Path) -> None:
 def publish_free(part: Path, path: Path, next_path: Callable[[], Path] | None) -> Path:
     """Publish under a name, or, with ``next_path``, under the first that is free; returns the name.
 
+    Its bytes are on the disk before it has one.
+
     Args:
         part: the finished temporary.
         path: the wanted name; without ``next_path`` a file of that name is replaced.
         next_path: gives the next name to try.
     """
     if next_path is None:
-        os.replace(part, path)
+        publish(part, path)
         return path
+    _sync(part)
     while True:
         try:
             publish_new(part, path)
@@ -123,6 +131,11 @@ def sweep(folder: Path, pattern: str, age: float = DAY) -> list[Path]:
                     file.unlink()
                     gone.append(file)
     return gone
+
+
+def sweep_of(path: Path) -> list[Path]:
+    """Delete what killed writers of one file left beside it, however young; see `sweep`."""
+    return sweep(path.parent, f".{glob.escape(path.name[:_KEPT])}.*{TEMPORARY}", age=0.0)
 
 
 def _is_owned(name: str) -> bool:

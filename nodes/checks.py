@@ -193,6 +193,8 @@ def _number_problem(name: str, values: Tensor) -> Problem | None:
     """NaN and infinity are named where they enter, not after the run they spoil."""
     from ..ltx23_core.media.audio import is_finite
 
+    if not hasattr(values, "is_floating_point"):  # an array of numpy, which some nodes hand out
+        return f"{name} is {shown(values)}", "a tensor of torch", "Connect another node."
     if is_finite(values):
         return None
     return f"{name} holds NaN or infinity", "finite numbers", "Look at the node that made it."

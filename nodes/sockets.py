@@ -28,4 +28,6 @@ def schema(aliases: list[str] | None = None, **fields: Any) -> io.Schema:  # noq
     """Build a schema in the pack's category, without the fields that this host does not have yet."""
     fields |= {"category": CATEGORY, "search_aliases": ALIASES + (aliases or [])}
     known = {field.name for field in dataclasses.fields(io.Schema)}
-    return io.Schema(**{name: value for name, value in fields.items() if name in known})
+    for name in fields.keys() - known:
+        del fields[name]
+    return io.Schema(**fields)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from ..config import AUDIO_LATENTS_PER_SECOND
@@ -111,7 +112,8 @@ class Extend:
         area = stage.grid.height * stage.grid.width
         tokens = video_tokens(stage, self.source.frames, used)
         tokens = tokens if self.forward else tokens[:, area:]
-        strength = self._strength(tokens.shape[1] // area, self.blend).repeat_interleave(area, dim=0)
+        of_frames = self._strength(tokens.shape[1] // area, self.blend)
+        strength = repeat(of_frames, "f 1 -> (f area) 1", area=area)
         start = 0 if self.forward else stage.grid.tokens - tokens.shape[1]
         return _held(state, tokens, start, strength)
 

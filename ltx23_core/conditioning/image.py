@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import MediaError, RequestError
 from ..geometry import VideoGrid, video_positions
 from ..media.audio import is_finite
-from ..media.image import compress_image, resize_and_crop, to_uint8
+from ..media.image import check_pixels, compress_image, resize_and_crop, to_uint8
 from ..plan.condition import ADDS, KEYFRAME, REPLACE, Clip, StageSetting
 from ..plan.recipes import IMAGE_CRF
 from ..sampling.state import StatePair, StreamState, video_to_tokens
@@ -42,6 +42,7 @@ class ImageCondition:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise RequestError(f"image strength is {self.strength}", "a number from 0 to 1", "Use 1.0.")
+        check_pixels(self.image, "the image")
         if not is_finite(self.image):
             raise MediaError("the image holds NaN or infinity", "finite pixels in [0, 1]",
                              "Make it again; a step before this one went wrong.")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional
 
@@ -68,7 +69,6 @@ def latent_mask(mask: Tensor, picks: Sequence[int], grid: VideoGrid,
     seen = visible(frames, grid.height * 32, grid.width * 32, picture)
     cells = functional.adaptive_max_pool2d(seen[:, None], (grid.height, grid.width))[:, 0]
     if len(cells) == 1:
-        cells = cells.expand(grid.frames, -1, -1)
-    else:
-        cells = torch.cat((cells[:1], cells[1:].unflatten(0, (grid.frames - 1, TIME_SCALE)).amax(1)))
-    return cells.reshape(-1, 1)
+        return repeat(cells, "1 h w -> (f h w) 1", f=grid.frames)
+    later = reduce(cells[1:], "(f t) h w -> f h w", "max", t=TIME_SCALE)  # a latent frame is eight frames
+    return rearrange(torch.cat((cells[:1], later)), "f h w -> (f h w) 1")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import MAX_REFERENCE_SCALE, REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
-from ..errors import MediaError, RequestError
+from ..config import MAX_REFERENCE_SCALE
+from ..errors import RequestError
 from ..geometry import TIME_SCALE, VideoGrid, video_positions
-from ..overlay.bytes.header import read_header
 from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
 from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
 from .mask import check_mask, visible
+from .scales import reference_scales as reference_scales
 from .source import SourceClip, encode_frames, note_cut
 
 
@@ -115,8 +115,9 @@ def mask_weights(mask: Tensor, picks: tuple[int, ...], size: tuple[int, int, int
     frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
     cells = functional.interpolate(visible(frames, *target, picture)[:, None], size=tuple(size[1:]), mode="area")[:, 0]
     if len(cells) == 1:
-        return cells.expand(size[0], -1, -1).reshape(1, -1)
-    return torch.cat((cells[:1], cells[1:].unflatten(0, (size[0] - 1, -1)).mean(1))).reshape(1, -1)
+        return repeat(cells, "1 h w -> 1 (f h w)", f=size[0])
+    later = reduce(cells[1:], "(f frames) h w -> f h w", "mean", f=size[0] - 1)  # a latent frame is several frames
+    return rearrange(torch.cat((cells[:1], later)), "f h w -> 1 (f h w)")
 
 
 def reference_positions(size: tuple[int, int, int], fps: float, downscale: int, temporal: int) -> Tensor:
@@ -153,29 +154,3 @@ def append_reference(state: StreamState, latent: Tensor, target_tokens: int, fps
         attention = Seen.of_clip(before, target_tokens, state.clean.device)
     seen = torch.ones(tokens.shape[1]) if weights is None else weights.flatten()
     return replace(state, attention=attention.with_reference(seen * reference.attention_strength))
-
-
-def reference_scales(lora: str | Path | Mapping[str, str]) -> tuple[int, int]:
-    """(downscale, temporal) factors that an IC-LoRA was trained with; 1 where it states none.
-
-    Args:
-        lora: a safetensors file, of which the header alone is read, or its metadata.
-
-    Raises:
-        OverlayError: a file that cannot be read.
-        MediaError: a factor that is no whole number.
-    """
-    metadata = lora if isinstance(lora, Mapping) else read_header(Path(lora)).metadata
-    return _scale(metadata, REFERENCE_SPATIAL), _scale(metadata, REFERENCE_TEMPORAL)
-
-
-def _scale(metadata: Mapping[str, str], keys: tuple[str, ...]) -> int:
-    stated = reference_factor(metadata, keys)
-    if stated is None:
-        return 1
-    key, value = stated
-    if value is None:
-        raise MediaError(f"the LoRA states {key} {str(metadata[key])!r}",
-                         f"a whole number from 1 to {MAX_REFERENCE_SCALE}",
-                         "Set the factors by hand.")
-    return value

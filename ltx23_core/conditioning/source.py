@@ -13,7 +13,7 @@ from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import MediaError, RequestError
 from ..geometry import TIME_SCALE
 from ..media.audio import Audio, check_sound, is_finite
-from ..media.image import resize_frames
+from ..media.image import check_pixels, resize_frames
 from ..media.rate import nearest_frames
 from ..plan.condition import StageSetting
 from ..sampling.state import video_to_tokens
@@ -90,6 +90,7 @@ def check_frames(frames: Tensor) -> None:
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise MediaError(f"the source frames have shape {tuple(frames.shape)}", "(frames, height, width, 3)",
                          "Give RGB frames, channels last, without alpha.")
+    check_pixels(frames, "the source clip")
     if not is_finite(frames):
         raise MediaError("the source frames hold NaN or infinity", "finite pixels in [0, 1]",
                          "Make them again; a step before this one went wrong.")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import NAN_FIX, MediaError
@@ -34,7 +35,7 @@ def to_frames(pixels: Tensor, eight_bit: bool = False) -> Tensor:
 
 def _unit_frames(pixels: Tensor) -> Tensor:
     """(3, f, H, W), nominally in [-1, 1], as (f, H, W, 3) in [0, 1], a view, in their dtype."""
-    return ((pixels + 1) * 0.5).clamp(0, 1).permute(1, 2, 3, 0)
+    return rearrange(((pixels + 1) * 0.5).clamp(0, 1), "c f h w -> f h w c")
 
 
 def _byte_frames(pixels: Tensor) -> Tensor:

@@ -48,8 +48,9 @@ def pieces(total: int, size: int, before: int, after: int) -> Iterator[Piece]:
     keep = 0
     while keep < total:
         start = min(max(0, keep - before), total - size)
-        end = start + size
-        keep_end = total if end == total else end - after
+        end = keep_end = start + size
+        if end < total:
+            keep_end -= after
         yield Piece(start, end, keep, keep_end)
         keep = keep_end
 
@@ -86,8 +87,10 @@ def _generator_reach(config: GeneratorConfig) -> float:
     for factor, kernel in zip(config.rates, config.kernels, strict=True):
         reach += math.ceil(kernel / factor) / rate
         rate *= factor
-        widest = max(sum((size - 1) // 2 * (dilation + 1) + 2 * _FILTER for dilation in dilations)
-                     for size, dilations in zip(config.res_kernels, config.dilations, strict=True))
+        widest = 0  # of the blocks side by side, in samples
+        for size, dilations in zip(config.res_kernels, config.dilations, strict=True):
+            sides = sum((size - 1) // 2 * (dilation + 1) + 2 * _FILTER for dilation in dilations)
+            widest = max(widest, sides)
         reach += widest / rate
     return reach + (_FILTER + 3) / rate
 
@@ -99,8 +102,16 @@ def vocoder_reach(config: VocoderConfig) -> int:
     return math.ceil(_generator_reach(config.vocoder) + extension) + 1
 
 
-def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor, configs: tuple[AudioVAEConfig, VocoderConfig],
-                 check: Callable[[], None] | None = None, size: int = PIECE) -> Tensor:
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """Parts behind each other; a single one is not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, dim=dim)
+
+
+def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor,
+                 configs: tuple[AudioVAEConfig, VocoderConfig], check: Callable[[], None] | None = None,
+                 size: int = PIECE) -> Tensor:
     """Decode audio latents to the waveform, piece by piece.
 
     Args:
@@ -117,8 +128,9 @@ def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor, config
     vae, voices = configs
     context, sides = decoder_reach(vae), vocoder_reach(voices)
     hop = math.prod(voices.vocoder.rates) * vocoder.ratio
+    beside = math.ceil(sides / _ROWS) + 1             # mel frames to latents
     made = []
-    for piece in pieces(latent.shape[2], size, context + math.ceil(sides / _ROWS) + 1, math.ceil(sides / _ROWS) + 1):
+    for piece in pieces(latent.shape[2], size, before=context + beside, after=beside):
         check()
         mel = decoder(latent[:, :, piece.read:piece.read_end])
         first = _ROWS * piece.read                    # the mel frame of the clip that this mel begins with
@@ -130,7 +142,7 @@ def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor, config
         start, end = max(0, _ROWS * piece.keep - 3), _ROWS * piece.keep_end - 3
         made.append(wave[..., (start - first) * hop:(end - first) * hop].float().cpu())
         del mel, wave
-    return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
+    return _joined(made, dim=-1)
 
 
 def encode_sound(encoder: AudioEncoder, waveform: Tensor, config: AudioVAEConfig, dtype: torch.dtype,
@@ -161,4 +173,4 @@ def encode_sound(encoder: AudioEncoder, waveform: Tensor, config: AudioVAEConfig
         part = padded[..., start * config.hop_length:(end - 1) * config.hop_length + config.n_fft]
         latent = encoder(log_mel_frames(part, config).to(dtype))
         made.append(latent[:, :, piece.keep - piece.read:piece.keep_end - piece.read])
-    return made[0] if len(made) == 1 else torch.cat(made, dim=2)
+    return _joined(made, dim=2)

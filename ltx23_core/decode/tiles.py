@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -53,12 +53,18 @@ class Tiling:
                 continue
             if axis.tile < smallest or axis.tile % factor:
                 near = max(smallest, round(axis.tile / factor) * factor)
-                raise GeometryError(f"{name} tile is {axis.tile}", f"a multiple of {factor}, at least {smallest}",
-                                    f"Use {near}.")
+                raise GeometryError(
+                    f"{name} tile is {axis.tile}",
+                    f"a multiple of {factor}, at least {smallest}",
+                    f"Use {near}.",
+                )
             if not 0 <= axis.overlap < axis.tile or axis.overlap % factor:
                 near = min(max(0, round(axis.overlap / factor) * factor), axis.tile - factor)
-                raise GeometryError(f"{name} overlap is {axis.overlap} for a tile of {axis.tile}",
-                                    f"a multiple of {factor}, 0 or more and below the tile", f"Use {near}.")
+                raise GeometryError(
+                    f"{name} overlap is {axis.overlap} for a tile of {axis.tile}",
+                    f"a multiple of {factor}, 0 or more and below the tile",
+                    f"Use {near}.",
+                )
 
     @property
     def axes(self) -> tuple[AxisTiling | None, AxisTiling | None, AxisTiling | None]:
@@ -69,10 +75,15 @@ class Tiling:
 def auto_tiling(latent_shape: Sequence[int]) -> Tiling:
     """The official AUTO tiles for a latent (..., F', H', W'): the short side's tile follows the aspect ratio."""
     factor, (long_tile, overlap) = VIDEO_SCALE[1], AUTO_LONG_SIDE
-    sides = latent_shape[-2:]
+    long_side = max(latent_shape[-2:])
     smallest = max(2, overlap // factor + 1)
-    tiles = [max(smallest, round(long_tile // factor * side / max(sides))) * factor for side in sides]
-    return Tiling(AxisTiling(*AUTO_FRAMES), *(AxisTiling(tile, overlap) for tile in tiles))
+
+    def tiles_of(side: int) -> AxisTiling:
+        latents = max(smallest, round(long_tile // factor * side / long_side))
+        return AxisTiling(latents * factor, overlap)
+
+    *_, height, width = latent_shape
+    return Tiling(AxisTiling(*AUTO_FRAMES), tiles_of(height), tiles_of(width))
 
 
 @dataclass(frozen=True)
@@ -84,12 +95,24 @@ class Span:
     left: int = 0
     right: int = 0
 
+    @property
+    def length(self) -> int:
+        """Of the whole interval, ramps included."""
+        return self.end - self.start
+
     def to_pixels(self, factor: int, temporal: bool) -> Span:
         """From latents to frames or pixels; the first latent frame of a clip is one frame, the others eight."""
         if not temporal:
             return Span(factor * self.start, factor * self.end, factor * self.left, factor * self.right)
-        left = 1 + factor * (self.left - 1) if self.left else 0
+        left = 0
+        if self.left:
+            left = 1 + factor * (self.left - 1)
         return Span(factor * self.start, 1 + factor * (self.end - 1), left, factor * self.right)
+
+
+def longest(spans: Sequence[Span]) -> int:
+    """Length of the longest span."""
+    return max(span.length for span in spans)
 
 
 def split_axis(length: int, axis: AxisTiling | None, factor: int, temporal: bool) -> list[Span]:
@@ -104,19 +127,27 @@ def split_axis(length: int, axis: AxisTiling | None, factor: int, temporal: bool
     count = (length + tile - 2 * overlap - 1) // (tile - overlap)
     spans = []
     for i in range(count):
-        start, early = i * (tile - overlap), int(temporal and i > 0)
-        last = i == count - 1
-        spans.append(Span(start - early, length if last else start + tile,
-                          overlap + early if i else 0, 0 if last else overlap))
+        start = i * (tile - overlap)
+        end, left, right = start + tile, overlap, overlap
+        if i == 0:
+            left = 0
+        elif temporal:
+            start, left = start - 1, left + 1
+        if i == count - 1:
+            end, right = length, 0
+        spans.append(Span(start, end, left, right))
     return spans
 
 
 def ramp_mask(span: Span, temporal: bool) -> Tensor:
     """Weights of one span, (length,) float32 in [0, 1]; a left ramp along frames starts at exactly 0."""
-    mask = torch.ones(span.end - span.start)
+    mask = torch.ones(span.length)
     if span.left:
         steps = torch.arange(span.left, dtype=torch.float32)
-        mask[:span.left] *= steps / span.left if temporal else (steps + 1) / (span.left + 1)
+        rising = (steps + 1) / (span.left + 1)
+        if temporal:
+            rising = steps / span.left
+        mask[:span.left] *= rising
     if span.right:
         mask[-span.right:] *= torch.arange(span.right, 0, -1, dtype=torch.float32) / (span.right + 1)
     return mask
@@ -127,13 +158,20 @@ def axis_masks(spans: Sequence[Span], temporal: bool) -> list[Tensor]:
 
     Tiles are the product of the three axes, so dividing an axis at a time equals dividing by the sum of all weights.
     """
-    masks = [ramp_mask(span, temporal) for span in spans]
+    masks = []
     total = torch.zeros(spans[-1].end)
-    for span, mask in zip(spans, masks, strict=True):
+    for span in spans:
+        mask = ramp_mask(span, temporal)
         total[span.start:span.end] += mask
+        masks.append(mask)
     if (total - 1).abs().max() > SUM_TOLERANCE:
-        masks = [mask / total[span.start:span.end].clamp_min(1e-8) for span, mask in zip(spans, masks, strict=True)]
+        for index, span in enumerate(spans):
+            masks[index] = masks[index] / total[span.start:span.end].clamp_min(1e-8)
     return masks
+
+
+Tile = tuple[slice, slice, Tensor]
+"""Of one axis: what to read, where to write, and the weights on the written grid."""
 
 
 @dataclass(frozen=True)
@@ -144,24 +182,46 @@ class AxisPlan:
     pixel: list[Span]
     temporal: bool
 
-    def pairs(self, source: list[Span], target: list[Span], device: torch.device) -> list[tuple[slice, slice, Tensor]]:
-        """(slice to read, slice to write, weights on the written grid) of each tile."""
+    @property
+    def latents(self) -> int:
+        """Of the longest tile."""
+        return longest(self.latent)
+
+    @property
+    def pixels(self) -> int:
+        """Frames or pixels of the longest tile."""
+        return longest(self.pixel)
+
+    def tiles(self, source: list[Span], target: list[Span], device: torch.device) -> list[Tile]:
+        """The tiles of one direction: latent and pixel for decoding, the reverse for encoding."""
         masks = axis_masks(target, self.temporal)
-        return [(slice(s.start, s.end), slice(t.start, t.end), mask.to(device))
-                for s, t, mask in zip(source, target, masks, strict=True)]
+        found = []
+        for read, write, mask in zip(source, target, masks, strict=True):
+            found.append((slice(read.start, read.end), slice(write.start, write.end), mask.to(device)))
+        return found
+
+    def decode_tiles(self, device: torch.device) -> list[Tile]:
+        """From latents to pixels."""
+        return self.tiles(self.latent, self.pixel, device)
+
+    def encode_tiles(self, device: torch.device) -> list[Tile]:
+        """From pixels to latents."""
+        return self.tiles(self.pixel, self.latent, device)
 
 
 def plan_axes(latent_shape: Sequence[int], tiling: Tiling) -> list[AxisPlan]:
     """Tiles along frames, height and width of a latent (..., F', H', W')."""
+    axes = zip(AXES, latent_shape[-3:], tiling.axes, VIDEO_SCALE, strict=True)
     plans = []
-    for index, (length, axis, factor) in enumerate(zip(latent_shape[-3:], tiling.axes, VIDEO_SCALE, strict=True)):
-        temporal = index == 0
+    for name, length, axis, factor in axes:
+        temporal = name == "frames"
         spans = split_axis(length, axis, factor, temporal)
         plans.append(AxisPlan(spans, [span.to_pixels(factor, temporal) for span in spans], temporal))
     return plans
 
 
-def _blend(buffer: Tensor, tile: Tensor, rows: slice, columns: slice, masks: tuple[Tensor, Tensor, Tensor]) -> None:
+def _blend(buffer: Tensor, tile: Tensor, rows: slice, columns: slice,
+           masks: tuple[Tensor, Tensor, Tensor]) -> None:
     """Add a tile (B, C, f, h, w) to the first f frames of a buffer, weighted in float32, summed in its own dtype."""
     frames, height, width = masks
     weight = frames[:, None, None] * height[:, None] * width
@@ -185,17 +245,18 @@ def tiled_decode(decoder: Callable[[Tensor], Tensor], latent: Tensor, tiling: Ti
         second tile starts at frame 0, too (an overlap of all but one latent), as in the official code.
     """
     check = check or (lambda: None)
-    plans = plan_axes(latent.shape, tiling or Tiling())
-    if all(len(plan.latent) == 1 for plan in plans):
+    device = latent.device
+    frames, height, width = plan_axes(latent.shape, tiling or Tiling())
+    if all(len(plan.latent) == 1 for plan in (frames, height, width)):
         check()
         yield decoder(latent)
         return
-    times, rows, columns = (plan.pairs(plan.latent, plan.pixel, latent.device) for plan in plans)
+    rows, columns = height.decode_tiles(device), width.decode_tiles(device)
     finals = chunk_frames(latent.shape[2], tiling)
-    batch, height, width = latent.shape[0], plans[1].pixel[-1].end, plans[2].pixel[-1].end
+    sides = height.pixel[-1].end, width.pixel[-1].end
     carry: Tensor | None = None
-    for (read, write, weights), final in zip(times, finals, strict=True):
-        buffer = latent.new_zeros(batch, COLOURS, write.stop - write.start, height, width)
+    for (read, write, weights), final in zip(frames.decode_tiles(device), finals, strict=True):
+        buffer = latent.new_zeros(len(latent), COLOURS, write.stop - write.start, *sides)
         if carry is not None:
             buffer[:, :, :carry.shape[2]] = carry
             carry = None  # and with it the last group's buffer, before this group's tiles need the memory
@@ -229,39 +290,48 @@ def tiled_encode(encoder: Callable[[Tensor], Tensor], pixels: Tensor, tiling: Ti
     check, tiling = check or (lambda: None), tiling or Tiling()
     for name, axis, smallest in zip(AXES, tiling.axes, MIN_ENCODE_OVERLAP, strict=True):
         if axis is not None and axis.overlap < smallest:
-            raise GeometryError(f"{name} overlap is {axis.overlap}", f"at least {smallest} for encoding",
-                                f"Use an overlap of {smallest} and a larger tile.")
+            raise GeometryError(
+                f"{name} overlap is {axis.overlap}",
+                f"at least {smallest} for encoding",
+                f"Use an overlap of {smallest} and a larger tile.",
+            )
     pixels = crop_frames(pixels)
     shape = [(size - 1) // factor + 1 for size, factor in zip(pixels.shape[2:], VIDEO_SCALE, strict=True)]
-    plans = plan_axes(shape, tiling)
+    frames, height, width = plan_axes(shape, tiling)
+    times = frames.encode_tiles(pixels.device)
+    rows = height.encode_tiles(pixels.device)
+    columns = width.encode_tiles(pixels.device)
     latent: Tensor | None = None
-    for axes in product(*(plan.pairs(plan.pixel, plan.latent, pixels.device) for plan in plans)):
+    for (read, write, weights), row, column in product(times, rows, columns):
         check()
-        (read, write, weights), (read_h, write_h, weights_h), (read_w, write_w, weights_w) = axes
+        (read_h, write_h, weights_h), (read_w, write_w, weights_w) = row, column
         tile = encoder(pixels[:, :, read, read_h, read_w])
         if latent is None:  # the first tile tells channels, dtype and device
             latent = tile.new_zeros(*tile.shape[:2], *shape)
-        masks = tuple(part.to(tile.device) for part in (weights, weights_h, weights_w))
+        device = tile.device
+        masks = weights.to(device), weights_h.to(device), weights_w.to(device)
         _blend(latent[:, :, write], tile, write_h, write_w, masks)
     return latent
 
 
 def chunk_frames(latent_frames: int, tiling: Tiling | None) -> list[int]:
     """Number of frames of each chunk that `tiled_decode` yields for a clip of `latent_frames` latents."""
-    axis = tiling.frames if tiling else None
-    spans = [span.to_pixels(VIDEO_SCALE[0], True) for span in split_axis(latent_frames, axis, VIDEO_SCALE[0], True)]
-    starts = [span.start for span in spans] + [spans[-1].end]
-    return [after - start for start, after in zip(starts, starts[1:], strict=False)]
+    factor = VIDEO_SCALE[0]
+    axis = (tiling or Tiling()).frames
+    spans = split_axis(latent_frames, axis, factor, temporal=True)
+    edges = [span.to_pixels(factor, temporal=True).start for span in spans]
+    edges.append(spans[-1].to_pixels(factor, temporal=True).end)
+    return [after - start for start, after in pairwise(edges)]
 
 
 def encode_tile_size(latent_shape: Sequence[int], tiling: Tiling | None) -> tuple[int, int, int]:
     """Frames, height and width in pixels of the largest tile that `tiled_encode` gives its encoder."""
-    frames, height, width = (max(span.end - span.start for span in plan.pixel)
-                             for plan in plan_axes(latent_shape, tiling or Tiling()))
-    return frames, height, width
+    frames, height, width = plan_axes(latent_shape, tiling or Tiling())
+    return frames.pixels, height.pixels, width.pixels
 
 
-def decode_activation_bytes(config: VideoVAEConfig, tile_latent_shape: Sequence[int], dtype: torch.dtype) -> int:
+def decode_activation_bytes(config: VideoVAEConfig, tile_latent_shape: Sequence[int],
+                            dtype: torch.dtype) -> int:
     """Estimated peak of `VideoDecoder.forward` on one tile, in bytes, without weights.
 
     The largest over the stages of the tensors alive at once, where a stage works on C channels of F x H x W and X is
@@ -282,9 +352,11 @@ def decode_activation_bytes(config: VideoVAEConfig, tile_latent_shape: Sequence[
     output = Stage(1, stages(config)[-1].out_channels, COLOURS * config.patch_size ** 2, (1, 1, 1))
     for stage in (*stages(config), output):
         area = height * width
-        given, padded = ((frames + more) * stage.in_channels * area for more in (dropped, KERNEL - 1))
+        plane = stage.in_channels * area
+        given = (frames + dropped) * plane
+        padded = (frames + KERNEL - 1) * plane
         if stage.stride is None:
-            peak = max(peak, given + padded + stage.in_channels * frames * area)
+            peak = max(peak, given + padded + frames * plane)
             continue
         t, h, w = stage.stride
         out = stage.out_channels * t * h * w * frames * area
@@ -301,9 +373,8 @@ def tiled_decode_bytes(config: VideoVAEConfig, latent_shape: Sequence[int], tili
     The activations of the largest tile, and two groups of output frames: the one being summed up and the last one,
     of which the caller may still hold the chunk.
     """
-    plans = plan_axes(latent_shape, tiling or Tiling())
-    tile = [max(span.end - span.start for span in plan.latent) for plan in plans]
-    group = max(span.end - span.start for span in plans[0].pixel)
-    pixels = group * plans[1].pixel[-1].end * plans[2].pixel[-1].end
-    return (decode_activation_bytes(config, (*latent_shape[:2], *tile), dtype)
-            + 2 * latent_shape[0] * COLOURS * pixels * dtype.itemsize)
+    frames, height, width = plan_axes(latent_shape, tiling or Tiling())
+    batch, channels = latent_shape[:2]
+    tile = batch, channels, frames.latents, height.latents, width.latents
+    group = batch * COLOURS * frames.pixels * height.pixel[-1].end * width.pixel[-1].end
+    return decode_activation_bytes(config, tile, dtype) + 2 * group * dtype.itemsize

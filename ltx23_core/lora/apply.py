@@ -58,7 +58,13 @@ class Change:
             return t["diff"]
         if self.kind == "loha":
             return (t["h1_a"] @ t["h1_b"]) * (t["h2_a"] @ t["h2_b"])
-        return torch.kron(*(t[w] if w in t else t[w + "_a"] @ t[w + "_b"] for w in ("w1", "w2")))
+        return torch.kron(self._kronecker("w1"), self._kronecker("w2"))
+
+    def _kronecker(self, name: str) -> Tensor:
+        """A factor of a Kronecker product: stored whole, or as a product of two."""
+        if name in self.tensors:
+            return self.tensors[name]
+        return self.tensors[f"{name}_a"] @ self.tensors[f"{name}_b"]
 
     def _decomposed(self, weight: Tensor, changed: Tensor) -> Tensor:
         """DoRA: directions of the changed weight, lengths of its own.
@@ -69,7 +75,10 @@ class Change:
         if self.dora == "input":
             length, magnitude = changed.norm(dim=0, keepdim=True), self.tensors["magnitude"].view(1, -1)
         else:
-            length = (changed if self.dora == "peft" else weight).norm(dim=1, keepdim=True)
+            rows = weight
+            if self.dora == "peft":
+                rows = changed
+            length = rows.norm(dim=1, keepdim=True)
             magnitude = self.tensors["magnitude"].view(-1, 1)
         return changed * (magnitude / (length + torch.finfo(torch.float32).eps))
 
@@ -83,13 +92,20 @@ def prepare(update: Update, strength: float, dtype: torch.dtype, read: Read) -> 
         dtype: of the weight.
         read: (tensor, dtype or None: as stored) -> tensor on the device.
     """
-    tensors = {role: finite(read(ref, dtype if update.plain else torch.float32), role, ref)
-               for role, ref in update.tensors.items()}
+    if not update.plain:
+        dtype = torch.float32
+    tensors = {}
+    for role, ref in update.tensors.items():
+        tensors[role] = finite(read(ref, dtype), role, ref)
     alpha = update.alpha
     if isinstance(alpha, TensorRef):
         alpha = float(read(alpha, torch.float32).item())
-    divisor = update.rank ** 0.5 if update.rank_stabilised else update.rank
-    return Change(update.kind, tensors, 1.0 if alpha is None else alpha / divisor, strength, update.dora)
+    scale = 1.0
+    if alpha is not None and update.rank_stabilised:
+        scale = alpha / update.rank ** 0.5
+    elif alpha is not None:
+        scale = alpha / update.rank
+    return Change(update.kind, tensors, scale, strength=strength, dora=update.dora)
 
 
 def finite(factor: Tensor, role: str, ref: TensorRef) -> Tensor:
@@ -97,9 +113,9 @@ def finite(factor: Tensor, role: str, ref: TensorRef) -> Tensor:
 
     One on the meta device has no numbers: who streams it has looked at them before.
     """
-    if factor.is_meta:
+    if factor.is_meta or not factor.numel():
         return factor
-    low, high = (float(value) for value in torch.aminmax(factor)) if factor.numel() else (0.0, 0.0)
+    low, high = map(float, torch.aminmax(factor))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise WeightsError(f"{ref.path.name} holds NaN or infinity in a factor ({role} at byte {ref.start})",
                            "finite numbers", "Download or train the LoRA again, or take it away.")
@@ -113,13 +129,19 @@ def apply(weight: Tensor, changes: Sequence[Change]) -> Tensor:
     added in float32, in order, and rounded once.
     """
     if all(change.plain for change in changes):
-        return fuse(weight, [(c.tensors["a"], c.tensors["b"], c.strength * c.scale) for c in changes])
+        return fuse(weight, list(map(_plain_factors, changes)))
     exact = weight.float()
     for change in changes:
         if change.plain:
-            change = replace(change, tensors={role: t.float() for role, t in change.tensors.items()})
+            exact_tensors = {role: tensor.float() for role, tensor in change.tensors.items()}
+            change = replace(change, tensors=exact_tensors)
         exact = change.apply(exact)
     return weight.copy_(exact)
+
+
+def _plain_factors(change: Change) -> tuple[Tensor, Tensor, float]:
+    """A and B of a plain LoRA, and what their product is multiplied by."""
+    return change.tensors["a"], change.tensors["b"], change.strength * change.scale
 
 
 def fuse(weight: Tensor, factors: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
@@ -135,4 +157,6 @@ def fuse(weight: Tensor, factors: Sequence[tuple[Tensor, Tensor, float]]) -> Ten
     delta: Tensor | None = None
     for a, b, strength in factors:
         delta = (b * strength) @ a if delta is None else torch.addmm(delta, b, a, alpha=strength)
-    return weight if delta is None else weight.add_(delta)
+    if delta is None:
+        return weight
+    return weight.add_(delta)

@@ -20,20 +20,27 @@ class ChangedLayer(nn.Module):
         for i, (_, roles) in enumerate(self._changes):
             for role in roles:
                 delattr(self, f"lora_{i}_{role}")
+        kept = []
         for i, change in enumerate(changes):
             for role, tensor in change.tensors.items():
                 self.register_buffer(f"lora_{i}_{role}", tensor, persistent=False)
-        self._changes = tuple((replace(change, tensors={}), tuple(change.tensors)) for change in changes)
+            kept.append((replace(change, tensors={}), tuple(change.tensors)))
+        self._changes = tuple(kept)
 
     def set_strengths(self, strengths: Sequence[float]) -> None:
         """New strengths of the same updates, one each: no tensor is touched."""
-        self._changes = tuple((replace(change, strength=strength), roles)
-                              for (change, roles), strength in zip(self._changes, strengths, strict=True))
+        changed = []
+        for (change, roles), strength in zip(self._changes, strengths, strict=True):
+            changed.append((replace(change, strength=strength), roles))
+        self._changes = tuple(changed)
 
     def changes(self) -> list[Change]:
         """The LoRA updates, with their tensors where the module is."""
-        return [replace(change, tensors={role: getattr(self, f"lora_{i}_{role}") for role in roles})
-                for i, (change, roles) in enumerate(self._changes)]
+        found = []
+        for i, (change, roles) in enumerate(self._changes):
+            tensors = {role: getattr(self, f"lora_{i}_{role}") for role in roles}
+            found.append(replace(change, tensors=tensors))
+        return found
 
 
 class LoraLinear(ChangedLayer, nn.Linear):
@@ -103,11 +110,17 @@ def _put(module: nn.Module, path: str, layer: nn.Module) -> nn.Module:
 
 def linear_weights(module: nn.Module) -> set[str]:
     """Names of the weights of all ordinary Linear layers."""
-    return {_weight(path) for path, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    found = set()
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            found.add(_weight(path))
+    return found
 
 
 def _weight(path: str) -> str:
-    return f"{path}.weight" if path else "weight"
+    if not path:
+        return "weight"
+    return f"{path}.weight"
 
 
 def set_all_changes(module: nn.Module, changes: dict[str, Sequence[Change]]) -> None:
@@ -124,7 +137,9 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
     """A parameter or buffer by its name, as a tensor that may be changed in place."""
     path, _, last = name.rpartition(".")
     value = getattr(module.get_submodule(path), last)
-    return value.data if isinstance(value, nn.Parameter) else value
+    if isinstance(value, nn.Parameter):
+        return value.data
+    return value
 
 
 def put_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:

@@ -36,8 +36,11 @@ class OpenLora:
         Raises:
             OverlayError: no readable LoRA, or made for another model.
         """
-        shapes = {name: {key: ref.shape for key, ref in overlay.components[name].tensors.items()}
-                  for name in COMPONENTS if name in overlay.components}
+        shapes = {}
+        for name in COMPONENTS:
+            if name in overlay.components:
+                tensors = overlay.components[name].tensors
+                shapes[name] = {key: ref.shape for key, ref in tensors.items()}
         opened = cls(lora, read_lora(Path(lora.path), shapes))
         if opened.file.unused:
             _log.warning("%s", opened.file.report())
@@ -55,19 +58,22 @@ class OpenLora:
     def text_key(self) -> tuple[object, ...] | None:
         """What of the encoding of a prompt depends on; None: nothing."""
         lora, strength = self.lora, self.lora.strength_in(1)
-        if not strength or not any(self.updates(component) for component in TEXT):
+        if not strength or not any(map(self.updates, TEXT)):
             return None
         return self.file.source, strength, lora.video, lora.audio, lora.mode
 
     def text_uses(self, component: str) -> list[LoraUse]:
         """What it does to a component of the prompt's encoding, which has the strength of stage 1."""
         strength = self.lora.strength_in(1)
-        return [LoraUse(updates, strength * factor, strength != 0 and self.lora.mode == "runtime")
-                for factor, updates in self.updates(component).items()]
+        runtime = strength != 0 and self.lora.mode == "runtime"
+        uses = []
+        for factor, updates in self.updates(component).items():
+            uses.append(LoraUse(updates, strength * factor, runtime))
+        return uses
 
     def staged(self, stages: int) -> StagedLora:
         """What it does to the transformer in a recipe of so many stages."""
-        strengths = tuple(self.lora.strength_in(number) for number in range(1, stages + 1))
+        strengths = tuple(map(self.lora.strength_in, range(1, stages + 1)))
         return StagedLora(self.updates("transformer"), strengths, self.lora.mode)
 
     def report(self) -> str:
@@ -75,21 +81,35 @@ class OpenLora:
         lora, lines = self.lora, [self.file.report()]
         for component, updates in self.file.updates.items():
             counts = Counter(map(family, updates))
-            if counts:
-                lines.append(f"  {component}: " + ", ".join(f"{counts[name]} {name}" for name in FAMILIES
-                                                            if counts[name]))
-        lines.append("  strength " + " / ".join(f"{lora.strength_in(stage):g}" for stage in (1, 2))
-                     + f" in stage 1 / 2, x video {lora.video:g}, audio {lora.audio:g}, cross-modal {lora.cross:g}; "
-                       f"mode {lora.mode}")
-        other = Counter(("DoRA " if update.dora else "") + update.kind for updates in self.file.updates.values()
-                        for update in updates.values() if not update.plain)
+            families = []
+            for name in FAMILIES:
+                if counts[name]:
+                    families.append(f"{counts[name]} {name}")
+            if families:
+                lines.append(f"  {component}: {', '.join(families)}")
+        lines.append(f"  strength {lora.strength_in(1):g} / {lora.strength_in(2):g} in stage 1 / 2, "
+                     f"x video {lora.video:g}, audio {lora.audio:g}, cross-modal {lora.cross:g}; mode {lora.mode}")
+        other = self._other_kinds()
         if other and lora.mode != "fused":
-            kinds = ", ".join(f"{count} {kind}" for kind, count in other.items())
-            lines.append(f"  as if fused in every mode: {kinds}")
-        if lora.strength_in(2) and not lora.strength_in(1) and any(self.updates(name) for name in TEXT):
-            lines.append("  its changes of the text connectors have no effect: the prompt is encoded once, with the "
-                         "strength of stage 1")
+            kinds = []
+            for kind, count in other.items():
+                kinds.append(f"{count} {kind}")
+            lines.append(f"  as if fused in every mode: {', '.join(kinds)}")
+        if lora.strength_in(2) and not lora.strength_in(1) and any(map(self.updates, TEXT)):
+            lines.append("  its changes of the text connectors have no effect: the prompt is encoded once, "
+                         "with the strength of stage 1")
         return "\n".join(lines)
+
+    def _other_kinds(self) -> Counter[str]:
+        """Kinds of the updates that are no plain pairs."""
+        kinds = Counter[str]()
+        for updates in self.file.updates.values():
+            for update in updates.values():
+                if update.dora:
+                    kinds[f"DoRA {update.kind}"] += 1
+                elif not update.plain:
+                    kinds[update.kind] += 1
+        return kinds
 
 
 @dataclass(frozen=True)
@@ -115,8 +135,10 @@ class StagedLora:
         """What it does in a stage, counted from 1; nothing at all where every stage has strength 0."""
         if not any(self.strengths):
             return []
-        return [LoraUse(updates, self.strengths[stage - 1] * factor, runtime)
-                for factor, updates in self.updates.items()]
+        found = []
+        for factor, updates in self.updates.items():
+            found.append(LoraUse(updates, self.strengths[stage - 1] * factor, runtime))
+        return found
 
 
 def stage_uses(loras: Sequence[StagedLora], stage: int, fits: Callable[[list[LoraUse]], bool]) -> list[LoraUse]:
@@ -132,13 +154,16 @@ def stage_uses(loras: Sequence[StagedLora], stage: int, fits: Callable[[list[Lor
         fits: whether weights and factors have room together with the stage's activations.
     """
     def uses(varying: bool) -> list[LoraUse]:
-        return [use for lora in loras
-                for use in lora.uses(stage, lora.mode == "runtime" or (varying and lora.varies))]
+        found = []
+        for lora in loras:
+            found += lora.uses(stage, lora.mode == "runtime" or (varying and lora.varies))
+        return found
 
     if not any(lora.varies for lora in loras):
         return uses(False)
     at_run_time = uses(True)
     if fits(at_run_time):
         return at_run_time
-    _log.info("the factors of LoRAs that change between stages do not fit beside the weights: fused for each stage")
+    _log.info("the factors of LoRAs that change between stages do not fit beside the weights: fused for each "
+              "stage")
     return uses(False)

@@ -60,10 +60,13 @@ def lora_pairs(tensors: Mapping[str, AnyRef]) -> dict[str, Update]:
             module = name.removesuffix(a)
             pair = {"a": ref, "b": tensors[module + b]}
             alpha = tensors.get(f"{module}.alpha")
-            scale = {} if alpha is None else {"alpha": alpha, "rank": ref.shape[0]}
-            updates[f"{module}.weight"] = Update("lora", pair, **scale)
+            updates[f"{module}.weight"] = Update("lora", pair)
+            if alpha is not None:
+                updates[f"{module}.weight"] = Update("lora", pair, alpha, rank=ref.shape[0])
+        elif module and ending:
+            updates[f"{module}.bias"] = Update("diff", {"diff": ref})
         elif module:
-            updates[f"{module}.{'bias' if ending else 'weight'}"] = Update("diff", {"diff": ref})
+            updates[f"{module}.weight"] = Update("diff", {"diff": ref})
     return updates
 
 
@@ -96,21 +99,30 @@ def plan_loras(loras: Sequence[LoraUse], refs: Mapping[str, AnyRef], linears: Co
     """
     found: dict[str, list[tuple[Part, bool]]] = {}
     for lora in loras:
-        for name, update in lora.updates.items() if lora.strength or lora.runtime else ():
+        if not lora.strength and not lora.runtime:
+            continue
+        for name, update in lora.updates.items():
             if name in refs:
                 check_update(name, refs[name].shape, update)
                 source = next(iter(update.tensors.values())).source
                 found.setdefault(name, []).append((Part(update, lora.strength, source), lora.runtime))
-    plan = {name: _placed(parts, name in linears, name in quantised) for name, parts in found.items()}
-    return {name: placed for name, placed in plan.items() if placed.fused or placed.at_use}
+    plan = {}
+    for name, parts in found.items():
+        placed = _placed(parts, name in linears, name in quantised)
+        if placed.fused or placed.at_use:
+            plan[name] = placed
+    return plan
 
 
 def _placed(parts: Sequence[tuple[Part, bool]], linear: bool, quantised: bool) -> ParameterLoras:
-    if quantised:
-        return ParameterLoras(at_use=tuple(part for part, _ in parts))
     addable = linear and all(part.update.plain for part, _ in parts)
-    return ParameterLoras(tuple(part for part, runtime in parts if part.strength and not (addable and runtime)),
-                          tuple(part for part, runtime in parts if addable and runtime))
+    fused, at_use = [], []
+    for part, runtime in parts:
+        if quantised or (addable and runtime):
+            at_use.append(part)
+        elif part.strength:
+            fused.append(part)
+    return ParameterLoras(tuple(fused), tuple(at_use))
 
 
 def factor_bytes(plan: LoraPlan, itemsize: int) -> int:
@@ -120,5 +132,12 @@ def factor_bytes(plan: LoraPlan, itemsize: int) -> int:
         plan: of `plan_loras`.
         itemsize: bytes of a number of the weights; factors of plain pairs have their dtype, all others float32.
     """
-    return sum(prod(ref.shape) * (itemsize if part.update.plain else 4)
-               for parameter in plan.values() for part in parameter.at_use for ref in part.update.tensors.values())
+    total = 0
+    for parameter in plan.values():
+        for part in parameter.at_use:
+            bytes_of_one = 4
+            if part.update.plain:
+                bytes_of_one = itemsize
+            for ref in part.update.tensors.values():
+                total += prod(ref.shape) * bytes_of_one
+    return total

@@ -64,8 +64,10 @@ class Lora:
     def __post_init__(self) -> None:
         """Check the values."""
         check_mode(self.mode)
-        known = self.stages in STAGE_FACTORS if isinstance(self.stages, str) else (
-            isinstance(self.stages, tuple) and len(self.stages) == 2)
+        if isinstance(self.stages, str):
+            known = self.stages in STAGE_FACTORS
+        else:
+            known = isinstance(self.stages, tuple) and len(self.stages) == 2
         if not known:
             raise RequestError(f"the stages of a LoRA are {self.stages!r}",
                                f"{', '.join(STAGE_FACTORS)}, or two numbers", "Choose all.")
@@ -76,7 +78,9 @@ class Lora:
     @property
     def stage_factors(self) -> tuple[float, float]:
         """Of stage 1 and of stage 2."""
-        return STAGE_FACTORS[self.stages] if isinstance(self.stages, str) else self.stages
+        if isinstance(self.stages, str):
+            return STAGE_FACTORS[self.stages]
+        return self.stages
 
     def strength_in(self, stage: int) -> float:
         """Strength in a stage, counted from 1, before the factors of the streams."""
@@ -84,8 +88,12 @@ class Lora:
 
     def factor(self, parameter: str) -> float:
         """Factor of the stream and the cross-modal attentions for a parameter."""
-        own = self.audio if writes_audio(parameter) else self.video
-        return own * self.cross if is_cross(parameter) else own
+        own = self.video
+        if writes_audio(parameter):
+            own = self.audio
+        if is_cross(parameter):
+            own *= self.cross
+        return own
 
 
 def check_mode(mode: str) -> str:
@@ -107,4 +115,8 @@ def writes_audio(parameter: str) -> bool:
 
 def family(parameter: str) -> str:
     """One of `FAMILIES`, for reports."""
-    return "cross-modal" if is_cross(parameter) else "audio" if writes_audio(parameter) else "video"
+    if is_cross(parameter):
+        return "cross-modal"
+    if writes_audio(parameter):
+        return "audio"
+    return "video"

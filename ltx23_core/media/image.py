@@ -36,6 +36,13 @@ def load_image(path: str | os.PathLike[str]) -> torch.Tensor:
                          "Open it in an image program, save it anew and use that file.") from error
 
 
+def check_pixels(pixels: torch.Tensor, what: str) -> None:
+    """Raise `MediaError` for pixels that are neither uint8 nor floats: of 16 bits nobody knows what is white."""
+    if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
+        raise MediaError(f"{what} has pixels of {str(pixels.dtype).removeprefix('torch.')}",
+                         "uint8, or floats in [0, 1]", "Divide by the largest value, 65535 for 16 bits.")
+
+
 def to_uint8(image: torch.Tensor) -> torch.Tensor:
     """Pixels of any shape -> uint8: floats in [0, 1] are scaled, rounded and clamped; uint8 stays as it is."""
     if image.dtype == torch.uint8:
@@ -130,3 +137,4 @@ def check_image(image: torch.Tensor) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise MediaError(f"the image has shape {tuple(image.shape)}", "(height, width, 3)",
                          "Give one RGB picture; drop the alpha channel and the batch dimension.")
+    check_pixels(image, "the image")

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -35,8 +34,6 @@ def write_sound(path: Path, audio: Audio, *, metadata: Mapping[str, str] | None 
     try:
         with readable_errors(path):
             _encode(part, samples, rate, dict(metadata or {}))
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())
             return publish_free(part, path, next_path)
     finally:
         with contextlib.suppress(OSError):

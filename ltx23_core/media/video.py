@@ -18,7 +18,7 @@ from ..errors import NAN_FIX, MediaError
 from ..ops.resample import resample
 from .aside import use_aside
 from .audio import Audio, as_float, as_stereo, is_finite
-from .image import to_uint8
+from .image import check_pixels, to_uint8
 from .rate import frame_rate
 
 # Quality of the official writer (spec/04 §6).
@@ -149,8 +149,6 @@ class VideoWriter:
                 self._container.mux(self._audio.encode(None))
             self._container.close()
             self._container = None
-            with open(self._part, "rb+") as file:
-                os.fsync(file.fileno())
             self.path = publish_free(self._part, self.path, self._next_path)
 
     def _check_frames(self, frames: torch.Tensor) -> None:
@@ -158,6 +156,7 @@ class VideoWriter:
         if frames.ndim != 4 or frames.shape[3] != 3:
             raise MediaError(f"the frames have shape {tuple(frames.shape)}", "(frames, height, width, 3)",
                              "Give RGB frames, channels last.")
+        check_pixels(frames, "the picture")
         height, width = frames.shape[1:3]
         if height % 2 or width % 2 or not (height and width):
             raise MediaError(f"the frames are {width}x{height} pixels", "an even width and height",

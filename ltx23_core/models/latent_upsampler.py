@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import UpsamplerConfig
@@ -29,6 +30,10 @@ class ResBlock(nn.Module):
         return F.silu(self.norm2(self.conv2(h)) + x)
 
 
+def _res_blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResBlock(channels) for _ in range(count)))
+
+
 class _Blur(nn.Module):
     """Depthwise binomial blur with a stride: the stored kernel, the same for every channel."""
 
@@ -53,7 +58,8 @@ class RationalResampler(nn.Module):
         super().__init__()
         if scale not in _RATIONAL:
             raise OverlayError(f"the upscaler's spatial_scale is {scale}",
-                               f"one of {', '.join(map(str, _RATIONAL))}", "Use an official LTX-2.3 upscaler file.")
+                               f"one of {', '.join(map(str, _RATIONAL))}", "Use an official LTX-2.3 upscaler "
+                                                                           "file.")
         self.up, down = _RATIONAL[scale]
         self.conv = nn.Conv2d(channels, self.up**2 * channels, 3, padding=1)
         self.blur_down = _Blur(down)
@@ -72,10 +78,8 @@ class _Shuffle3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C * t * s * s, F, H, W) -> (B, C, F * t, H * s, W * s)."""
-        batch, _, frames, height, width = x.shape
-        x = x.view(batch, -1, self.time, self.space, self.space, frames, height, width)
-        x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
-        return x.reshape(batch, -1, frames * self.time, height * self.space, width * self.space)
+        sizes = {"t": self.time, "h": self.space, "w": self.space}
+        return rearrange(x, "b (c t h w) F H W -> b c (F t) (H h) (W w)", **sizes)
 
 
 def _resampler(config: UpsamplerConfig) -> nn.Module:
@@ -85,7 +89,8 @@ def _resampler(config: UpsamplerConfig) -> nn.Module:
         space = 2 if config.spatial else 1
         return nn.Sequential(nn.Conv3d(channels, 2 * space**2 * channels, 3, padding=1), _Shuffle3d(2, space))
     if not config.spatial:
-        raise OverlayError("the upscaler enlarges neither space nor time", "spatial_upsample or temporal_upsample",
+        raise OverlayError("the upscaler enlarges neither space nor "
+                           "time", "spatial_upsample or temporal_upsample",
                            "Use an official LTX-2.3 upscaler file.")
     if config.rational:
         return RationalResampler(channels, config.spatial_scale)
@@ -101,9 +106,9 @@ class LatentUpsampler(nn.Module):
         self.temporal = config.temporal
         self.initial_conv = nn.Conv3d(config.in_channels, channels, 3, padding=1)
         self.initial_norm = nn.GroupNorm(_GROUPS, channels)
-        self.res_blocks = nn.Sequential(*(ResBlock(channels) for _ in range(config.blocks_per_stage)))
+        self.res_blocks = _res_blocks(channels, config.blocks_per_stage)
         self.upsampler = _resampler(config)
-        self.post_upsample_res_blocks = nn.Sequential(*(ResBlock(channels) for _ in range(config.blocks_per_stage)))
+        self.post_upsample_res_blocks = _res_blocks(channels, config.blocks_per_stage)
         self.final_conv = nn.Conv3d(channels, config.in_channels, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -119,8 +124,8 @@ class LatentUpsampler(nn.Module):
         if self.temporal:
             h = self.upsampler(h)[:, :, 1:]
         else:
-            frames = self.upsampler(h.transpose(1, 2).flatten(0, 1))
-            h = frames.unflatten(0, (h.shape[0], h.shape[2])).transpose(1, 2)
+            frames = self.upsampler(rearrange(h, "b c f h w -> (b f) c h w"))
+            h = rearrange(frames, "(b f) c h w -> b c f h w", b=len(h))
         return self.final_conv(self.post_upsample_res_blocks(h))
 
 
@@ -136,6 +141,8 @@ def upsample(module: nn.Module, latent: Tensor, mean: Tensor, std: Tensor) -> Te
     Returns:
         The larger latent, normalised, same dtype.
     """
-    latent = latent.contiguous()  # a window of a longer clip is a view, over which convolutions round otherwise
-    mean, std = (statistic.to(latent).view(-1, 1, 1, 1) for statistic in (mean, std))
+    # A window of a longer clip is a view, over which convolutions round otherwise.
+    latent = latent.contiguous()
+    mean = rearrange(mean.to(latent), "c -> c 1 1 1")
+    std = rearrange(std.to(latent), "c -> c 1 1 1")
     return (module(latent * std + mean) - mean) / std

@@ -31,7 +31,9 @@ def _transformer(config: Mapping[str, Any]) -> nn.Module:
 
 def _connectors(config: Mapping[str, Any]) -> nn.Module:
     from .text.connector import TextConnectors
-    return TextConnectors(ConnectorConfig.from_dict(config, audio=False), ConnectorConfig.from_dict(config, audio=True))
+    video = ConnectorConfig.from_dict(config, audio=False)
+    audio = ConnectorConfig.from_dict(config, audio=True)
+    return TextConnectors(video, audio)
 
 
 def _text_projection(config: Mapping[str, Any]) -> nn.Module:
@@ -97,6 +99,7 @@ def build(component: str, config: Mapping[str, Any]) -> nn.Module:
             encoder: Gemma's config.json).
     """
     if component not in BUILDERS:
-        raise OverlayError(f"component {component!r}", f"one of {', '.join(BUILDERS)}", "Use one of these names.")
+        raise OverlayError(f"component {component!r}", f"one of {', '.join(BUILDERS)}", "Use one of these "
+                                                                                        "names.")
     with torch.device("meta"):
         return BUILDERS[component](config).eval().requires_grad_(False)

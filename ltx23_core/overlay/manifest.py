@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,30 +34,15 @@ from .bytes.source import (
     refusing_unreadable,
     tensor_bytes,
 )
+from .downloads import where_to_get
+from .entry import ComponentEntry as ComponentEntry
 from .garbage import no_collection
 from .packed.formats import QUANT_FORMATS
+from .report import component_lines, lack_lines
 
 FORMAT = "ltx23-overlay/1"
 VARIANTS = ("dev", "distilled")
 _LOCK_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class ComponentEntry:
-    """One component: its configuration and where its tensors are.
-
-    Args:
-        config: what `models.registry.build` takes.
-        tensors: parameter name -> byte range, or several of a quantised weight.
-    """
-
-    config: dict[str, Any]
-    tensors: dict[str, AnyRef]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all tensors, as stored."""
-        return sum(ref.size_bytes for ref in self.tensors.values())
 
 
 @dataclass(frozen=True)
@@ -135,15 +120,23 @@ class Overlay:
         """
         if name in self.components:
             return self.components[name]
-        from .shelf.downloads import where_to_get  # the hub's catalogue, which nothing else here needs
-
         raise OverlayError(f"the overlay has no {name} (it has {', '.join(self.components)})", *where_to_get(name))
 
-    def report(self) -> str:
-        """A few lines for people: what was found, and what is missing and where to get it."""
-        from .shelf.report import report  # recognition and lists, which nothing else here needs
+    def report(self, reasons: Sequence[str] = (), folders: Sequence[str] = ()) -> str:
+        """Lines for people: layout, variant, every component's source, size and number format, and what is missing.
 
-        return report(self)
+        Args:
+            reasons: why these files were taken, if they were chosen.
+            folders: what else lies in the model folders, if they were looked at.
+        """
+        lines = [f"LTX {self.model_version} {self.variant}, {self.layout}", *reasons]
+        lines += ["", "components:", *component_lines(self.components)]
+        lines += ["", *lack_lines(self.components, self.variant)]
+        if self.notes:
+            lines += ["", "notes:", *(f"  {note}" for note in self.notes)]
+        if folders:
+            lines += ["", *folders]
+        return "\n".join([*lines, "", f"overlay {self.id[:12]}: {self.path}"])
 
 
 def to_content(variant: str, model_version: str, layout: str, sources: tuple[SourceFile, ...],
@@ -240,7 +233,8 @@ def _check_sources(overlay: Overlay) -> None:
 
 
 def _foreign(overlay: Overlay, what: str) -> OverlayError:
-    return OverlayError(f"the manifest {overlay.path} names {what}", "weight files, their config.json and a tokenizer",
+    return OverlayError(f"the manifest {overlay.path} names {what}",
+                        "weight files, their config.json and a tokenizer",
                         "Do not use this manifest; if it is your own: " + REMAKE)
 
 

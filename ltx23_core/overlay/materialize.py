@@ -11,7 +11,7 @@ from .bytes.endings import SAFETENSORS
 from .bytes.source import SourceFile, refusing_unreadable
 from .find.companions import check_upsampler, find_upsampler, read_distilled_lora
 from .find.folders import find
-from .find.found import Found
+from .find.found import Found, kind_of
 from .find.resolve import Resolved, resolve_all
 from .find.text_encoder import TEXT_PARTS, check_matches, find_text_encoder
 from .garbage import no_collection
@@ -21,9 +21,9 @@ from .names.layout import CONFIG
 from .names.variant import DEV, variant_of
 
 AnyPath = str | os.PathLike[str]
-MINIMUM = ("one checkpoint (46 GB) or transformer, text projection, video VAE and audio VAE as files of their own; "
-           "always Gemma 3 12B; for two stages ltx-2.3-spatial-upscaler-x2-1.1.safetensors (1.0 GB) and, with dev "
-           "weights, a distilled LoRA (7.6 GB)")
+MINIMUM = ("one checkpoint (46 GB) or transformer, text projection, video VAE and audio VAE as files of "
+           "their own; always Gemma 3 12B; for two stages ltx-2.3-spatial-upscaler-x2-1.1.safetensors (1.0 "
+           "GB) and, with dev weights, a distilled LoRA (7.6 GB)")
 
 
 @no_collection()
@@ -171,9 +171,10 @@ def _origins(chosen: Mapping[str, Found], resolved: Mapping[str, Resolved]) -> l
 
 
 def _no_transformer(found: Sequence[Found]) -> OverlayError:
-    what = "; ".join(f"{part.path} is {part.files.kind}" for part in found) or "a tokenizer alone was given"
+    what = "; ".join(f"{part.path} is {kind_of(part.files)}" for part in found) or "a tokenizer alone was given"
     return OverlayError(f"there is no transformer: {what}", MINIMUM,
-                        "Add the transformer: give its file or folder as checkpoint, the others as components.")
+                        "Add the transformer: give its file or folder as checkpoint, the others as "
+                        "components.")
 
 
 def _variant(transformer: Found) -> str:

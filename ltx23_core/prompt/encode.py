@@ -12,8 +12,6 @@ from torch import Tensor
 
 from ..models.text.connector import TextConnectors
 from ..models.text.feature_extractor import FeatureExtractor
-from ..models.text.gemma import hidden_states
-from .tokenizer import Tokenizer
 
 
 @torch.no_grad()
@@ -34,10 +32,3 @@ def contexts(projection: FeatureExtractor, connectors: TextConnectors, states: S
     registers = connectors.video_embeddings_connector.learnable_registers
     video, audio = projection([state.to(weight.device, weight.dtype) for state in states])
     return connectors(video.to(registers), audio.to(registers), check=check)
-
-
-def encode_prompt(tokenizer: Tokenizer, gemma: torch.nn.Module, projection: FeatureExtractor,
-                  connectors: TextConnectors, prompt: str,
-                  check: Callable[[], None] | None = None) -> tuple[Tensor, Tensor]:
-    """Both halves, for callers that hold all modules at once; shapes as `contexts`."""
-    return contexts(projection, connectors, hidden_states(gemma, tokenizer.encode(prompt), check), check)

@@ -69,7 +69,10 @@ def ask(tokenizer: Tokenizer, config: Mapping[str, Any], prompt: str, image: Ten
     if not words and image is None:
         raise RequestError("there is no prompt to enhance", "a few words about the video",
                            "Write a prompt, or leave out the enhancement.")
-    system = (instructions or "").strip() or (TEXT_TO_VIDEO if image is None else IMAGE_TO_VIDEO)
+    own = IMAGE_TO_VIDEO
+    if image is None:
+        own = TEXT_TO_VIDEO
+    system = (instructions or "").strip() or own
     head = f"<start_of_turn>user\n{_MARKERS.sub(' ', system)}\n\n"
     tail = f"{_END_OF_TURN}\n<start_of_turn>model\n"
     if image is None:
@@ -82,8 +85,8 @@ def ask(tokenizer: Tokenizer, config: Mapping[str, Any], prompt: str, image: Ten
     return Question([tokenizer.bos, *ids], stop, config, image)
 
 
-def answer(gemma: nn.Module, encoder: VisionEncoder | None, tokenizer: Tokenizer, question: Question, *, seed: int,
-           max_new_tokens: int = ENHANCED_TOKENS, check: Callable[[], None] | None = None,
+def answer(gemma: nn.Module, encoder: VisionEncoder | None, tokenizer: Tokenizer, question: Question, *,
+           seed: int, max_new_tokens: int = ENHANCED_TOKENS, check: Callable[[], None] | None = None,
            on_token: Callable[[], None] | None = None) -> str:
     """Let the model answer; returns the tidied text, which may be empty.
 
@@ -100,7 +103,8 @@ def answer(gemma: nn.Module, encoder: VisionEncoder | None, tokenizer: Tokenizer
     sampling = Sampling(question.stop, seed, max_new_tokens, TEMPERATURE)
     ids = generate(gemma, question.ids, sampling, sight, check, on_token)
     if ids[-1] not in question.stop:
-        log.warning("The enhanced prompt was stopped at %d tokens and may end in the middle of a sentence.", len(ids))
+        log.warning("The enhanced prompt was stopped at %d tokens and may end in the middle of a "
+                    "sentence.", len(ids))
     return tidy(tokenizer.decode(ids))
 
 
@@ -108,12 +112,17 @@ def tidy(text: str) -> str:
     """Typographic quotes, dashes and dots to ASCII, nothing that cannot be seen, beginning with a letter."""
     text = _SPACES.sub(" ", text.translate(_ASCII))
     text = "".join(c for c in text if c == "\n" or c.isprintable())
-    start = next((i for i, c in enumerate(text) if c.isalpha()), len(text))
-    return text[start:].strip()
+    for start, character in enumerate(text):
+        if character.isalpha():
+            return text[start:].strip()
+    return ""
 
 
 def check_new_tokens(count: int) -> None:
     """Refuse a number of new tokens that cannot be (`RequestError`)."""
     if not 1 <= count <= TEXT_TOKENS:
-        raise RequestError(f"max_new_tokens is {count}", f"1 to {TEXT_TOKENS}, all that a prompt has room for",
-                           f"Use {ENHANCED_TOKENS}.")
+        raise RequestError(
+            f"max_new_tokens is {count}",
+            f"1 to {TEXT_TOKENS}, all that a prompt has room for",
+            f"Use {ENHANCED_TOKENS}.",
+        )

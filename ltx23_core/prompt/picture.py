@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -28,8 +29,10 @@ def image_pixels(image: Tensor, config: VisionConfig) -> Tensor:
     check_image(image)
     picture = Image.fromarray(to_uint8(image.cpu()).numpy())
     scale, side = LONG_SIDE / max(picture.size), config.tower["image_size"]
-    width, height = (max(1, round(length * scale)) for length in picture.size)
-    for size in ((width, height), (side, side)):
+    width, height = picture.size
+    scaled = max(1, round(width * scale)), max(1, round(height * scale))
+    for size in (scaled, (side, side)):
         picture = picture.resize(size, Image.Resampling.BILINEAR)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(side, side, 3)
-    return (pixels.permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5
+    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    pixels = rearrange(data, "(h w c) -> 1 c h w", h=side, w=side)
+    return (pixels.float() / 255 - 0.5) / 0.5

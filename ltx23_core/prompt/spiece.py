@@ -11,9 +11,12 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..overlay.bytes.endings import TOKENIZER_JSON
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 _TURNS = ("<start_of_turn>", "<end_of_turn>")
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED = {1: 8, 5: 4}  # kinds of a fixed size -> bytes
 
 
 class Piece(NamedTuple):
@@ -47,11 +50,25 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
         if kind == _VARINT:
             yield key >> 3, varint()
             continue
-        size = varint() if kind == _BYTES else {_FIXED64: 8, _FIXED32: 4}.get(kind, len(data))
+        size = _FIXED.get(kind, len(data))  # of an unknown kind: longer than what is left
+        if kind == _BYTES:
+            size = varint()
         if size > len(data) - at:
             raise ValueError("damaged protobuf")
         yield key >> 3, data[at:at + size]
         at += size
+
+
+def _read_piece(data: bytes) -> Piece:
+    text, score, kind = "", 0.0, NORMAL
+    for field, value in _fields(data):
+        if field == 1 and isinstance(value, bytes):
+            text = value.decode()
+        elif field == 2 and isinstance(value, bytes) and len(value) == 4:
+            score = struct.unpack("<f", value)[0]
+        elif field == 3 and isinstance(value, int):
+            kind = value
+    return Piece(text, score, kind)
 
 
 def read_pieces(model: bytes) -> list[Piece]:
@@ -63,15 +80,7 @@ def read_pieces(model: bytes) -> list[Piece]:
     pieces, model_type = [], 1
     for number, content in _fields(model):
         if number == 1 and isinstance(content, bytes):
-            text, score, kind = "", 0.0, NORMAL
-            for field, value in _fields(content):
-                if field == 1 and isinstance(value, bytes):
-                    text = value.decode()
-                elif field == 2 and isinstance(value, bytes) and len(value) == 4:
-                    score = struct.unpack("<f", value)[0]
-                elif field == 3 and isinstance(value, int):
-                    kind = value
-            pieces.append(Piece(text, score, kind))
+            pieces.append(_read_piece(content))
         elif number == 2 and isinstance(content, bytes):
             model_type = next((value for field, value in _fields(content) if field == 3), 1)
     if not pieces or model_type != 2:
@@ -83,13 +92,21 @@ def _merges(vocabulary: dict[str, int], pieces: list[Piece]) -> list[list[str]]:
     """Every split of every piece into two pieces; the best piece first, of one piece the longest left part first."""
     found = []
     for piece in pieces:
-        text = piece.text
-        splits = [(text[:i], text[i:]) for i in range(1, len(text))]
-        local = [(left, right) for left, right in splits if left in vocabulary and right in vocabulary]
-        local.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
-        found += [(piece.score, left, right) for left, right in local]
+        local = []
+        for cut in range(1, len(piece.text)):
+            left, right = piece.text[:cut], piece.text[cut:]
+            if left in vocabulary and right in vocabulary:
+                local.append((piece.score, left, right))
+        local.sort(key=lambda merge: (vocabulary[merge[1]], vocabulary[merge[2]]))
+        found += local
     found.sort(key=lambda merge: (merge[0], len(merge[1]), len(merge[2])), reverse=True)
     return [[left, right] for _, left, right in found]
+
+
+def _added_token(number: int, piece: Piece) -> dict[str, object]:
+    """Entry of a token that no text is split into."""
+    return {"id": number, "content": piece.text, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": piece.kind != USER_DEFINED or piece.text in _TURNS}
 
 
 def tokenizer_files(model: bytes) -> dict[str, str]:
@@ -103,21 +120,22 @@ def tokenizer_files(model: bytes) -> dict[str, str]:
     """
     pieces = read_pieces(model)
     texts = [piece.text for piece in pieces]
-    vocabulary = {piece.text: number for number, piece in enumerate(pieces)}
-    special = [(number, piece) for number, piece in enumerate(pieces) if piece.kind in (CONTROL, USER_DEFINED, UNKNOWN)]
+    vocabulary = {text: number for number, text in enumerate(texts)}
     bos, unknown = texts.index("<bos>"), next(p.text for p in pieces if p.kind == UNKNOWN)
-    added = [{"id": number, "content": piece.text, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": piece.kind != USER_DEFINED or piece.text in _TURNS}
-             for number, piece in special]
+    added = []
+    for number, piece in enumerate(pieces):
+        if piece.kind in (CONTROL, USER_DEFINED, UNKNOWN):
+            added.append(_added_token(number, piece))
     first = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    one, other = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
                           "invert": False},
         "post_processor": {
-            "type": "TemplateProcessing", "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [first, {"Sequence": {"id": "A", "type_id": 0}}, first, {"Sequence": {"id": "B", "type_id": 0}}],
+            "type": "TemplateProcessing", "single": [first, one],
+            "pair": [first, one, first, other],
             "special_tokens": {"<bos>": {"id": "<bos>", "ids": [bos], "tokens": ["<bos>"]}}},
         "decoder": {"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
@@ -129,4 +147,7 @@ def tokenizer_files(model: bytes) -> dict[str, str]:
     options = {"tokenizer_class": "GemmaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
                "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": unknown,
                "clean_up_tokenization_spaces": False, "spaces_between_special_tokens": False}
-    return {"tokenizer.json": json.dumps(tokenizer, ensure_ascii=False), "tokenizer_config.json": json.dumps(options)}
+    return {
+        TOKENIZER_JSON: json.dumps(tokenizer, ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(options),
+    }

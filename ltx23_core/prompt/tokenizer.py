@@ -16,8 +16,8 @@ from ..models.text._transformers import transformers_class
 log = logging.getLogger(__name__)
 
 _EXPECTED = "the tokenizer files of Gemma 3 (tokenizer.json and tokenizer_config.json)"
-_FIX = ("Copy tokenizer.json and tokenizer_config.json of google/gemma-3-12b-it-qat-q4_0-unquantized beside the text "
-        "encoder and make the overlay again.")
+_FIX = ("Copy tokenizer.json and tokenizer_config.json of google/gemma-3-12b-it-qat-q4_0-unquantized beside "
+        "the text encoder and make the overlay again.")
 
 
 class Tokenizer:
@@ -32,15 +32,18 @@ class Tokenizer:
 
     def __init__(self, folder: Path | None) -> None:
         """Read the files of the folder; see the class for what can go wrong."""
-        if folder is None or not Path(folder).is_dir():
-            raise OverlayError("the overlay has no tokenizer" if folder is None else f"no tokenizer folder {folder}",
-                               _EXPECTED, _FIX)
+        if folder is None:
+            raise OverlayError("the overlay has no tokenizer", _EXPECTED, _FIX)
+        if not Path(folder).is_dir():
+            raise OverlayError(f"no tokenizer folder {folder}", _EXPECTED, _FIX)
         loader = transformers_class("AutoTokenizer")
         try:
-            self._tokenizer = loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            self._tokenizer = loader.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers and tokenizers raise many kinds, some bare `Exception`
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise OverlayError(f"the tokenizer in {folder} cannot be read ({reason})", _EXPECTED, _FIX) from error
+            found = f"the tokenizer in {folder} cannot be read ({reason})"
+            raise OverlayError(found, _EXPECTED, _FIX) from error
         if self._tokenizer.bos_token_id is None:
             raise OverlayError(f"the tokenizer in {folder} has no BOS token", _EXPECTED, _FIX)
         self.bos = int(self._tokenizer.bos_token_id)

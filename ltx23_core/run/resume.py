@@ -4,8 +4,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic import publish, temporary_beside
 from ..plan.latents import Latents
 from .long import Made
 
@@ -103,13 +102,11 @@ class Progress:
         """Write a file, all of it or nothing; whether it is there."""
         if self._folder is None:
             return False
-        temporary = self._folder / f".{self._digest}-{secrets.token_hex(6)}.tmp"
+        temporary = temporary_beside(self._file(part))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, facts)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self._file(part))
+            publish(temporary, self._file(part))
         except (OSError, SafetensorError) as error:
             log.warning("the windows done so far cannot be kept in %s (%s)", self._folder, error)
             with contextlib.suppress(OSError):

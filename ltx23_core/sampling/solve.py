@@ -23,10 +23,23 @@ def standardised_noise(like: Tensor, generator: torch.Generator) -> Tensor:
         like: tokens (B, N, C).
         generator: where it lives the noise is drawn; float64 (float32 where a device has none).
     """
-    dtype = torch.float32 if "mps" in (like.device.type, generator.device.type) else torch.float64
+    dtype = solvers.widest(like.device, generator.device)
     noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=dtype).to(like.device)
     noise = (noise - noise.mean()) / noise.std()
     return (noise - noise.mean(dim=(-2, -1), keepdim=True)) / noise.std(dim=(-2, -1), keepdim=True)
+
+
+def _noise_of_res_2s(like: Streams, device: torch.device) -> Callable[[str], Streams]:
+    """"step" or "substep" -> the next noise of that kind, drawn on a device."""
+    sources = {
+        "step": torch.Generator(device).manual_seed(STEP_SEED),
+        "substep": torch.Generator(device).manual_seed(SUBSTEP_SEED),
+    }
+
+    def noise(kind: str) -> Streams:
+        return map_streams(lambda part: standardised_noise(part, sources[kind]), like)
+
+    return noise
 
 
 def solve(solver: Solver, denoiser: Denoiser, states: StatePair, x: Streams, sigmas: Sequence[float],
@@ -60,10 +73,8 @@ def solve(solver: Solver, denoiser: Denoiser, states: StatePair, x: Streams, sig
     if solver.name == "gradient_estimation":
         return solvers.gradient_estimation(model, x, sigmas, on_step, gamma=solver.gamma)
     if solver.name == "res_2s":
-        sources = {kind: torch.Generator(generator.device).manual_seed(seed)
-                   for kind, seed in (("step", STEP_SEED), ("substep", SUBSTEP_SEED))}
-        return solvers.res_2s(model, x, sigmas, on_step, blend=blend, eta=solver.used_eta, noise=lambda kind: (
-            map_streams(lambda part: standardised_noise(part, sources[kind]), x)))
+        own_noise = _noise_of_res_2s(x, generator.device)
+        return solvers.res_2s(model, x, sigmas, on_step, blend=blend, eta=solver.used_eta, noise=own_noise)
     options = {"blend": blend, "noise": noise, "eta": solver.used_eta, "s_noise": solver.s_noise}
     if solver.name == "euler_ancestral":
         return solvers.euler_ancestral(model, x, sigmas, on_step, **options)

@@ -25,6 +25,14 @@ RES_2S_LAST_SIGMA = 0.0011
 CFG_PP_ALPHA_MIN = 2.0**-23  # eps of float32
 
 
+def widest(*devices: torch.device) -> torch.dtype:
+    """float64, or float32 where one of the devices has none."""
+    for device in devices:
+        if device.type == "mps":
+            return torch.float32
+    return torch.float64
+
+
 def velocity_of(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
     """(x - x0) / sigma in float32, in x's dtype."""
     return ((x.float() - denoised.float()) / sigma).to(x.dtype)
@@ -58,8 +66,10 @@ def gradient_estimation(model: Model, x: Streams, sigmas: Sequence[float], on_st
         if sigma_next == 0:
             x = denoised
         else:
-            used = velocity if step == 0 else map_streams(lambda v, p: gamma * (v - p) + p, velocity, previous)
-            x = map_streams(lambda a, v, dt=sigma_next - sigma: (a.float() + v.float() * dt).to(a.dtype), x, used)
+            used, span = velocity, sigma_next - sigma
+            if step > 0:
+                used = map_streams(lambda v, p: gamma * (v - p) + p, velocity, previous)
+            x = map_streams(lambda a, v, dt=span: (a.float() + v.float() * dt).to(a.dtype), x, used)
         previous = velocity
         if on_step is not None:
             on_step(step, denoised)
@@ -91,16 +101,19 @@ def euler_ancestral(model: Model, x: Streams, sigmas: Sequence[float], on_step: 
     """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma, step)
-        x = denoised if sigma_next == 0 else blend(map_streams(
-            lambda a, d, n, s=sigma, t=sigma_next: ancestral_step(a, d, s, t, n, eta=eta, s_noise=s_noise),
-            x, denoised, noise()))
+        if sigma_next == 0:
+            x = denoised
+        else:
+            x = blend(map_streams(
+                lambda a, d, n, s=sigma, t=sigma_next: ancestral_step(a, d, s, t, n, eta=eta, s_noise=s_noise),
+                x, denoised, noise()))
         if on_step is not None:
             on_step(step, denoised)
     return x
 
 
-def cfg_pp_step(x: Tensor, denoised: Tensor, uncond: Tensor, sigma: float, sigma_next: float, noise: Tensor, *,
-                eta: float = 1.0, s_noise: float = 1.0) -> Tensor:
+def cfg_pp_step(x: Tensor, denoised: Tensor, uncond: Tensor, sigma: float, sigma_next: float,
+                noise: Tensor, *, eta: float = 1.0, s_noise: float = 1.0) -> Tensor:
     """Ancestral CFG++ Euler: from the guided x0 along the direction of the unconditioned one (golden ``ancestral``).
 
     In the DDIM parameterisation sigma / alpha with alpha = 1 - sigma, kept above float32's eps: so at sigma 1 the
@@ -108,7 +121,8 @@ def cfg_pp_step(x: Tensor, denoised: Tensor, uncond: Tensor, sigma: float, sigma
     """
     if sigma_next == 0:
         return denoised
-    alpha, alpha_next = (max(1 - s, CFG_PP_ALPHA_MIN) for s in (sigma, sigma_next))
+    alpha = max(1 - sigma, CFG_PP_ALPHA_MIN)
+    alpha_next = max(1 - sigma_next, CFG_PP_ALPHA_MIN)
     ratio, target = sigma / alpha, sigma_next / alpha_next
     up = min(target, eta * math.sqrt(max(target**2 * (ratio**2 - target**2) / ratio**2, 0.0)))
     down = alpha_next * math.sqrt(max(target**2 - up**2, 0.0))
@@ -117,17 +131,21 @@ def cfg_pp_step(x: Tensor, denoised: Tensor, uncond: Tensor, sigma: float, sigma
     return (moved + noise.float() * (alpha_next * up * s_noise)).to(x.dtype)
 
 
-def euler_ancestral_cfg_pp(model: PairModel, x: Streams, sigmas: Sequence[float], on_step: OnStep | None = None, *,
-                           blend: Blend, noise: Noise, eta: float = 1.0, s_noise: float = 1.0) -> Streams:
+def euler_ancestral_cfg_pp(model: PairModel, x: Streams, sigmas: Sequence[float],
+                           on_step: OnStep | None = None, *, blend: Blend, noise: Noise, eta: float = 1.0,
+                           s_noise: float = 1.0) -> Streams:
     """Ancestral CFG++ Euler; ``model`` gives (guided x0, unconditioned x0), both with conditioned tokens held.
 
     With eta 0 it is plain CFG++ Euler, which still draws its noise, as officially. See `euler_ancestral`.
     """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised, uncond = model(x, sigma, step)
-        x = denoised if sigma_next == 0 else blend(map_streams(
-            lambda a, d, u, n, s=sigma, t=sigma_next: cfg_pp_step(a, d, u, s, t, n, eta=eta, s_noise=s_noise),
-            x, denoised, uncond, noise()))
+        if sigma_next == 0:
+            x = denoised
+        else:
+            x = blend(map_streams(
+                lambda a, d, u, n, s=sigma, t=sigma_next: cfg_pp_step(a, d, u, s, t, n, eta=eta, s_noise=s_noise),
+                x, denoised, uncond, noise()))
         if on_step is not None:
             on_step(step, denoised)
     return x
@@ -163,6 +181,13 @@ def res_2s_coefficients(h: float) -> tuple[float, float, float]:
     return 0.5 * phi1(-h / 2), phi1(-h) - b2, b2
 
 
+def res_2s_last_sigma(before: float) -> float:
+    """What takes the place of a last sigma 0: 0.0011, or half the sigma before it where that is no more."""
+    if before > RES_2S_LAST_SIGMA:
+        return RES_2S_LAST_SIGMA
+    return before / 2
+
+
 def res_2s(model: Model, x: Streams, sigmas: Sequence[float], on_step: OnStep | None = None, *,
            blend: Blend, noise: Callable[[str], Streams], eta: float = RES_2S_ETA) -> Streams:
     """res_2s, the solver of the high-quality recipe: two model calls a step, with SDE noise (spec/07 §5).
@@ -177,18 +202,20 @@ def res_2s(model: Model, x: Streams, sigmas: Sequence[float], on_step: OnStep | 
         eta: share of noise at the end of a step, 0 to 1; the substep's is always 0.5, as officially.
     """
     dtype = next(part.dtype for part in x if part is not None)
-    final = sigmas[-1] == 0
-    last = RES_2S_LAST_SIGMA if sigmas[-2] > RES_2S_LAST_SIGMA else sigmas[-2] / 2
-    schedule = [*sigmas[:-1], last] if final else list(sigmas)
+    shares = {"substep": RES_2S_ETA, "step": eta}
+    schedule = list(sigmas)
+    final = schedule[-1] == 0
+    if final:
+        schedule[-1] = res_2s_last_sigma(schedule[-2])
 
     def wide(streams: Streams) -> Streams:
-        return map_streams(lambda t: t.to(torch.float32 if t.device.type == "mps" else torch.float64), streams)
+        return map_streams(lambda t: t.to(widest(t.device)), streams)
 
     def narrow(streams: Streams) -> Streams:
         return map_streams(lambda t: t.to(dtype), streams)
 
     def injected(anchor: Streams, target: Streams, sigma: float, sigma_next: float, kind: str) -> Streams:
-        share = eta if kind == "step" else RES_2S_ETA
+        share = shares[kind]
         return blend(map_streams(lambda a, t, n: sde_step(a, t, sigma, sigma_next, n.to(a.dtype), eta=share),
                                  anchor, target, noise(kind)))
 
@@ -207,4 +234,6 @@ def res_2s(model: Model, x: Streams, sigmas: Sequence[float], on_step: OnStep | 
         x = narrow(injected(anchor, target, sigma, sigma_next, "step"))
         if on_step is not None:
             on_step(step, first)
-    return model(x, last, len(schedule) - 1) if final else x
+    if final:
+        return model(x, schedule[-1], len(schedule) - 1)
+    return x

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +18,7 @@ from ..geometry import VideoGrid
 from .seen import Seen
 
 MASK_LEVELS = 16
+Kind = TypeVar("Kind")
 
 Streams = tuple["Tensor | None", "Tensor | None"]
 """(video, audio) tensors; None for an absent stream."""
@@ -23,28 +26,35 @@ Streams = tuple["Tensor | None", "Tensor | None"]
 
 def video_to_tokens(latent: Tensor) -> Tensor:
     """(B, C, F', H', W') -> (B, F' H' W', C), contiguous; order frame, row, column."""
-    return latent.flatten(2).transpose(1, 2).contiguous()
+    return rearrange(latent, "b c f h w -> b (f h w) c").contiguous()
 
 
 def tokens_to_video(tokens: Tensor, grid: VideoGrid) -> Tensor:
     """(B, N >= grid.tokens, C) -> (B, C, F', H', W'), contiguous; appended tokens are dropped."""
-    latent = tokens[:, :grid.tokens].transpose(1, 2).contiguous()
-    return latent.unflatten(2, (grid.frames, grid.height, grid.width))
+    sizes = {"f": grid.frames, "h": grid.height, "w": grid.width}
+    return rearrange(tokens[:, :grid.tokens], "b (f h w) c -> b c f h w", **sizes).contiguous()
 
 
 def audio_to_tokens(latent: Tensor) -> Tensor:
     """(B, C, T, bins) -> (B, T, C bins), contiguous, channel-major."""
-    return latent.transpose(1, 2).flatten(2).contiguous()
+    return rearrange(latent, "b c t bins -> b t (c bins)").contiguous()
 
 
 def tokens_to_audio(tokens: Tensor, channels: int) -> Tensor:
     """(B, T, channels * bins) -> (B, channels, T, bins), contiguous."""
-    return tokens.unflatten(2, (channels, -1)).transpose(1, 2).contiguous()
+    return rearrange(tokens, "b t (c bins) -> b c t bins", c=channels).contiguous()
 
 
 def fit_latent_length(latent: Tensor, frames: int) -> Tensor:
     """Cut, or pad with zeros behind, the time axis of an audio latent (B, C, T, bins) to exactly ``frames``."""
     return functional.pad(latent[:, :, :frames], (0, 0, 0, max(0, frames - latent.shape[2])))
+
+
+def if_there(function: Callable[..., Kind], *parts: object) -> Kind | None:
+    """A function of some parts; None where the first of them is None."""
+    if parts[0] is None:
+        return None
+    return function(*parts)
 
 
 def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
@@ -54,8 +64,8 @@ def to_denoised(latent: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
 
 def map_streams(function: Callable[..., Tensor], *streams: Streams) -> Streams:
     """Apply a function of tensors to each stream that is there."""
-    video, audio = (None if parts[0] is None else function(*parts) for parts in zip(*streams, strict=True))
-    return video, audio
+    video, audio = zip(*streams, strict=True)
+    return if_there(function, *video), if_there(function, *audio)
 
 
 @dataclass(frozen=True)
@@ -108,13 +118,22 @@ class StreamState:
         Where attention is masked already, the new tokens see all others and are seen by them.
         """
         tokens = tokens.to(self.clean)
-        mask = torch.full((*tokens.shape[:2], 1), 1.0 - strength, dtype=tokens.dtype, device=tokens.device).float()
-        new, masks = tokens.shape[1], (self.mask, self.start_mask)
-        attention = None if self.attention is None else self.attention.with_others(new)
-        mask, start_mask = (None if part is None else torch.cat((part, mask), dim=1) for part in masks)
-        return replace(self, initial=torch.cat((self.initial, torch.zeros_like(tokens)), dim=1),
-                       clean=torch.cat((self.clean, tokens), dim=1), mask=mask, start_mask=start_mask,
-                       attention=attention, positions=torch.cat((self.positions, positions.to(self.positions)), dim=2))
+        positions = positions.to(self.positions)
+        batch, new, _ = tokens.shape
+        mask = tokens.new_full((batch, new, 1), 1.0 - strength).float()
+
+        def behind(values: Tensor, more: Tensor) -> Tensor:
+            return torch.cat((values, more), dim=1)
+
+        return replace(
+            self,
+            initial=behind(self.initial, torch.zeros_like(tokens)),
+            clean=behind(self.clean, tokens),
+            mask=behind(self.mask, mask),
+            start_mask=if_there(behind, self.start_mask, mask),
+            attention=if_there(lambda seen: seen.with_others(new), self.attention),
+            positions=torch.cat((self.positions, positions), dim=2),
+        )
 
     def take(self, index: Tensor, seconds: float) -> StreamState:
         """Some of the tokens, in a timeline that begins later.
@@ -127,10 +146,15 @@ class StreamState:
         positions = self.positions[:, :, index].clone()
         before = positions[:, 0, :, 1:] < 0  # a reference voice stays where it is: before the clip
         positions[:, 0] -= torch.where(before, 0.0, seconds)
-        attention = None if self.attention is None else self.attention.take(index)
-        start_mask = None if self.start_mask is None else self.start_mask[:, index]
-        return replace(self, initial=self.initial[:, index], clean=self.clean[:, index], mask=self.mask[:, index],
-                       positions=positions, attention=attention, start_mask=start_mask)
+        return replace(
+            self,
+            initial=self.initial[:, index],
+            clean=self.clean[:, index],
+            mask=self.mask[:, index],
+            start_mask=if_there(lambda mask: mask[:, index], self.start_mask),
+            attention=if_there(lambda seen: seen.take(index), self.attention),
+            positions=positions,
+        )
 
     def noised(self, noise: Tensor, scale: float) -> Tensor:
         """Start of sampling: two float32 lerps, then the latent's dtype (spec/07 §3).
@@ -139,7 +163,9 @@ class StreamState:
             noise: (B, N, C) standard normal, in the latent's dtype.
             scale: first sigma of the schedule.
         """
-        mask = self.mask if self.start_mask is None else self.start_mask
+        mask = self.start_mask
+        if mask is None:
+            mask = self.mask
         mixed = torch.lerp(self.initial.float(), noise.float(), scale)
         return torch.lerp(self.clean.float(), mixed, mask).to(self.initial.dtype)
 
@@ -176,7 +202,9 @@ class StreamState:
         Waits for the device once; call it before the loop.
         """
         values, index = torch.unique(self.mask[0, :, 0], return_inverse=True)
-        return values, (index if len(values) > 1 else None)
+        if len(values) == 1:
+            return values, None
+        return values, index
 
 
 StatePair = tuple["StreamState | None", "StreamState | None"]

@@ -1,6 +1,7 @@
 """LTX23ReferenceVideo, LTX23SourceAudio, LTX23SourceVideo: clips and sound that the result follows."""
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -57,11 +58,14 @@ class ReferenceVideoNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: str | None = None, strength: float | None = None,
-                        attention_strength: float | None = None, source_fps: float | None = None) -> bool | str:
-        """Refuse a file that is not there or is no LoRA, and numbers out of range."""
+    async def validate_inputs(cls, lora: str | None = None, strength: float | None = None,
+                              attention_strength: float | None = None, source_fps: float | None = None) -> bool | str:
+        """Refuse a file that is not there or is no LoRA, and numbers out of range.
+
+        The folders are looked at in a thread: the host asks on that of its server.
+        """
         given = {"lora": lora, "strength": strength, "attention_strength": attention_strength, "source_fps": source_fps}
-        return problem_of(cls, given, lambda: _scales(lora or NONE)) or True
+        return await asyncio.to_thread(problem_of, cls, given, lambda: _scales(lora or NONE)) or True
 
     @classmethod
     @guarded
@@ -78,7 +82,7 @@ class ReferenceVideoNode(io.ComfyNode):
 
 
 def _scales(lora: str) -> tuple[int, int]:
-    from ...ltx23_core.conditioning.reference import reference_scales
+    from ...ltx23_core.conditioning.scales import reference_scales
 
     return (1, 1) if lora == NONE else reference_scales(FILES.find(LORA, lora).identity.path)
 

@@ -14,24 +14,30 @@ folder_paths.add_model_folder_path("ltx23_overlays", str(Path(folder_paths.model
 
 def model_roots() -> list[tuple[str, Path]]:
     """The folders that may hold parts of LTX-2.3, as (ComfyUI's name, folder); each folder once."""
-    found: dict[Path, str] = {}
+    seen: set[Path] = set()
+    found: list[tuple[str, Path]] = []
     for name in MODEL_FOLDERS:
-        if name in folder_paths.folder_names_and_paths:
-            for path in folder_paths.get_folder_paths(name):
-                found.setdefault(Path(path), name)
-    return [(name, path) for path, name in found.items()]
+        if name not in folder_paths.folder_names_and_paths:
+            continue
+        for path in model_folders(name):
+            if path not in seen:
+                seen.add(path)
+                found.append((name, path))
+    return found
 
 
 def model_folders(name: str) -> list[Path]:
     """ComfyUI's places for a kind of model, the preferred one first."""
-    return [Path(folder) for folder in folder_paths.get_folder_paths(name)]
+    return list(map(Path, folder_paths.get_folder_paths(name)))
 
 
 def manifest_path(name: str) -> Path:
     """Where the manifest of an overlay is written: the first folder registered for `ltx23_overlays`; where that
     cannot be written, the user's own folder."""
     for folder in model_folders("ltx23_overlays"):
-        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        there = folder
+        while not there.exists():
+            there = there.parent
         if (folder / name).exists() or os.access(there, os.W_OK):
             return folder / name
     return Path(folder_paths.get_user_directory()) / "ltx23_overlays" / name

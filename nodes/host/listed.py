@@ -25,9 +25,12 @@ def listed_name(name: str, what: str) -> str:
     """
     plain = name.replace("\\", "/")
     if len(name) > LONGEST or FORBIDDEN.search(name) or not all(map(_is_plain, plain.split("/"))):
-        shown = name[:SHOWN] + ("…" if len(name) > SHOWN else "")
+        shown = name
+        if len(name) > SHOWN:
+            shown = name[:SHOWN] + "…"
         raise OverlayError(f"{what} is no name of a list: {shown!r}",
-                           "a name below the model folders, without a drive, a root, a colon, '..' or a hidden part",
+                           "a name below the model folders, without a drive, a root, a colon, '..' or a "
+                           "hidden part",
                            "Choose a file of the list.")
     return plain
 

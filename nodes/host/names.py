@@ -10,8 +10,9 @@ from typing import Any
 _MARK = re.compile(r"%(date:[^%]*|[^%/\\]+)%")
 _DATE = re.compile(r"yyyy|yyy|yy|dd?|MM?|hh?|mm?|ss?")
 _HOSTS = frozenset({"width", "height", "year", "month", "day", "hour", "minute", "second"})  # the server's own
+_UNSAFE = re.compile(r'[\\?<>:*|"\x00-\x1f\x7f]')  # in what a mark becomes
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
-_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(1, 10))})
+_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[1-9]", re.I)
 LONGEST = 255  # bytes of one name on the usual file systems (characters on Windows)
 NUMBERED = len("_00001_.mp4")
 
@@ -38,8 +39,9 @@ def expand(prefix: str, width: int, height: int, prompt: Mapping[str, Any] | Non
         mark = match[1]
         if mark in values:
             return values[mark]
-        text = _date(mark[5:], moment) if mark.startswith("date:") else _input(mark, prompt or {})
-        return re.sub(r'[/\\?<>:*|"\x00-\x1f\x7f]', "_", text)
+        if mark.startswith("date:"):  # slashes make folders there, as on the page
+            return _UNSAFE.sub("_", _date(mark.removeprefix("date:"), moment))
+        return _UNSAFE.sub("_", _input(mark, prompt or {}).replace("/", "_"))
 
     return _MARK.sub(written, prefix)
 
@@ -50,8 +52,10 @@ def _date(form: str, moment: time.struct_time) -> str:
 
     def part(match: re.Match[str]) -> str:
         token = match[0]
+        if token == "yy":
+            return f"{moment.tm_year}"[2:]
         if token[0] == "y":
-            return f"{moment.tm_year}"[2 if len(token) == 2 else 0:]
+            return f"{moment.tm_year}"
         return f"{numbers[token[0]]:0{len(token)}}"
 
     return _DATE.sub(part, form)
@@ -73,11 +77,13 @@ def name_problem(prefix: str) -> tuple[str, str, str] | None:
     for mark in _MARK.findall(prefix):
         if mark not in _HOSTS and not mark.startswith("date:") and "." not in mark:
             return (f"filename_prefix has the mark %{mark}%",
-                    "%date:yyyy-MM-dd%, %year%, %month%, %day%, %hour%, %minute%, %second%, %width%, %height% or "
-                    "%Node.input%", "Use one of these, or take the percent signs out.")
+                    "%date:yyyy-MM-dd%, %year%, %month%, %day%, %hour%, %minute%, %second%, %width%, "
+                    "%height% or %Node.input%", "Use one of these, or take the percent signs out.")
     parts = [part for part in PurePosixPath(expand(prefix, 1024, 1024).replace("\\", "/")).parts if part != "/"]
     for index, part in enumerate(parts):
-        room = LONGEST - (NUMBERED if index == len(parts) - 1 else 0)
+        room = LONGEST
+        if index == len(parts) - 1:
+            room -= NUMBERED
         found = _part_problem(part, room)
         if found is not None:
             return found
@@ -90,9 +96,10 @@ def _part_problem(part: str, room: int) -> tuple[str, str, str] | None:
         return (f"filename_prefix has {odd[0]!r} in {part[:60]!r}", 'no < > : " | ? * or control character in a name',
                 "Use a dash or an underscore there.")
     if part.rstrip(" .") != part and part not in (".", ".."):
-        return (f"filename_prefix has {part[-60:]!r}, which ends in a dot or a space", "a name that Windows keeps",
+        return (f"filename_prefix has {part[-60:]!r}, which ends in a dot or a space", "a name that Windows "
+                                                                                       "keeps",
                 "Take the last character away.")
-    if part.partition(".")[0].lower() in _DEVICES:
+    if _DEVICE.fullmatch(part.partition(".")[0]):
         return f"filename_prefix has {part!r}, a device on Windows", "another name", "Add a letter to it."
     size = len(part.encode("utf-8", "surrogatepass"))
     if size > room:

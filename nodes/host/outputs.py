@@ -33,7 +33,12 @@ def refuse_output(prefix: str) -> None:
 
 
 def _place_problem(root: Path, prefix: str) -> tuple[str, str, str] | None:
-    path = (root / expand(prefix, 0, 0).replace("\\", "/")).resolve()
+    try:
+        path = (root / expand(prefix, 0, 0).replace("\\", "/")).resolve()
+        path.parent.exists()
+    except OSError as error:  # names that are short enough can make a path that is too long
+        return (f"filename_prefix makes a path of {len(prefix)} characters ({error.strerror})",
+                "a path that the file system takes", "Use fewer folders.")
     if not prefix.strip() or not path.is_relative_to(root):
         return (f"filename_prefix is {prefix!r}", "a name inside ComfyUI's output folder",
                 "Use a relative name such as video/LTX-2.3.")
@@ -68,7 +73,8 @@ class OutputFiles:
             folder, name, counter, _, _ = folder_paths.get_save_image_path(
                 self._prefix, folder_paths.get_output_directory(), *self._size)
         except OSError as error:
-            raise MediaError(f"no folder can be made for {self._prefix!r} ({error})", "a writable output folder",
+            raise MediaError(f"no folder can be made for {self._prefix!r} ({error})", "a writable output "
+                                                                                      "folder",
                              "Give ComfyUI write access to its output folder.") from error
         return Path(folder) / f"{name}_{counter:05}_{self._suffix}"
 
@@ -76,7 +82,10 @@ class OutputFiles:
 def record(path: Path) -> ui.SavedResult:
     """What makes the page show a file of the output folder."""
     folder = path.parent.relative_to(folder_paths.get_output_directory())
-    return ui.SavedResult(path.name, "" if folder == Path() else folder.as_posix(), io.FolderType.output)
+    below = folder.as_posix()
+    if folder == Path():
+        below = ""
+    return ui.SavedResult(path.name, below, io.FolderType.output)
 
 
 def output_file(prefix: str, width: int, height: int, suffix: str = ".mp4") -> tuple[Path, ui.SavedResult]:
@@ -93,16 +102,22 @@ def metadata(hidden: io.HiddenHolder) -> dict[str, str]:
     if host_arguments.disable_metadata:
         return {}
     found = {**(hidden.extra_pnginfo or {}), "prompt": hidden.prompt}
-    return {key: json.dumps(value) for key, value in found.items() if value is not None}
+    texts = {}
+    for key, value in found.items():
+        if value is not None:
+            texts[key] = json.dumps(value)
+    return texts
 
 
 def saved_videos(saved: Sequence[Path]) -> io.NodeOutput:
     """VIDEO outputs (a list) of files that are already in the output folder, shown in the node."""
-    return io.NodeOutput([InputImpl.VideoFromFile(str(path)) for path in saved],
-                         ui=ui.PreviewVideo([record(path) for path in saved]))
+    return io.NodeOutput(_as_video(saved), ui=ui.PreviewVideo(list(map(record, saved))))
 
 
 def saved_sounds(saved: Sequence[Path]) -> io.NodeOutput:
     """The same for files with sound alone, which the page plays."""
-    return io.NodeOutput([InputImpl.VideoFromFile(str(path)) for path in saved],
-                         ui={"audio": [record(path) for path in saved]})
+    return io.NodeOutput(_as_video(saved), ui={"audio": list(map(record, saved))})
+
+
+def _as_video(saved: Sequence[Path]) -> list[InputImpl.VideoFromFile]:
+    return [InputImpl.VideoFromFile(str(path)) for path in saved]

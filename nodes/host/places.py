@@ -21,11 +21,17 @@ Known = tuple[tuple[str, str], ...]  # (folder, how it is called), the first one
 def folders() -> Known:
     """Every folder that ComfyUI knows; touches no disk."""
     kinds = folder_paths.folder_names_and_paths.items()
-    models = [(os.fspath(path), f"models/{kind}") for kind, entry in kinds if kind != "custom_nodes"
-              for path in entry[0]]
-    own = [(folder_paths.get_output_directory(), "output"), (folder_paths.get_input_directory(), "input"),
-           (folder_paths.get_temp_directory(), "temp"), (folder_paths.get_user_directory(), "user"),
-           (folder_paths.models_dir, "models"), (folder_paths.base_path, "ComfyUI"), (os.path.expanduser("~"), "~")]
+    models = []
+    for kind, (paths, _) in kinds:
+        if kind != "custom_nodes":
+            models += [(os.fspath(path), f"models/{kind}") for path in paths]
+    own = [(folder_paths.get_output_directory(), "output"),
+           (folder_paths.get_input_directory(), "input"),
+           (folder_paths.get_temp_directory(), "temp"),
+           (folder_paths.get_user_directory(), "user"),
+           (folder_paths.models_dir, "models"),
+           (folder_paths.base_path, "ComfyUI"),
+           (os.path.expanduser("~"), "~")]
     return (*models, *own)
 
 

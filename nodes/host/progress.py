@@ -24,9 +24,13 @@ def step_progress() -> Callable[[StepInfo], None]:
     bar = ProgressBar(1)
 
     def on_step(info: StepInfo) -> None:
+        if info.preview is None:
+            bar.update_absolute(info.step, info.steps)
+            return
         # The middle frame: with an image condition the first one shows nothing new.
-        image = None if info.preview is None else Image.fromarray(info.preview[len(info.preview) // 2].numpy())
-        bar.update_absolute(info.step, info.steps, image and ("JPEG", image, PREVIEW_SIZE))
+        middle = info.preview[len(info.preview) // 2]
+        image = Image.fromarray(middle.numpy())
+        bar.update_absolute(info.step, info.steps, ("JPEG", image, PREVIEW_SIZE))
 
     return on_step
 

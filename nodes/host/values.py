@@ -7,13 +7,18 @@ from typing import Any
 
 Problem = tuple[str, str, str]  # found, expected, fix
 SHOWN = 60  # characters of a wrong value
+READABLE = (str, bytes, bool, int, float, dict, list, tuple)  # of other types only the name says something
 
 
 def number_problem(name: str, value: Any, low: float | None, high: float | None,  # noqa: ANN401
                    whole: bool) -> Problem | None:
     """What is wrong with a number that must be finite and from low to high (None: no bound), or None."""
-    kind = "a whole number" if whole else "a number"
-    span = f"{kind} from {low} to {high}" if low is not None and high is not None else f"a finite {kind[2:]}"
+    kind = "number"
+    if whole:
+        kind = "whole number"
+    span = f"a finite {kind}"
+    if low is not None and high is not None:
+        span = f"a {kind} from {low} to {high}"
     right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not right or (whole and value != int(value)):
         near = "Use the default."
@@ -47,5 +52,9 @@ def shown(value: Any) -> str:  # noqa: ANN401
     """A wrong value as a user may read it, cut to a line."""
     if value is None:
         return "nothing (null)"
-    text = repr(value) if isinstance(value, (str, bytes, bool, int, float, dict, list, tuple)) else type(value).__name__
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    text = type(value).__name__
+    if isinstance(value, READABLE):
+        text = repr(value)
+    if len(text) > SHOWN:
+        return text[:SHOWN] + "…"
+    return text

@@ -22,8 +22,11 @@ def _look(file: str) -> tuple[Request, Path, Path | None]:
 
     request = parse(file)
     roots = folders.model_folders(request.folder)
-    found = [(root, path) for root in roots if (path := present(request, root))]
-    return (request, *found[0]) if found else (request, roots[0], None)
+    for root in roots:
+        path = present(request, root)
+        if path:
+            return request, root, path
+    return request, roots[0], None
 
 
 class FetchNode(io.ComfyNode):
@@ -36,20 +39,22 @@ class FetchNode(io.ComfyNode):
 
         return schema(
             node_id="LTX23Fetch", display_name="Fetch", aliases=["download", "hugging face", "hub"],
-            description="Downloads a model file from Hugging Face into its models folder. Does nothing until download "
-                        "is on.",
+            description="Downloads a model file from Hugging Face into its models folder. Does nothing until "
+                        "download is on.",
             is_output_node=True,
             inputs=[
                 io.Combo.Input("file", options=[entry.name for entry in CATALOGUE], default=CATALOGUE[0].name, tooltip=(
-                    "What to download. dev: the checkpoint (46 GB); gemma: its text encoder (24 GB, log in and accept "
-                    "the terms first); upscaler-x2 and distilled-lora: for the distilled recipes. The help page lists "
-                    "all. Default dev.")),
+                    "What to download. dev: the checkpoint (46 GB); gemma: its text encoder (24 GB, log in "
+                    "and accept the terms first); upscaler-x2 and distilled-lora: for the distilled recipes. "
+                    "The help page lists all. Default dev.")),
                 io.Boolean.Input("download", default=False, tooltip=(
-                    "Off (default): only says whether the file is there, without a connection. On: downloads what is "
-                    "missing, continues what was interrupted and checks the hash. Press R afterwards.")),
+                    "Off (default): only says whether the file is there, without a connection. On: downloads "
+                    "what is missing, continues what was interrupted and checks the hash. Press R "
+                    "afterwards.")),
             ],
             outputs=[
-                io.String.Output(display_name="path", tooltip="Where the file or folder is; empty while it is not."),
+                io.String.Output(display_name="path", tooltip="Where the file or folder is; empty while it "
+                                                              "is not."),
                 io.String.Output(display_name="report", tooltip="What was done. Link it to Preview as Text."),
             ],
         )
@@ -71,7 +76,9 @@ class FetchNode(io.ComfyNode):
         """Whether the file is there: the node runs again when it was deleted, or put there by other means."""
         from ...ltx23_core.hub.catalogue import ENTRIES
 
-        return f"{_look(file)[2] is not None}" if isinstance(file, str) and file in ENTRIES else ""
+        if not isinstance(file, str) or file not in ENTRIES:
+            return ""
+        return f"{_look(file)[2] is not None}"
 
     @classmethod
     @guarded

@@ -73,22 +73,19 @@ class Files:
         if wrong is not None:
             raise OverlayError(*wrong)
         wanted, name = INPUTS[key], listed_name(name, key)
-        items = self.items(CHECK_SECONDS) if items is None else items
-        there = [self._read(item) for item in items if item.name == name]
-        if not there:
-            where = " or ".join(f"models/{folder}" for folder in wanted.folders)
-            have = ", ".join(names_of(wanted, items)[:5]) or "nothing that can be used"
-            raise OverlayError(f"file {name!r} is not in {where} (there: {have})", f"{wanted.what}, in a file that is "
-                               "there", f"Put {Path(name).name or 'it'} into {where}, press R to refresh the lists, or "
-                               "choose another one.")
-        fitting = next((item for item in there if wanted.takes(item)), None)
-        if fitting is None:
-            who = there[0].identity
-            fix = who.fix or "Choose another file, or auto."
-            if who.usable and "transformer" in who.brings and wanted.is_part:
-                fix = "Choose it as checkpoint."
-            raise OverlayError(f"{there[0].place} cannot be used as {key}: {who.sentence}", wanted.what, fix)
-        return fitting
+        if items is None:
+            items = self.items(CHECK_SECONDS)
+        wrong_item = None
+        for item in items:
+            if item.name != name:
+                continue
+            there = self._read(item)
+            if wanted.takes(there):
+                return there
+            wrong_item = wrong_item or there
+        if wrong_item is not None:
+            raise _of_no_use(wanted, wrong_item)
+        raise _not_there(wanted, name, items)
 
     def _read(self, item: Item) -> Item:
         """The same item, read if the look had not come to it."""
@@ -141,16 +138,41 @@ class Files:
         return overlay, choice, items
 
     def _wanted(self, inputs: Mapping[str, str], items: Sequence[Item]) -> dict[str, Item | str]:
-        return {key: name if isinstance(name, str) and name in (AUTO, NONE) else self.find(key, name, items)
-                for key, name in inputs.items()}
+        wanted: dict[str, Item | str] = {}
+        for key, name in inputs.items():
+            if isinstance(name, str) and name in (AUTO, NONE):
+                wanted[key] = name
+            else:
+                wanted[key] = self.find(key, name, items)
+        return wanted
 
 
 def names_of(wanted: FileInput, items: Sequence[Item]) -> list[str]:
     """Files that an input can take, the fitting LoRA first; those never read stand in the list of their folder."""
-    found = [item for item in items
-             if wanted.takes(item) or (item.identity.kind == UNREAD and item.folder in wanted.folders)]
-    first = [item.name for item in found if wanted.key in item.identity.brings]
-    return list(dict.fromkeys([*first, *(item.name for item in found)]))
+    first, others = [], []
+    for item in items:
+        if wanted.key in item.identity.brings and wanted.takes(item):
+            first.append(item.name)
+        elif wanted.takes(item) or (item.identity.kind == UNREAD and item.folder in wanted.folders):
+            others.append(item.name)
+    return list(dict.fromkeys(first + others))
+
+
+def _not_there(wanted: FileInput, name: str, items: Sequence[Item]) -> OverlayError:
+    where = "models/" + " or models/".join(wanted.folders)
+    have = ", ".join(names_of(wanted, items)[:5]) or "nothing that can be used"
+    put = f"Put {Path(name).name or 'it'} into {where}"
+    return OverlayError(f"file {name!r} is not in {where} (there: {have})",
+                        f"{wanted.what}, in a file that is there",
+                        f"{put}, press R to refresh the lists, or choose another one.")
+
+
+def _of_no_use(wanted: FileInput, item: Item) -> OverlayError:
+    who = item.identity
+    fix = who.fix or "Choose another file, or auto."
+    if who.usable and "transformer" in who.brings and wanted.is_part:
+        fix = "Choose it as checkpoint."
+    return OverlayError(f"{item.place} cannot be used as {wanted.key}: {who.sentence}", wanted.what, fix)
 
 
 def _manifest_name(choice: Choice, variant: str) -> str:
@@ -161,12 +183,19 @@ def _manifest_name(choice: Choice, variant: str) -> str:
 
 def _check_there(choice: Choice, items: Sequence[Item]) -> None:
     """Refuse to go on where no file brings a transformer."""
-    from ...ltx23_core.overlay.shelf.downloads import missing_lines
+    from ...ltx23_core.overlay.downloads import missing_lines
 
-    if "checkpoint" in choice.files or any(item.identity.kind == UNREAD for item in items):
+    if "checkpoint" in choice.files:
         return
-    left_out = [f"{item.name} ({item.identity.sentence})" for item in items if not item.identity.usable]
-    others = f" (left out: {'; '.join(left_out[:3])})" if left_out else ""
+    left_out = []
+    for item in items:
+        if item.identity.kind == UNREAD:
+            return
+        if not item.identity.usable:
+            left_out.append(f"{item.name} ({item.identity.sentence})")
+    others = ""
+    if left_out:
+        others = f" (left out: {'; '.join(left_out[:3])})"
     raise OverlayError(f"there are no LTX-2.3 weights in ComfyUI's model folders{others}",
                        "a checkpoint or transformer of LTX-2.3",
                        f"Download {'; '.join(missing_lines(choice.missing, optional=False))}. Then press R.")
@@ -177,22 +206,35 @@ FILES = Files()
 
 def overview() -> dict[str, object]:
     """For the page: the sentence of every file, by name, the lists of all inputs, and what auto would take."""
+    from ...ltx23_core.overlay.downloads import UPSAMPLERS, missing_lines, needed_by
     from ...ltx23_core.overlay.shelf.choose import ROLES, choose
-    from ...ltx23_core.overlay.shelf.downloads import UPSAMPLERS, missing_lines, needed_by
     from ...ltx23_core.plan.recipes import RECIPES
 
     items = FILES.items(LIST_SECONDS)
     choice = choose(items, {}, memory.device_memory())
-    upsamplers = ", ".join(item.name for role, item in choice.files.items() if role in UPSAMPLERS)
-    return {"files": [{"name": item.name, "folder": item.folder, "sentence": item.identity.sentence,
-                       "usable": item.identity.usable, "fix": item.identity.fix} for item in items],
+    auto, upsamplers = {}, []
+    for role, item in choice.files.items():
+        if role in ROLES:
+            auto[role] = item.name
+        if role in UPSAMPLERS:
+            upsamplers.append(item.name)
+    needed = {}
+    for name, recipe in RECIPES.items():
+        needed[name] = needed_by(recipe.upscales, any(stage.lora for stage in recipe.stages),
+                                 variant=choice.variant, have=choice.brings)
+    return {"files": [_described(item) for item in items],
             "lists": {key: names_of(each, items) for key, each in INPUTS.items()},
-            "auto": {role: item.name for role, item in choice.files.items() if role in ROLES}
-            | {"upsampler": upsamplers},
+            "auto": {**auto, "upsampler": ", ".join(upsamplers)},
             "reasons": [*choice.reasons, *choice.notes],
             "missing": missing_lines(choice.missing, optional=False),
-            "needed": {name: needed_by(recipe.upscales, any(stage.lora for stage in recipe.stages), choice.variant,
-                                       choice.brings) for name, recipe in RECIPES.items()}}
+            "needed": needed}
+
+
+def _described(item: Item) -> dict[str, object]:
+    """One file for the page."""
+    who = item.identity
+    return {"name": item.name, "folder": item.folder, "sentence": who.sentence, "usable": who.usable,
+            "fix": who.fix}
 
 
 server.add_route("/ltx23/files", overview)

@@ -79,19 +79,24 @@ GETTER = Getter()
 def _basket(components: Iterable[str]) -> Basket:
     """What auto misses, and of `RECIPE_NEEDS` what is named."""
     from ...ltx23_core.hub.shopping import basket_of
+    from ...ltx23_core.overlay.downloads import DOWNLOADS, OPTIONAL
     from ...ltx23_core.overlay.shelf.choose import choose
-    from ...ltx23_core.overlay.shelf.downloads import DOWNLOADS, OPTIONAL
 
     choice = choose(FILES.items(), {}, memory.device_memory())
     named = set(components)
-    missing = [name for name in choice.missing if name not in OPTIONAL or name in named]
-    return basket_of([DOWNLOADS[name][0] for name in missing], folders.model_folders)
+    entries = []
+    for name in choice.missing:
+        if name not in OPTIONAL or name in named:
+            entry, _ = DOWNLOADS[name]
+            entries.append(entry)
+    return basket_of(entries, folders.model_folders)
 
 
 def _described(basket: Basket) -> dict[str, Any]:
-    files = [{"name": wanted.request.name, "size": wanted.size, "folder": f"models/{wanted.entry.folder}",
-              "address": wanted.address, "gated": wanted.entry.gated, "there": wanted.there is not None}
-             for wanted in basket.files]
+    files = []
+    for wanted in basket.files:
+        files.append({"name": wanted.request.name, "size": wanted.size, "folder": f"models/{wanted.entry.folder}",
+                      "address": wanted.address, "gated": wanted.entry.gated, "there": wanted.there is not None})
     return {"files": files, "size": basket.size, "free": basket.free, "reserved": basket.reserved,
             "fits": basket.fits}
 
@@ -117,7 +122,8 @@ def act(asked: Mapping[str, Any]) -> dict[str, Any]:
         GETTER.stop()
         return GETTER.state()
     if action != "start" or not isinstance(components, list) or not set(map(str, components)) <= set(RECIPE_NEEDS):
-        raise RequestError("the request names no download", f"start, with components of {', '.join(RECIPE_NEEDS)}",
+        raise RequestError("the request names no "
+                           "download", f"start, with components of {', '.join(RECIPE_NEEDS)}",
                            "Use the button.")
     access.check_may_download()
     basket = _basket(map(str, components))

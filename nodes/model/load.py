@@ -31,26 +31,30 @@ class LoadNode(io.ComfyNode):
         """See each input's tooltip."""
         return schema(
             node_id="LTX23Load", display_name="Load", aliases=["model", "loader", "pipeline"],
-            description="Prepares an overlay for use. Each part is read from its file when a stage first needs it, "
-                        "then kept until ComfyUI wants the memory.",
+            description="Prepares an overlay for use. Each part is read from its file when a stage first "
+                        "needs it, then kept until ComfyUI wants the memory.",
             inputs=[
                 Overlay.Input("overlay", tooltip="The described model, from Overlay."),
                 advanced(io.Combo.Input("precision", options=PRECISIONS, default="auto", tooltip=(
-                    "Number format of weights and calculation. auto (default): bf16 as in the official code, fp32 on "
-                    "a CPU. fp32 needs twice the memory and is slower. The vocoder is always fp32."))),
+                    "Number format of weights and calculation. auto (default): bf16 as in the official code, "
+                    "fp32 on a CPU. fp32 needs twice the memory and is slower. The vocoder is always "
+                    "fp32."))),
                 advanced(io.Combo.Input("attention", options=list(ATTENTION), default="auto", tooltip=(
-                    "Attention kernel. auto (default) lets torch choose. Force one only to compare speed, or where "
-                    "auto fails; results differ by rounding only."))),
+                    "Attention kernel. auto (default) lets torch choose. Force one only to compare speed, or "
+                    "where auto fails; results differ by rounding only."))),
                 advanced(io.Combo.Input("lora_mode", optional=True, options=list(MODES), default="auto", tooltip=(
-                    "How the overlay's distilled LoRA acts in recipes of two stages. fused: in the weights, with the "
-                    "official rounding; between the stages 38 GB are read again. runtime: beside the weights, 7.6 GB "
-                    "more memory. auto (default): runtime for two_stage and hq where it fits, else fused."))),
+                    "How the overlay's distilled LoRA acts in recipes of two stages. fused: in the weights, "
+                    "with the official rounding; between the stages 38 GB are read again. runtime: beside "
+                    "the weights, 7.6 GB more memory. auto (default): runtime for two_stage and hq where it "
+                    "fits, else fused."))),
                 advanced(io.String.Input("memory", optional=True, default="auto", tooltip=(
-                    "How much of the device the weights may take. auto (default): as much as fits, the rest comes in "
-                    "block by block while it runs. resident: all, or refused. stream: as little as possible. A number: "
-                    "a budget in GB for weights and calculation together, such as 12. Results are the same."))),
+                    "How much of the device the weights may take. auto (default): as much as fits, the rest "
+                    "comes in block by block while it runs. resident: all, or refused. stream: as little as "
+                    "possible. A number: a budget in GB for weights and calculation together, such as 12. "
+                    "Results are the same."))),
             ],
-            outputs=[Model.Output(display_name="model", tooltip="The model, for Prompt, Sampler and the decoders.")],
+            outputs=[Model.Output(display_name="model", tooltip="The model, for Prompt, Sampler and the "
+                                                                "decoders.")],
         )
 
     validate_inputs = before_the_run("overlay", "precision", "attention", "lora_mode", "memory")

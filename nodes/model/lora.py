@@ -35,27 +35,28 @@ class LoraNode(io.ComfyNode):
         """The list is that of the last look (`files.Files`)."""
         return schema(
             node_id="LTX23LoRA", display_name="LoRA", aliases=["lora", "ic-lora", "style", "adapter"],
-            description="Adds a LoRA to the model. Put it between Load and the nodes that use the model; chain "
-                        "several. Nothing is loaded here, and another strength loads no model.",
+            description="Adds a LoRA to the model. Put it between Load and the nodes that use the model; "
+                        "chain several. Nothing is loaded here, and another strength loads no model.",
             inputs=[
                 Model.Input("model", tooltip="The model, from Load or another LoRA."),
                 io.Combo.Input("lora", options=FILES.names(KEY), tooltip=(
-                    "LoRA from models/loras. Listed are those that LTX-2.3 can use, in any of the common formats. The "
-                    "distilled LoRA of two-stage recipes belongs into Overlay instead.")),
+                    "LoRA from models/loras. Listed are those that LTX-2.3 can use, in any of the common "
+                    "formats. The distilled LoRA of two-stage recipes belongs into Overlay instead.")),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip=(
-                    "How strongly it acts, -10 to 10: 0 not at all, 1 (default) as it was trained, below 0 the other "
-                    "way.")),
+                    "How strongly it acts, -10 to 10: 0 not at all, 1 (default) as it was trained, below 0 "
+                    "the other way.")),
                 _factor("video", "all that makes the picture, with its attention to the sound"),
                 _factor("audio", "all that makes the sound, with its attention to the picture"),
                 _factor("cross", "the attentions between picture and sound, on top of the other two factors"),
                 advanced(io.Combo.Input("stages", options=STAGES, default=STAGES[0], tooltip=(
-                    "Stages of the recipe in which it acts. all (default); first: for IC-LoRAs, as in the official "
-                    "pipeline; second: the refining stage after the upscale. Recipes of one stage have only the "
-                    "first."))),
+                    "Stages of the recipe in which it acts. all (default); first: for IC-LoRAs, as in the "
+                    "official pipeline; second: the refining stage after the upscale. Recipes of one stage "
+                    "have only the first."))),
                 advanced(io.Combo.Input("mode", options=list(MODES), default=MODES[0], tooltip=(
-                    "fused: into the weights, as in the official code. runtime: beside the weights, so another "
-                    "strength reads nothing; needs memory of the file's size, a step takes a little longer, and the "
-                    "result differs by rounding. auto (default): fused, unless its strength differs between stages."))),
+                    "fused: into the weights, as in the official code. runtime: beside the weights, so "
+                    "another strength reads nothing; needs memory of the file's size, a step takes a little "
+                    "longer, and the result differs by rounding. auto (default): fused, unless its strength "
+                    "differs between stages."))),
             ],
             outputs=[
                 Model.Output(display_name="model", tooltip="The model with the LoRA."),
@@ -72,14 +73,20 @@ class LoraNode(io.ComfyNode):
         input is None here."""
         given = {"lora": lora, "stages": stages, "mode": mode, "strength": strength, "video": video, "audio": audio,
                  "cross": cross}
-        more = None if lora is None else lambda: FILES.find(KEY, lora)
+
+        def more() -> None:
+            if lora is not None:
+                FILES.find(KEY, lora)
+
         return await asyncio.to_thread(problem_of, cls, given, more) or True
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None = None, **_: object) -> str:
         """Stands for time and size of the file: the node runs again when it changed. No path of the user in it."""
+        if lora is None:
+            return ""
         try:
-            return "" if lora is None else FILES.fingerprint(KEY, lora)
+            return FILES.fingerprint(KEY, lora)
         except LTX23Error as error:  # the node itself will say so
             return str(error)
 
@@ -96,11 +103,15 @@ class LoraNode(io.ComfyNode):
 
 def _given_twice(model: Pipeline, path: Path) -> list[str]:
     """A line where the model has this file already: two of it act like one of both strengths added up."""
-    places = ["another LoRA node"] if any(Path(each.path) == path for each in model.loras) else []
+    places = []
+    if any(Path(each.path) == path for each in model.loras):
+        places.append("another LoRA node")
     distilled = model.overlay.components.get("distilled_lora")
     if distilled is not None and any(ref.path == path for ref in distilled.tensors.values()):
         places.append("the distilled LoRA of Overlay, which recipes of two stages add themselves")
-    lines = [f"{path.name} is given twice: here and as {place}. Both act." for place in places]
-    for line in lines:
+    lines = []
+    for place in places:
+        line = f"{path.name} is given twice: here and as {place}. Both act."
         log.warning(line)
+        lines.append(line)
     return lines

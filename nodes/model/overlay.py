@@ -18,7 +18,13 @@ VARIANTS = [AUTO, "dev", "distilled"]
 
 def _wanted(given: Mapping[str, object]) -> dict[str, str]:
     """What the file inputs say; one that is linked is not known yet and counts as auto."""
-    return {each.key: AUTO if given.get(each.key) is None else given[each.key] for each in OVERLAY}
+    wanted = {}
+    for each in OVERLAY:
+        said = given.get(each.key)
+        wanted[each.key] = AUTO
+        if said is not None:
+            wanted[each.key] = said
+    return wanted
 
 
 
@@ -31,18 +37,18 @@ class OverlayNode(io.ComfyNode):
         """Lists are those of the last look: the server builds this on its own thread and must not wait for a disk."""
         files = [each.widget(FILES.names(each.key)) for each in OVERLAY]
         variant = io.Combo.Input("variant", optional=True, options=VARIANTS, default=AUTO, tooltip=(
-            "Which model the checkpoint is: dev needs guidance and 30 steps, distilled runs in 8 steps without. auto "
-            "(default) goes by the name; set it if the report names the wrong one."))
+            "Which model the checkpoint is: dev needs guidance and 30 steps, distilled runs in 8 steps "
+            "without. auto (default) goes by the name; set it if the report names the wrong one."))
         return schema(
             node_id="LTX23Overlay", display_name="Overlay", aliases=["checkpoint", "materialize", "loader"],
-            description="Describes the LTX-2.3 files you have as one model. Reads headers only: nothing is loaded, "
-                        "copied or converted.",
+            description="Describes the LTX-2.3 files you have as one model. Reads headers only: nothing is "
+                        "loaded, copied or converted.",
             inputs=[*files[:4], variant, *files[4:]],
             outputs=[
                 Overlay.Output(display_name="overlay", tooltip="The described model, for Load."),
                 io.String.Output(display_name="report", tooltip=(
-                    "What was found and why it was taken, what is missing and where to get it, and what else is in "
-                    "the model folders. The node shows it too.")),
+                    "What was found and why it was taken, what is missing and where to get it, and what else "
+                    "is in the model folders. The node shows it too.")),
             ],
         )
 
@@ -56,7 +62,8 @@ class OverlayNode(io.ComfyNode):
         The host writes one error for each name in this signature, so they stay. It is asked on the server's thread:
         the folders are looked at in another one.
         """
-        given = {key: value for key, value in locals().items() if key != "cls"}
+        given = dict(locals())
+        del given["cls"]
 
         def more() -> None:
             FILES.choose(_wanted(given), CHECK_SECONDS)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from ...ltx23_core.pipeline import Pipeline
 
 NEGATIVE_TOOLTIP = (
-    "What to avoid. Left empty (default): the pack's list of the picture and sound defects that the official default "
-    "names. The word none: no negative prompt. Acts where CFG is not 1; in distilled recipes only with NAG or a CFG++ "
-    "solver.")
+    "What to avoid. Left empty (default): the pack's list of the picture and sound defects that the official "
+    "default names. The word none: no negative prompt. Acts where CFG is not 1; in distilled recipes only "
+    "with NAG or a CFG++ solver.")
 
 
 def negative_text(field: str) -> str | None:
@@ -29,13 +29,16 @@ class PromptNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Prompt", display_name="Prompt", aliases=["text encode", "clip", "gemma", "conditioning"],
-            description="Encodes the prompt with Gemma 3. The result is kept as long as the texts stay the same.",
+            node_id="LTX23Prompt", display_name="Prompt", aliases=["text "
+                                                                   "encode", "clip", "gemma", "conditioning"],
+            description="Encodes the prompt with Gemma 3. The result is kept as long as the texts stay the "
+                        "same.",
             inputs=[
                 Model.Input("model", tooltip="The model, from Load. Its overlay must have a text encoder."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="", tooltip=(
-                    "What is seen and heard, in one flowing paragraph: scene, subject, movement, camera, light, then "
-                    "speech in quotes, sounds and music. At most 1024 tokens, about 700 words; more is cut off.")),
+                    "What is seen and heard, in one flowing paragraph: scene, subject, movement, camera, "
+                    "light, then speech in quotes, sounds and music. At most 1024 tokens, about 700 words; "
+                    "more is cut off.")),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
                                 placeholder="empty: the default list; none: no negative prompt",
                                 tooltip=NEGATIVE_TOOLTIP),

@@ -175,6 +175,8 @@ def crowded_host(start_host: Callable[..., Host]) -> Iterator[Host]:
         with (folder / f"style-{i:03}.safetensors").open("wb") as file:
             file.write(len(own).to_bytes(8, "little") + own)
             file.truncate(8 + len(own) + body)
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x3f")
     yield host
 
 

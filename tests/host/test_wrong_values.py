@@ -117,6 +117,7 @@ def test_wrong_values_are_answered_in_a_sentence(host: Host, name: str) -> None:
     ("LTX23ReferenceVoice", "identity_guidance", float("nan"), "identity_guidance is nan"),
     ("LTX23DecodeToFile", "filename_prefix", "x" * 300, "a name of 300 bytes"),
     ("LTX23DecodeToFile", "filename_prefix", "a:b", "has ':'"),
+    ("LTX23DecodeToFile", "filename_prefix", "a/" * 3000 + "b", "a path of 6001 characters"),
     ("LTX23DecodeToFile", "filename_prefix", "%monat%/a", "the mark %monat%"),
     ("LTX23DecodeToFile", "filename_prefix", "a\0b", "a null character"),
     ("LTX23DecodeToFile", "filename_prefix", "CON/a", "a device on Windows"),

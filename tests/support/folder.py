@@ -10,7 +10,7 @@ from ltx23_core.overlay.bytes.ggml import ggml_ref
 from ltx23_core.overlay.bytes.header import Header
 from ltx23_core.overlay.bytes.source import AnyRef, SourceFile, TensorRef, tensor_bytes
 from ltx23_core.overlay.shelf.facts import Facts, facts_of
-from ltx23_core.overlay.shelf.identify import name_it
+from ltx23_core.overlay.shelf.identify_file import name_it
 from ltx23_core.overlay.shelf.shelf import Item
 from tests.support.overlay import Layout, as_layout, manifest_22b
 
@@ -125,6 +125,20 @@ def lora(rank: int, modules: Callable[[str], bool] = lambda _: True, family: str
     return made
 
 
+def reduced(most: int, without: tuple[str, ...] = ()) -> Layout:
+    """A distilled LoRA reduced with another rank in each module, and without some modules."""
+    made: Layout = {}
+    for number, (name, (dtype, (rows, columns))) in enumerate(lora(384).items()):
+        if any(word in name for word in without):
+            continue
+        rank = most - number // 2 % 40  # A and B of a module follow each other
+        if ".lora_A." in name:
+            made[name] = (dtype, (min(rank, rows), columns))
+        else:
+            made[name] = (dtype, (rows, min(rank, columns)))
+    return made
+
+
 def upscaler(name: str) -> Layout:
     """An official upscaler, or "2.0": LTX-2.0's, which resamples from four times the channels."""
     files = manifest_22b()["upscalers"]
@@ -176,6 +190,9 @@ MAKE: dict[str, Callable[[], Described]] = {
     "lora 2.0": lambda: (refs(lora(384, family="2.0")), {}),
     "style": lambda: (refs(lora(32, attention_only)), {}),
     "big style": lambda: (refs(lora(128, attention_only)), {}),
+    "style 64 everywhere": lambda: (refs(lora(64)), {}),
+    "style 128 in the blocks": lambda: (refs(lora(128, lambda path: path.startswith("transformer_blocks."))), {}),
+    "lora reduced": lambda: (refs(reduced(72, without=("adaln", "patchify"))), {}),
     "ic-lora": lambda: (refs(lora(64)), {"reference_downscale_factor": "2"}),
     "camera 2.0": lambda: (refs(lora(32, attention_only, family="2.0")), {}),
 }

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -38,7 +39,10 @@ def as_layout(tensors: dict[str, list]) -> Layout:
 
 
 def write_sparse(path: Path, tensors: Layout, metadata: dict[str, str] | None = None) -> Path:
-    """A safetensors file with a true header and a hole instead of data, in the order of the official writer."""
+    """A safetensors file with a true header, in the order of the official writer, and a hole instead of data.
+
+    Only the last byte is there: a file that ends with zeros is an unfinished download.
+    """
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-DTYPE_BITS[item[1][0]], item[0])):
@@ -49,7 +53,9 @@ def write_sparse(path: Path, tensors: Layout, metadata: dict[str, str] | None = 
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+        if end:
+            file.seek(end - 1, os.SEEK_CUR)
+            file.write(b"\x3f")
     return path
 
 

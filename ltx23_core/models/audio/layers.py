@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 _NORM_EPS = 1e-6  # of the audio VAE; the video VAE has another
@@ -41,7 +42,9 @@ class ResBlock(nn.Module):
         """(B, in, T, F) -> (B, out, T, F)."""
         h = self.conv1(F.silu(pixel_norm(x)))
         h = self.conv2(F.silu(pixel_norm(h)))
-        return (self.nin_shortcut(x) if self.changes_channels else x) + h
+        if self.changes_channels:
+            x = self.nin_shortcut(x)
+        return x + h
 
 
 class Downsample(nn.Module):
@@ -70,7 +73,11 @@ class Upsample(nn.Module):
 
 def res_blocks(in_channels: int, out_channels: int, count: int) -> nn.ModuleList:
     """``count`` blocks, of which the first changes the channels."""
-    return nn.ModuleList(ResBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(count))
+    blocks = nn.ModuleList()
+    for _ in range(count):
+        blocks.append(ResBlock(in_channels, out_channels))
+        in_channels = out_channels
+    return blocks
 
 
 class LatentStatistics(nn.Module):
@@ -83,7 +90,7 @@ class LatentStatistics(nn.Module):
 
     def _of(self, name: str, latent: Tensor) -> Tensor:
         """A statistic in the layout of a latent (B, C, T, F): (C, 1, F)."""
-        return self.get_buffer(name).to(latent).view(latent.shape[1], 1, latent.shape[3])
+        return rearrange(self.get_buffer(name).to(latent), "(c bins) -> c 1 bins", c=latent.shape[1])
 
     def normalize(self, latent: Tensor) -> Tensor:
         """(B, C, T, F) -> same, about zero mean and unit deviation: what the transformer works on."""

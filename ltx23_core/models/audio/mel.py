@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,11 +64,13 @@ def log_mel_frames(padded: Tensor, config: AudioVAEConfig) -> Tensor:
     float32, at least log(1e-5).
     """
     window = torch.hann_window(config.n_fft, device=padded.device)
-    spectrum = torch.stft(padded.flatten(0, 1), config.n_fft, config.hop_length, window=window, center=False,
+    rows = rearrange(padded, "b channels samples -> (b channels) samples")
+    spectrum = torch.stft(rows, config.n_fft, config.hop_length, window=window, center=False,
                           return_complex=True).abs()
-    bank = mel_filterbank(config.mel_bins, config.n_fft, config.sampling_rate, config.mel_fmin, config.mel_fmax)
+    bank = mel_filterbank(config.mel_bins, config.n_fft, config.sampling_rate,
+                          fmin=config.mel_fmin, fmax=config.mel_fmax)
     mel = (bank.to(padded.device) @ spectrum).clamp(min=LOG_FLOOR).log()
-    return mel.transpose(1, 2).unflatten(0, padded.shape[:2])
+    return rearrange(mel, "(b channels) bins frames -> b channels frames bins", b=len(padded))
 
 
 def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
@@ -93,7 +96,8 @@ def waveform_to_mel(waveform: Tensor, rate: int, config: AudioVAEConfig) -> Tens
         MediaError: another number of dimensions or channels; `media.audio.as_stereo` mixes those down.
     """
     if waveform.ndim != 3 or waveform.shape[1] not in (1, 2):
-        raise MediaError(f"the waveform has shape {tuple(waveform.shape)}", "(batch, 1 or 2 channels, samples)",
+        raise MediaError(f"the waveform has shape {tuple(waveform.shape)}", "(batch, 1 or 2 channels, "
+                                                                            "samples)",
                          "Mix the audio down to stereo.")
     return log_mel(resample(waveform.expand(-1, 2, -1).float(), rate, config.sampling_rate), config)
 

@@ -6,6 +6,7 @@ from itertools import chain
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -24,12 +25,16 @@ class ResidualBlock(nn.Module):
         super().__init__()
 
         def conv(dilation: int) -> nn.Conv1d:
-            return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+            same_length = dilation * (kernel - 1) // 2
+            return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=same_length)
 
-        self.convs1 = nn.ModuleList(conv(dilation) for dilation in dilations)
-        self.convs2 = nn.ModuleList(conv(1) for _ in dilations)
-        self.acts1 = nn.ModuleList(AntiAliasedSnake(channels) for _ in dilations)
-        self.acts2 = nn.ModuleList(AntiAliasedSnake(channels) for _ in dilations)
+        self.convs1, self.convs2 = nn.ModuleList(), nn.ModuleList()
+        self.acts1, self.acts2 = nn.ModuleList(), nn.ModuleList()
+        for dilation in dilations:
+            self.convs1.append(conv(dilation))
+            self.convs2.append(conv(1))
+            self.acts1.append(AntiAliasedSnake(channels))
+            self.acts2.append(AntiAliasedSnake(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, L) -> same."""
@@ -48,7 +53,8 @@ class Generator(nn.Module):
         self.conv_pre = nn.Conv1d(_CHANNELS * mel_bins, channels, 7, padding=3)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for rate, kernel in zip(config.rates, config.kernels, strict=True):
-            self.ups.append(nn.ConvTranspose1d(channels, channels // 2, kernel, rate, padding=(kernel - rate) // 2))
+            crop = (kernel - rate) // 2
+            self.ups.append(nn.ConvTranspose1d(channels, channels // 2, kernel, stride=rate, padding=crop))
             channels //= 2
             for res_kernel, dilations in zip(config.res_kernels, config.dilations, strict=True):
                 self.resblocks.append(ResidualBlock(channels, res_kernel, dilations))
@@ -57,7 +63,7 @@ class Generator(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """(B, 2, mel_bins, T) -> (B, 2, T * product of rates), unbounded."""
-        x = self.conv_pre(mel.flatten(1, 2))
+        x = self.conv_pre(rearrange(mel, "b side bins frames -> b (side bins) frames"))
         for stage, up in enumerate(self.ups):
             x = up(x)
             blocks = self.resblocks[stage * self.kinds:(stage + 1) * self.kinds]
@@ -87,10 +93,11 @@ class MelSTFT(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, channels, L), L a multiple of the hop -> (B, channels, mel_bins, L / hop), at least log(1e-5)."""
         basis = self.stft_fn.forward_basis
-        rows = F.pad(waveform.flatten(0, 1)[:, None], (basis.shape[-1] - self.hop_length, 0))
+        rows = F.pad(rearrange(waveform, "b side n -> (b side) 1 n"), (basis.shape[-1] - self.hop_length, 0))
         real, imaginary = F.conv1d(rows, basis, stride=self.hop_length).chunk(2, dim=1)
         mel = self.mel_basis @ torch.sqrt(real**2 + imaginary**2)
-        return mel.clamp(min=LOG_FLOOR).log().unflatten(0, waveform.shape[:2])
+        return rearrange(mel.clamp(min=LOG_FLOOR).log(), "(b side) bins frames -> b side bins "
+                                                         "frames", b=len(waveform))
 
 
 def upsample_waveform(waveform: Tensor, ratio: int) -> Tensor:
@@ -101,10 +108,11 @@ def upsample_waveform(waveform: Tensor, ratio: int) -> Tensor:
     width = math.ceil(SINC_WIDTH / SINC_ROLLOFF)
     t = torch.arange(2 * width * ratio + 1, device=waveform.device) / ratio - width
     kernel = windowed_sinc(t * SINC_ROLLOFF)[None, None] * SINC_ROLLOFF
-    rows = F.pad(waveform, (width, width), mode="replicate").flatten(0, 1)[:, None]
+    rows = rearrange(F.pad(waveform, (width, width), mode="replicate"), "b side n -> (b side) 1 n")
     wide = F.conv_transpose1d(rows, kernel.to(waveform), stride=ratio)
     start = 2 * width * ratio  # the padding and half the filter
-    return wide[..., start:start + ratio * waveform.shape[-1]].reshape(*waveform.shape[:2], -1)
+    inner = wide[..., start:start + ratio * waveform.shape[-1]]
+    return rearrange(inner, "(b side) 1 n -> b side n", b=len(waveform))
 
 
 class Vocoder(nn.Module):
@@ -135,7 +143,7 @@ class Vocoder(nn.Module):
 
     def base_waveform(self, mel: Tensor) -> Tensor:
         """First stage: (B, 2, T, mel_bins) float32 -> (B, 2, samples) in [-1, 1] at the input rate (16 kHz)."""
-        return self.vocoder(mel.transpose(2, 3)).clamp(-1, 1)
+        return self.vocoder(rearrange(mel, "b side frames bins -> b side bins frames")).clamp(-1, 1)
 
     def extend(self, waveform: Tensor) -> Tensor:
         """Second stage, adds the upper band: (B, 2, L) float32 -> (B, 2, ratio * L) in [-1, 1] at the output rate."""

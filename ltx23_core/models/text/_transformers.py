@@ -17,5 +17,7 @@ def transformers_class(name: str) -> type:
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise LTX23Error(f"{name} of transformers cannot be imported ({reason})",
-                         "transformers 4.50.3 or later, and torchvision and torchaudio built for the installed torch",
-                         "Reinstall torch, torchvision and torchaudio from one index, then transformers.") from error
+                         "transformers 4.50.3 or later, and torchvision and torchaudio built for the "
+                         "installed torch",
+                         "Reinstall torch, torchvision and torchaudio from one index, then "
+                         "transformers.") from error

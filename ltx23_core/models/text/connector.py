@@ -44,8 +44,9 @@ def fill_with_registers(features: Tensor, mask: Tensor | None, registers: Tensor
     positions = torch.arange(length, device=features.device)
     filled = registers.to(features.dtype)[positions % len(registers)].repeat(len(features), 1, 1)
     for row, tokens in enumerate(features):
-        valid = tokens if mask is None else tokens[mask[row] != 0]
-        filled[row, :len(valid)] = valid
+        if mask is not None:
+            tokens = tokens[mask[row] != 0]
+        filled[row, :len(tokens)] = tokens
     return filled
 
 
@@ -57,12 +58,15 @@ class Connector(nn.Module):
         super().__init__()
         self.config = config
         self.learnable_registers = nn.Parameter(torch.empty(REGISTERS, config.width))
-        self.transformer_1d_blocks = nn.ModuleList(ConnectorBlock(config) for _ in range(config.layers))
+        self.transformer_1d_blocks = nn.ModuleList()
+        for _ in range(config.layers):
+            self.transformer_1d_blocks.append(ConnectorBlock(config))
 
     def _rope(self, length: int, like: Tensor) -> Rope:
         """Tables for whole positions 0, 1, …: unlike latent tokens, text has no extent, so no middles."""
-        positions = torch.arange(length, dtype=torch.float32, device=like.device).view(1, 1, -1)
-        return rope_tables(positions, self.config.width, self.config.max_pos, self.config.rope_theta, like.dtype)
+        positions = torch.arange(length, dtype=torch.float32, device=like.device)[None, None]  # (1, 1, length)
+        config = self.config
+        return rope_tables(positions, config.width, config.max_pos, config.rope_theta, like.dtype)
 
     def forward(self, features: Tensor, mask: Tensor | None = None, length: int = TEXT_TOKENS,
                 check: Callable[[], None] | None = None) -> Tensor:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...config import TextProjectionConfig
@@ -26,7 +27,7 @@ def normalize_and_concat(hidden_states: Sequence[Tensor] | Tensor) -> Tensor:
     joined = first.new_empty((*first.shape, len(hidden_states)))
     for index, state in enumerate(hidden_states):
         torch.mul(state, torch.rsqrt(state.square().mean(-1, keepdim=True) + EPS), out=joined[..., index])
-    return joined.flatten(-2)
+    return rearrange(joined, "b t d layer -> b t (d layer)")
 
 
 class FeatureExtractor(nn.Module):
@@ -39,7 +40,8 @@ class FeatureExtractor(nn.Module):
         self.video_aggregate_embed = nn.Linear(config.in_features, config.video_features)
         self.audio_aggregate_embed = nn.Linear(config.in_features, config.audio_features)
 
-    def forward(self, hidden_states: Sequence[Tensor] | Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden_states: Sequence[Tensor] | Tensor,
+                mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Project.
 
         Args:
@@ -53,14 +55,16 @@ class FeatureExtractor(nn.Module):
             OverlayError: the states are not those of the Gemma that the projection was trained with.
         """
         states, width = len(hidden_states), hidden_states[0].shape[-1]
-        if states * width != self.config.in_features or width != self.config.caption_channels:
+        taken = self.config.caption_channels
+        if states * width != self.config.in_features or width != taken:
             raise OverlayError(f"the text encoder gives {states} states of width {width}",
-                               f"{self.config.in_features // self.config.caption_channels} of width "
-                               f"{self.config.caption_channels}, which the checkpoint's text projection takes",
+                               f"{self.config.in_features // taken} of width {taken}, which the checkpoint's text "
+                               "projection takes",
                                "Use the Gemma 3 that belongs to the checkpoint (Gemma 3 12B for LTX-2.3).")
         joined = normalize_and_concat(hidden_states)
         if mask is not None:
             joined = joined.masked_fill((mask == 0)[..., None], 0)
-        video, audio = (linear(joined * math.sqrt(linear.out_features / width))
-                        for linear in (self.video_aggregate_embed, self.audio_aggregate_embed))
-        return video, audio
+        def projected(linear: nn.Linear) -> Tensor:
+            return linear(joined * math.sqrt(linear.out_features / width))
+
+        return projected(self.video_aggregate_embed), projected(self.audio_aggregate_embed)

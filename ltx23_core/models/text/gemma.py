@@ -34,7 +34,9 @@ def _refuse(found: str, expected: str) -> OverlayError:
 
 def _sliding_window_pattern(layer_types: Sequence[str]) -> int:
     """Every how many layers one attends to everything, from the list that newer releases write."""
-    pattern = list(layer_types).index("full_attention") + 1 if "full_attention" in layer_types else len(layer_types) + 1
+    pattern = len(layer_types) + 1  # none does
+    if "full_attention" in layer_types:
+        pattern = list(layer_types).index("full_attention") + 1
     for index, kind in enumerate(layer_types):
         if (kind == "full_attention") != ((index + 1) % pattern == 0):
             raise _refuse(f"layer_types that do not repeat (layer {index} is {kind})",
@@ -61,9 +63,13 @@ def config_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     if text.get("layer_types"):
         fields["sliding_window_pattern"] = _sliding_window_pattern(text["layer_types"])
     if text.get("rope_parameters"):
-        wide, local = (dict(text["rope_parameters"][name]) for name in ("full_attention", "sliding_attention"))
-        fields["rope_theta"], fields["rope_local_base_freq"] = wide.pop("rope_theta"), local["rope_theta"]
-        fields["rope_scaling"] = None if wide.get("rope_type", "default") == "default" else wide
+        wide = dict(text["rope_parameters"]["full_attention"])
+        local = text["rope_parameters"]["sliding_attention"]
+        fields["rope_theta"] = wide.pop("rope_theta")
+        fields["rope_local_base_freq"] = local["rope_theta"]
+        fields["rope_scaling"] = None
+        if wide.get("rope_type", "default") != "default":
+            fields["rope_scaling"] = wide
         if local.get("rope_type", "default") != "default":
             raise _refuse(f"scaled local rotary positions ({local['rope_type']})", "unscaled local positions")
     return fields
@@ -117,7 +123,10 @@ def restore_buffers(gemma: nn.Module, device: torch.device) -> None:
 def refuse_unknown_buffers(module: nn.Module) -> None:
     """Raise `WeightsError` where buffers that are in no checkpoint were not restored: they would hold nothing."""
     loaded = module.state_dict().keys()  # quantised weights are buffers too, away while they are streamed
-    left = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in loaded]
+    left = []
+    for name, buffer in module.named_buffers():
+        if buffer.is_meta and name not in loaded:
+            left.append(name)
     if left:
         import transformers
         raise WeightsError(f"transformers {transformers.__version__} has buffers {left} in Gemma 3",
@@ -140,7 +149,10 @@ def checked(gemma: nn.Module, check: Callable[[], None] | None) -> Iterator[None
 
     Prompts have any length, and a text grows by a token a pass: attention kernels that prepare for each shape are out.
     """
-    handles = [] if check is None else [layer.register_forward_pre_hook(lambda *_: check()) for layer in gemma.layers]
+    handles = []
+    if check is not None:
+        for layer in gemma.layers:
+            handles.append(layer.register_forward_pre_hook(lambda *_: check()))
     try:
         with changing_shapes():
             yield
@@ -150,7 +162,8 @@ def checked(gemma: nn.Module, check: Callable[[], None] | None) -> Iterator[None
 
 
 @torch.no_grad()
-def hidden_states(gemma: nn.Module, ids: Sequence[int], check: Callable[[], None] | None = None) -> tuple[Tensor, ...]:
+def hidden_states(gemma: nn.Module, ids: Sequence[int],
+                  check: Callable[[], None] | None = None) -> tuple[Tensor, ...]:
     """All hidden states of one prompt, of its own tokens only (spec/03 §2).
 
     The official pass pads to 1024 on the left and masks. Here the padding is not computed at all: attention is
@@ -173,6 +186,8 @@ def hidden_states(gemma: nn.Module, ids: Sequence[int], check: Callable[[], None
     check_ids(gemma, ids)
     restore_buffers(gemma, device)
     with checked(gemma, check):
+        tokens = torch.tensor([list(ids)], device=device)
         positions = torch.arange(TEXT_TOKENS - len(ids), TEXT_TOKENS, device=device)[None]
-        return gemma(input_ids=torch.tensor([list(ids)], device=device), position_ids=positions, use_cache=False,
-                     output_hidden_states=True, return_dict=True).hidden_states
+        found = gemma(input_ids=tokens, position_ids=positions, use_cache=False, output_hidden_states=True,
+                      return_dict=True)
+        return found.hidden_states

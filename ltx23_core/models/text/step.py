@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
+from torch.utils.hooks import RemovableHandle
 
 from ...ops.record import Repeated
 
@@ -31,16 +32,22 @@ def steppable(gemma: nn.Module) -> bool:
 def heard(gemma: nn.Module) -> Iterator[Heard]:
     """While this holds, what the key and value projections make is kept; filled when a pass has ended."""
     parts: dict[tuple[int, str], Tensor] = {}
-    handles = [getattr(layer.self_attn, name).register_forward_hook(
-        lambda _module, _given, made, key=(number, name): parts.__setitem__(key, made))
-        for number, layer in enumerate(gemma.layers) for name in ("k_proj", "v_proj")]
+
+    def keep(module: nn.Module, key: tuple[int, str]) -> RemovableHandle:
+        return module.register_forward_hook(lambda _module, _given, made: parts.__setitem__(key, made))
+
+    handles = []
+    for number, layer in enumerate(gemma.layers):
+        handles.append(keep(layer.self_attn.k_proj, (number, "k_proj")))
+        handles.append(keep(layer.self_attn.v_proj, (number, "v_proj")))
     found: Heard = []
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
-    found += [(parts[number, "k_proj"], parts[number, "v_proj"]) for number in range(len(gemma.layers))]
+    for number in range(len(gemma.layers)):
+        found.append((parts[number, "k_proj"], parts[number, "v_proj"]))
 
 
 class Norm:
@@ -56,9 +63,17 @@ class Norm:
 
 def rotated(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary positions, halves of a head as pairs: x (1, N, heads, d), cos and sin (1, N, d)."""
-    cos, sin = (part[:, :, None] for part in table)
+    cos, sin = table[0][:, :, None], table[1][:, :, None]  # (1, N, 1, d): the same for all heads
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _in_places(x: Tensor, places: int) -> Tensor:
+    """(1, n, heads, d) in memory for so many tokens: (1, heads, places, d), 0 behind the n."""
+    _, length, heads, width = x.shape
+    memory = x.new_zeros(1, heads, places, width)
+    memory[:, :, :length] = x.transpose(1, 2)
+    return memory
 
 
 class LayerStep:
@@ -75,18 +90,17 @@ class LayerStep:
                  eps: float) -> None:
         self._layer, self._attention = layer, layer.self_attn
         self.sliding = bool(self._attention.is_sliding)
-        self._before, self._after, self._before_mlp, self._after_mlp = (Norm(part, eps) for part in (
-            layer.input_layernorm, layer.post_attention_layernorm, layer.pre_feedforward_layernorm,
-            layer.post_feedforward_layernorm))
-        self._query_norm, self._key_norm = (Norm(part, eps) for part in (self._attention.q_norm,
-                                                                        self._attention.k_norm))
-        key, value = (self._heads(part) for part in heard)
-        length = key.shape[1]
+        self._before = Norm(layer.input_layernorm, eps)
+        self._after = Norm(layer.post_attention_layernorm, eps)
+        self._before_mlp = Norm(layer.pre_feedforward_layernorm, eps)
+        self._after_mlp = Norm(layer.post_feedforward_layernorm, eps)
+        self._query_norm = Norm(self._attention.q_norm, eps)
+        self._key_norm = Norm(self._attention.k_norm, eps)
+        key, value = self._heads(heard[0]), self._heads(heard[1])
+        length, places = key.shape[1], table[0].shape[1]
         key = rotated(self._key_norm(key), (table[0][:, :length], table[1][:, :length]))
-        places = table[0].shape[1]
-        self._keys, self._values = (part.new_zeros(1, part.shape[2], places, part.shape[3]) for part in (key, value))
-        self._keys[:, :, :length] = key.transpose(1, 2)
-        self._values[:, :, :length] = value.transpose(1, 2)
+        self._keys = _in_places(key, places)
+        self._values = _in_places(value, places)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self._attention.head_dim))
@@ -131,8 +145,10 @@ class Step:
         self._check = check if self._device.type == "cpu" else None
         self._window = config.sliding_window
         self._tables = _tables(gemma, heard[0][0], places)
-        self._layers = [LayerStep(layer, own, self._tables[bool(layer.self_attn.is_sliding)], config.rms_norm_eps)
-                        for layer, own in zip(gemma.layers, heard, strict=True)]
+        self._layers = []
+        for layer, own in zip(gemma.layers, heard, strict=True):
+            table = self._tables[bool(layer.self_attn.is_sliding)]
+            self._layers.append(LayerStep(layer, own, table, config.rms_norm_eps))
         self._norm, self._embed = Norm(gemma.norm, config.rms_norm_eps), gemma.embed_tokens
         self._all = torch.arange(places, device=self._device)
         self._place = torch.full((1,), length, device=self._device)
@@ -149,15 +165,19 @@ class Step:
     def _run(self) -> Tensor:
         place = self._place
         seen = self._all <= place
-        biases = [torch.zeros(self._all.shape, dtype=self._x.dtype, device=self._device).masked_fill_(~kind, -torch.inf)
-                  for kind in (seen, seen & (self._all > place - self._window))]
-        tables = [tuple(part.index_select(1, place) for part in table) for table in self._tables]
+        biases = self._bias(seen), self._bias(seen & (self._all > place - self._window))
+        tables = [(cos.index_select(1, place), sin.index_select(1, place)) for cos, sin in self._tables]
         x = self._x
         for layer in self._layers:
             if self._check is not None:
                 self._check()
-            x = layer(x, place, tables[layer.sliding], biases[layer.sliding][None, None, None])
+            x = layer(x, place, tables[layer.sliding], biases[layer.sliding])
         return self._norm(x)
+
+    def _bias(self, seen: Tensor) -> Tensor:
+        """bool (L,) as what is added to scores: (1, 1, 1, L), 0 or -inf."""
+        bias = torch.zeros(seen.shape, dtype=self._x.dtype, device=self._device)
+        return bias.masked_fill_(~seen, -torch.inf)[None, None, None]
 
 
 def _tables(gemma: nn.Module, like: Tensor, places: int) -> list[tuple[Tensor, Tensor]]:

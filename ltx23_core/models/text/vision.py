@@ -28,6 +28,15 @@ _SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 
 _TOKENS = {"boi_token_index": 255_999, "eoi_token_index": 256_000, "image_token_index": 262_144}
 
 
+def _given_or(given: Mapping[str, Any], defaults: Mapping[str, int]) -> dict[str, Any]:
+    return {name: given.get(name, default) for name, default in defaults.items()}
+
+
+def _all_between(numbers: tuple[object, ...], low: int, end: float) -> bool:
+    """Whole numbers alone, each from ``low`` to below ``end``."""
+    return all(type(number) is int and low <= number < end for number in numbers)
+
+
 @dataclass(frozen=True)
 class VisionConfig:
     """What a picture is to a Gemma 3.
@@ -58,13 +67,13 @@ class VisionConfig:
         """
         given = config.get("vision_config") or {}
         try:
-            tower = {name: given.get(name, default) for name, default in _SIGLIP.items()}
+            tower = _given_or(given, _SIGLIP)
             features = config.get("mm_tokens_per_image", 256)
-            begin, end, place = (config.get(name, default) for name, default in _TOKENS.items())
+            begin, end, place = _given_or(config, _TOKENS).values()
             numbers = (*tower.values(), features)
-            if not all(type(n) is int and 1 <= n < _MAX_SIZE for n in numbers) or math.isqrt(features) ** 2 != features:
+            if not _all_between(numbers, 1, _MAX_SIZE) or math.isqrt(features) ** 2 != features:
                 raise ValueError(f"sizes {numbers}")
-            if not all(type(n) is int and n >= 0 for n in (begin, end, place)):
+            if not _all_between((begin, end, place), 0, math.inf):
                 raise ValueError(f"tokens {begin}, {end}, {place}")
             found = cls(tower, features, begin, end, place)
             if found.patches < features or tower["hidden_size"] % tower["num_attention_heads"]:
@@ -124,10 +133,18 @@ def vision_tensors(encoder: nn.Module, tensors: Mapping[str, Any]) -> dict[str, 
         OverlayError: some are not there.
     """
     bare = {_LEVELS.sub("", name): ref for name, ref in tensors.items()}
-    names = {name: _LEVELS.sub("", name) for name in encoder.state_dict()}
-    missing = [short for short in names.values() if short not in bare]
+    found, missing = {}, []
+    for name in encoder.state_dict():
+        short = _LEVELS.sub("", name)
+        if short in bare:
+            found[name] = bare[short]
+        else:
+            missing.append(short)
     if missing:
-        raise OverlayError(f"the text encoder's file has {len(names) - len(missing)} of the {len(names)} tensors that "
-                           f"see pictures (there is no {missing[0]})", "a Gemma 3 with its vision tower",
-                           "Use the folder of google/gemma-3-12b-it-qat-q4_0-unquantized, or enhance without an image.")
-    return {name: bare[short] for name, short in names.items()}
+        raise OverlayError(
+            f"the text encoder's file has {len(found)} of the {len(found) + len(missing)} tensors that see pictures "
+            f"(there is no {missing[0]})",
+            "a Gemma 3 with its vision tower",
+            "Use the folder of google/gemma-3-12b-it-qat-q4_0-unquantized, or enhance without an image.",
+        )
+    return found

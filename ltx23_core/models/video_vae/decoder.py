@@ -33,7 +33,8 @@ def stages(config: VideoVAEConfig) -> list[Stage]:
     """The decoder's blocks from latent to pixels; raises `OverlayError` for an unknown block."""
     channels = config.decoder_base_channels
     for name, value in config.decoder_blocks:
-        channels *= 1 if name == "res_x" else value
+        if name != "res_x":
+            channels *= value
     result = []
     for name, value in reversed(config.decoder_blocks):  # the config lists them from the pixel side
         if name == "res_x":
@@ -59,7 +60,9 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns a new tensor in x's dtype."""
         x = depth_to_space(self.conv(pad_frames(x, causal=False)), self.stride)
-        return x[:, :, 1:] if self.stride[0] == 2 else x
+        if self.stride[0] == 2:
+            return x[:, :, 1:]  # 2F frames become 2F - 1
+        return x
 
 
 class VideoDecoder(nn.Module):
@@ -72,9 +75,13 @@ class VideoDecoder(nn.Module):
         plan = stages(config)
         self.per_channel_statistics = ChannelStatistics(config.latent_channels)
         self.conv_in = PaddedConv3d(config.latent_channels, plan[0].in_channels)
-        self.up_blocks = nn.ModuleList(
-            Upsample(stage.in_channels, stage.out_channels, stage.stride) if stage.stride
-            else ResnetStack(stage.in_channels, stage.layers, causal=False) for stage in plan)
+        self.up_blocks = nn.ModuleList()
+        for stage in plan:
+            if stage.stride:
+                block = Upsample(stage.in_channels, stage.out_channels, stage.stride)
+            else:
+                block = ResnetStack(stage.in_channels, stage.layers, causal=False)
+            self.up_blocks.append(block)
         self.conv_out = PaddedConv3d(plan[-1].out_channels, COLOURS * config.patch_size ** 2)
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from einops import reduce
 from torch import Tensor, nn
 
 from ...config import VIDEO_SCALE, VideoVAEConfig
@@ -42,7 +43,8 @@ class Downsample(nn.Module):
         if self.stride[0] == 2:
             x = torch.cat([x[:, :, :1], x], dim=2)
         main = space_to_depth(self.conv(pad_frames(x, causal=True)), self.stride)
-        skip = space_to_depth(x, self.stride).unflatten(1, (self.out_channels, -1)).mean(2)
+        skip = reduce(space_to_depth(x, self.stride), "b (c group) f h w -> b c f h "
+                                                      "w", "mean", c=self.out_channels)
         return main.add_(skip)
 
 

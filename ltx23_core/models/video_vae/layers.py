@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...errors import OverlayError
@@ -30,8 +31,10 @@ class ChannelStatistics(nn.Module):
         self.register_buffer("std-of-means", torch.empty(channels))
 
     def _values(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = self.get_buffer("mean-of-means"), self.get_buffer("std-of-means")
-        return mean.to(latent).view(1, -1, 1, 1, 1), std.to(latent).view(1, -1, 1, 1, 1)
+        mean = self.get_buffer("mean-of-means").to(latent)
+        std = self.get_buffer("std-of-means").to(latent)
+        shape = "c -> 1 c 1 1 1"
+        return rearrange(mean, shape), rearrange(std, shape)
 
     def normalize(self, latent: Tensor) -> Tensor:
         """Raw latent (B, C, F, H, W) -> the space the transformer works in; computed in the latent's dtype."""
@@ -57,8 +60,8 @@ def pad_frames(x: Tensor, causal: bool, write: Callable[[Tensor], object] | None
     """
     batch, channels, frames, height, width = x.shape
     front = KERNEL - 1 if causal else KERNEL // 2
-    buffer = torch.empty((batch, channels, frames + KERNEL - 1, height, width), dtype=x.dtype, device=x.device,
-                         memory_format=torch.channels_last_3d)
+    shape = (batch, channels, frames + KERNEL - 1, height, width)
+    buffer = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     inner = buffer[:, :, front:front + frames]
     if write is None:
         inner.copy_(x)
@@ -139,27 +142,37 @@ def block_stride(name: str, suffix: str) -> tuple[int, int, int]:
     raise OverlayError(f"vae config has a block {name!r}", f"res_x, {known}", "Use an LTX-2.3 checkpoint.")
 
 
+def channels_first(x: Tensor) -> Tensor:
+    """(B, F, H, W, C) -> (B, C, F, H, W), a view: of a contiguous tensor it is channels_last_3d."""
+    return rearrange(x, "b f h w c -> b c f h w")
+
+
 def space_to_depth(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
-    """(B, C, F*t, H*h, W*w) -> (B, C*t*h*w, F, H, W); channel order (c, t, h, w)."""
+    """(B, C, F*t, H*h, W*w) -> (B, C*t*h*w, F, H, W); channel order (c, t, h, w).
+
+    The result is channels_last_3d.
+    """
     t, h, w = stride
-    x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))  # B C F t H h W w
-    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).movedim(4, 1)
+    cells = rearrange(x, "b c (F t) (H h) (W w) -> b F H W (c t h w)", t=t, h=h, w=w)
+    return channels_first(cells)
 
 
 def depth_to_space(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
     """Inverse of `space_to_depth`; the result is channels_last_3d."""
-    x = x.unflatten(1, (-1, *stride))  # B C t h w F H W
-    x = x.permute(0, 5, 2, 6, 3, 7, 4, 1)  # B F t H h W w C
-    return x.flatten(5, 6).flatten(3, 4).flatten(1, 2).movedim(4, 1)
+    t, h, w = stride
+    pixels = rearrange(x, "b (c t h w) F H W -> b (F t) (H h) (W w) c", t=t, h=h, w=w)
+    return channels_first(pixels)
 
 
 def patchify(pixels: Tensor, patch: int) -> Tensor:
-    """(B, 3, F, H, W) -> (B, 3*p*p, F, H/p, W/p); channel order (colour, width offset, height offset)."""
-    x = pixels.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # B c F H q W r
-    return x.permute(0, 2, 3, 5, 1, 6, 4).flatten(4).movedim(4, 1)
+    """(B, 3, F, H, W) -> (B, 3*p*p, F, H/p, W/p); channel order (colour, width offset, height offset).
+
+    The result is channels_last_3d.
+    """
+    patches = rearrange(pixels, "b c f (H h) (W w) -> b f H W (c w h)", h=patch, w=patch)
+    return channels_first(patches)
 
 
 def unpatchify(x: Tensor, patch: int) -> Tensor:
     """Inverse of `patchify`; the result is contiguous."""
-    x = x.unflatten(1, (-1, patch, patch))  # B c r q F H W
-    return x.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4)
+    return rearrange(x, "b (c w h) f H W -> b c f (H h) (W w)", h=patch, w=patch)

@@ -9,10 +9,12 @@ from typing import NamedTuple
 SAFETENSORS = (".safetensors", ".sft")
 GGUF = ".gguf"
 WEIGHTS = (*SAFETENSORS, GGUF)
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # either is enough
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # weights that can run code: never opened
+TOKENIZER_JSON, TOKENIZER_MODEL = TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # either is enough
 TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json")
 UNFINISHED = (".incomplete", ".part", ".crdownload", ".download", ".aria2", ".tmp")
-INDEX = ".safetensors.index.json"
+INDEX_OF = ".index.json"  # behind the name of the model as one file
+INDEX = f".safetensors{INDEX_OF}"
 SGLANG_MARKER = ".sglang_overlay_materialized.json"  # of the folders that sglang writes
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.[a-z]+)", re.I)
 MOST_SHARDS = 9999
@@ -28,8 +30,13 @@ class Shard(NamedTuple):
 
     def names(self) -> list[str]:
         """The names of all of them, in order."""
-        return [f"{self.stem}-{number:05}-of-{self.count:05}{self.ending}"
+        return [shard_name(self.stem, number, self.count, self.ending)
                 for number in range(1, min(self.count, MOST_SHARDS) + 1)]
+
+
+def shard_name(stem: str, number: int, count: int, ending: str = ".safetensors") -> str:
+    """The name of one of several files; numbers begin at 1."""
+    return f"{stem}-{number:05}-of-{count:05}{ending}"
 
 
 def is_weights(name: str) -> bool:
@@ -53,7 +60,9 @@ def shard_of(name: str) -> Shard | None:
 def stem_of(name: str) -> str:
     """The name without the ending of a weight file, and without the number of a shard."""
     shard = shard_of(name)
-    return shard.stem if shard else os.path.splitext(name)[0]
+    if shard is not None:
+        return shard.stem
+    return os.path.splitext(name)[0]
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:

@@ -45,7 +45,8 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("overlay", re.compile(rb'\{"id":"[0-9a-f]{64}",'),
             "an overlay manifest of this pack",
             "overlay manifest of this pack, {size}",
-            "Give it to Overlay.load(...), or to --overlay; where weights are asked for, give the weight file."),
+            "Give it to Overlay.load(...), or to --overlay; where weights are asked for, give the weight "
+            "file."),
     Foreign("json", re.compile(rb"\s*[\[{]"),
             "JSON text, part of a model folder",
             "JSON text, {size}: part of a model folder",
@@ -82,10 +83,15 @@ GGUF = Foreign("gguf", re.compile(rb"GGUF"), "a GGUF file", "GGUF file, {size}",
 
 def foreign_of(start: bytes) -> Foreign | None:
     """What a file with these first bytes is, or None."""
-    return next((each for each in (GGUF, *FOREIGN) if each.start.match(start)), None)
+    for each in (GGUF, *FOREIGN):
+        if each.start.match(start):
+            return each
+    return None
 
 
 def pointed_size(start: bytes) -> int | None:
     """Bytes of the file that a Git LFS pointer stands for."""
     found = re.search(rb"\nsize (\d{1,20})", start)
-    return int(found[1]) if found else None
+    if found is None:
+        return None
+    return int(found[1])

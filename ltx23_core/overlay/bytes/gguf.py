@@ -85,19 +85,30 @@ class _Cursor:
             return self.number(_SCALARS[kind])
         if kind == _STRING:
             return self.text()
-        if kind != _ARRAY or depth > MAX_DEPTH:
-            raise ValueError(f"a value of the unknown type {kind}" if kind != _ARRAY else "arrays within arrays")
+        if kind != _ARRAY:
+            raise ValueError(f"a value of the unknown type {kind}")
+        if depth > MAX_DEPTH:
+            raise ValueError("arrays within arrays")
         kind, count = self.number("I"), self.number("Q")
         if count <= self.few or kind not in _SCALARS:
             self.items += count
             if self.items > MAX_ITEMS:
                 raise ValueError(f"arrays of more than {MAX_ITEMS} values")
         if count > self.few:
-            for _ in range(0 if kind in _SCALARS else count):
-                self.skip(self.number("Q")) if kind == _STRING else self.value(kind, depth + 1)
-            self.skip(count * struct.calcsize("<" + _SCALARS.get(kind, "")))
+            self._step_over(kind, count, depth + 1)
             return None
         return [self.value(kind, depth + 1) for _ in range(count)]
+
+    def _step_over(self, kind: int, count: int, depth: int) -> None:
+        """So many values of one kind, without making them."""
+        if kind in _SCALARS:
+            self.skip(count * struct.calcsize("<" + _SCALARS[kind]))
+            return
+        for _ in range(count):
+            if kind == _STRING:
+                self.skip(self.number("Q"))
+            else:
+                self.value(kind, depth)
 
 
 def is_gguf(path: Path) -> bool:
@@ -133,10 +144,15 @@ def read_gguf(path: Path, architecture: str = "") -> Header:
     data, values, entries, base = head
     source = SourceFile.of(path, data)
     _check_ranges(path, entries, base, size)
-    tensors = {name: ggml_ref(TensorRef(path, kind, shape, base + offset, base + offset + count, source), kind,
-                              _original_shape(name, kind, shape, values))
-               for name, (kind, shape, offset, count) in entries.items()}
-    metadata = {key: str(value) for key, value in values.items() if value is not None}
+    tensors = {}
+    for name, (kind, shape, offset, count) in entries.items():
+        start = base + offset
+        ref = TensorRef(path, kind, shape, start, start + count, source)
+        tensors[name] = ggml_ref(ref, kind, _original_shape(name, kind, shape, values))
+    metadata = {}
+    for key, value in values.items():
+        if value is not None:
+            metadata[key] = str(value)
     if metadata.get("general.architecture", architecture) == GEMMA:
         tensors = _gemma_names(tensors)
         if {"tokenizer.ggml.tokens", "tokenizer.ggml.scores"} <= values.keys():
@@ -174,8 +190,9 @@ def _grow(path: Path, parse: Callable[[bytes], _Head]) -> _Head:
                 return parse(data)
             except _EndOfData:
                 if len(data) < count:
-                    raise OverlayError(f"{path} is truncated: it has {len(data)} bytes and ends within its header",
-                                       "the complete file", AGAIN) from None
+                    raise OverlayError(
+                        f"{path} is truncated: it has {len(data)} bytes and ends within its header",
+                        "the complete file", AGAIN) from None
                 if count >= MAX_HEADER:
                     raise _broken(path, f"it is longer than {MAX_HEADER} bytes") from None
                 count = min(8 * count, MAX_HEADER)
@@ -184,7 +201,8 @@ def _grow(path: Path, parse: Callable[[bytes], _Head]) -> _Head:
 
 
 def _broken(path: Path, why: str) -> OverlayError:
-    return OverlayError(f"{path} has a damaged header: {why}", "a header as the GGUF format defines it", AGAIN)
+    found = f"{path} has a damaged header: {why}"
+    return OverlayError(found, "a header as the GGUF format defines it", AGAIN)
 
 
 def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
@@ -194,7 +212,9 @@ def _parse(path: Path, data: bytes, few: int = FEW) -> _Head:
     version = cursor.number("I")
     if version not in (2, 3):
         big = version.to_bytes(4, "little") in (b"\0\0\0\2", b"\0\0\0\3")
-        what = "for big-endian machines" if big else f"of version {version}"
+        what = f"of version {version}"
+        if big:
+            what = "for big-endian machines"
         raise OverlayError(f"{path} is a GGUF file {what}",
                            "a GGUF file of version 2 or 3", "Download a current GGUF file of this model.")
     tensors, pairs = cursor.number("Q"), cursor.number("Q")
@@ -223,7 +243,8 @@ def _entry(cursor: _Cursor) -> tuple[str, _Entry]:
     dimensions = cursor.number("I")
     if dimensions > 8:
         raise ValueError(f"{name[:80]} has {dimensions} dimensions")
-    shape = tuple(reversed([cursor.number("Q") for _ in range(dimensions)]))  # stored with the row's length first
+    sizes = [cursor.number("Q") for _ in range(dimensions)]
+    shape = tuple(reversed(sizes))  # stored with the row's length first
     kind, offset = cursor.number("I"), cursor.number("Q")
     if kind not in TYPES:
         raise ValueError(f"{name} has the unknown type {kind}")
@@ -240,8 +261,11 @@ def _entry(cursor: _Cursor) -> tuple[str, _Entry]:
 def _original_shape(name: str, kind: str, shape: tuple[int, ...], values: dict[str, Any]) -> tuple[int, ...]:
     """ComfyUI's note of the true shape where the format could not hold it; ignored unless it has as many values."""
     noted = values.get(f"comfy.gguf.orig_shape.{name}")
-    fits = isinstance(noted, list) and all(type(n) is int and n > 0 for n in noted) and prod(noted) == prod(shape)
-    if not noted or not fits or (is_quantised(kind) and noted[-1] != shape[-1]):
+    if not noted or not isinstance(noted, list):
+        return shape
+    if not all(type(n) is int and n > 0 for n in noted) or prod(noted) != prod(shape):
+        return shape
+    if is_quantised(kind) and noted[-1] != shape[-1]:
         return shape
     return tuple(noted)
 
@@ -262,12 +286,21 @@ def _gemma_names(tensors: dict[str, AnyRef]) -> dict[str, AnyRef]:
     """llama.cpp's names to transformers'; norms are marked as 1 + w. Keys that are not Gemma's stay as they are."""
     renamed = {}
     for key, ref in tensors.items():
-        match = _GEMMA_KEY.fullmatch(key)
-        top = _GEMMA_TOP.get(key.removesuffix(".weight"))
-        name = (f"{top}.weight" if top else f"layers.{match[1]}.{_GEMMA_LAYER[match[2]]}.weight"
-                if match and match[2] in _GEMMA_LAYER else key)
-        renamed[name] = plus_one(ref) if name != key and "norm" in name and isinstance(ref, TensorRef) else ref
+        name = _gemma_name(key)
+        if name != key and "norm" in name and isinstance(ref, TensorRef):
+            ref = plus_one(ref)
+        renamed[name] = ref
     return renamed
+
+
+def _gemma_name(key: str) -> str:
+    top = _GEMMA_TOP.get(key.removesuffix(".weight"))
+    if top is not None:
+        return f"{top}.weight"
+    match = _GEMMA_KEY.fullmatch(key)
+    if match is None or match[2] not in _GEMMA_LAYER:
+        return key
+    return f"layers.{match[1]}.{_GEMMA_LAYER[match[2]]}.weight"
 
 
 def read_gguf_weights(path: Path, architecture: str = "") -> Header:
@@ -287,8 +320,10 @@ def check_types(header: Header) -> None:
     Raises:
         OverlayError: with each such type and how many tensors have it.
     """
-    counts = Counter(ref.dtype for ref in header.tensors.values()
-                     if is_quantised(ref.dtype) and ref.dtype not in READABLE)
+    counts = Counter[str]()
+    for ref in header.tensors.values():
+        if is_quantised(ref.dtype) and ref.dtype not in READABLE:
+            counts[ref.dtype] += 1
     if counts:
         found = ", ".join(f"{count} tensors of type {dtype}" for dtype, count in sorted(counts.items()))
         raise OverlayError(f"{header.path} holds GGUF types that cannot be read: {found}",

@@ -51,7 +51,8 @@ def read_header(path: Path) -> Header:
         with open(path, "rb") as file:
             head = header_bytes(path, file, size)
     except OSError as error:
-        raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
+        raise OverlayError(f"{path} cannot be read ({error.strerror or error})",
+                           "a readable .safetensors file",
                            "Check the path and the permissions.") from error
     return header_of(SourceFile.of(path, head), head, size)
 
@@ -122,7 +123,8 @@ def read_small(refs: Mapping[str, TensorRef], limit: int) -> dict[str, bytes]:
                     file.seek(start)
                     content[name] = file.read(count)
         except OSError as error:
-            raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable .safetensors file",
+            raise OverlayError(f"{path} cannot be read ({error.strerror or error})",
+                               "a readable .safetensors file",
                                "Check the path and the permissions.") from error
     return content
 
@@ -136,9 +138,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         stat_file(path)
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size  # of the file that was opened: another may take its place meanwhile
+            # Of the file that was opened: another may take its place meanwhile.
+            size = os.fstat(file.fileno()).st_size
             data = file.read(min(size, MAX_JSON) + 1)
-        value = parse_json(data.decode(json.detect_encoding(data))) if len(data) <= MAX_JSON else None
+        value = None
+        if len(data) <= MAX_JSON:
+            value = parse_json(data.decode(json.detect_encoding(data)))
     except OSError as error:
         raise OverlayError(f"{path} cannot be read ({error.strerror or error})", "a readable JSON file",
                            "Check the path and the permissions.") from error
@@ -185,15 +190,20 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
     foreign = foreign_of(start)
     if foreign is not None:
         pointed = pointed_size(start)
-        more = f" (the real file has {pointed} bytes)" if pointed is not None else ""
-        raise OverlayError(f"{path} ({size} bytes) is {foreign.name}{more}", "a .safetensors file", foreign.fix)
+        more = ""
+        if pointed is not None:
+            more = f" (the real file has {pointed} bytes)"
+        raise OverlayError(f"{path} ({size} bytes) is {foreign.name}{more}",
+                           "a .safetensors file", foreign.fix)
     if size < 4096 and start.isascii() and b"\0" not in start:
-        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights", "a .safetensors file", AGAIN)
+        raise OverlayError(f"{path} is a short text of {size} bytes, not the weights",
+                           "a .safetensors file", AGAIN)
     raise OverlayError(f"{path} is not a safetensors file", "a .safetensors file", AGAIN)
 
 
 def _broken(path: Path, why: str) -> OverlayError:
-    return OverlayError(f"{path} has a damaged header: {why}", "a header as the safetensors format defines it", AGAIN)
+    return OverlayError(f"{path} has a damaged header: {why}",
+                        "a header as the safetensors format defines it", AGAIN)
 
 
 def _parse(path: Path, text: memoryview) -> dict[str, Any]:
@@ -250,7 +260,9 @@ def _check_ranges(path: Path, tensors: dict[str, TensorRef], base: int, size: in
     end, last = base, "the header"
     for name, ref in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if ref.start != end:
-            raise _broken(path, f"{name} overlaps {last}" if ref.start < end else f"a gap between {last} and {name}")
+            if ref.start < end:
+                raise _broken(path, f"{name} overlaps {last}")
+            raise _broken(path, f"a gap between {last} and {name}")
         end, last = ref.end, name
     if end > size:
         raise OverlayError(f"{path} is truncated: it has {size} bytes, {end - size} are missing", f"{end} bytes",

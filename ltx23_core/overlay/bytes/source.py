@@ -67,8 +67,9 @@ class SourceFile:
     def check_stat(self, info: os.stat_result) -> None:
         """Refuse a file whose size or time differs; cheap enough to do at every opening."""
         if (info.st_size, info.st_mtime_ns) != (self.size, self.mtime_ns):
-            what = f"its size went from {self.size} to {info.st_size} bytes" if info.st_size != self.size \
-                else "it was written to (another modification time)"
+            what = "it was written to (another modification time)"
+            if info.st_size != self.size:
+                what = f"its size went from {self.size} to {info.st_size} bytes"
             raise OverlayError(f"{self.path} changed after the overlay was made: {what}",
                                "the file that the overlay describes, unchanged", REMAKE)
 
@@ -196,3 +197,12 @@ class QuantRef:
 
 
 AnyRef = TensorRef | QuantRef
+
+
+def gigabytes(size: int) -> str:
+    """A size for people: 46.1 GB, 365 MB, 134 bytes."""
+    for unit, bytes_ in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= 0.95 * bytes_:
+            value = size / bytes_
+            return f"{value:.1f} {unit}" if value < 99.95 and unit != "kB" else f"{value:.0f} {unit}"
+    return f"{size} bytes"

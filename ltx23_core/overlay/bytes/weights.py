@@ -17,4 +17,6 @@ def read_weights(path: Path, architecture: str = "") -> Header:
     Raises:
         OverlayError: as `read_header` and `read_gguf_weights`.
     """
-    return read_gguf_weights(path, architecture) if is_gguf(path) else read_header(path)
+    if is_gguf(path):
+        return read_gguf_weights(path, architecture)
+    return read_header(path)

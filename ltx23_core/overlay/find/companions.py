@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import OverlayError, examples
+from ..bytes.sets import read_files, weight_sets
 from ..bytes.source import AnyRef, SourceFile, TensorRef
 from ..bytes.weights import read_weights
 from ..lora.dialects import read_lora
@@ -13,8 +14,7 @@ from ..lora.update import Update
 from ..names.architecture import Shapes, differences, expected_tensors
 from ..names.layout import Tensors, upsampler_kind
 from ..names.recognise import recognise
-from .found import Found, describe
-from .sets import read_files, weight_sets
+from .found import Found, describe, kind_of
 
 # (spatial, temporal, scale) of an upscaler's config -> component. The scale of a temporal one is not used.
 _UPSAMPLERS = {(True, False, 2.0): "upsampler_x2", (True, False, 1.5): "upsampler_x1.5",
@@ -37,7 +37,7 @@ def find_upsampler(path: Path) -> Found:
     files = inside[0] if inside else read_files(path)
     found = describe(files)
     if found is None or not any(name.startswith("upsampler") for name in found.components):
-        raise OverlayError(f"{path} is {files.kind}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
+        raise OverlayError(f"{path} is {kind_of(files)}", "a latent upscaler file of LTX-2.3", _GET_UPSAMPLER)
     return found
 
 
@@ -66,7 +66,8 @@ def check_upsampler(found: Found, latent_channels: int) -> tuple[str, dict[str, 
     if config["in_channels"] != latent_channels:
         problems.append(f"it is for latents of {config['in_channels']} channels, the checkpoint has {latent_channels}")
     if problems:
-        raise OverlayError(f"{path}: " + "; ".join(problems), "an upscaler that fits the checkpoint", _GET_UPSAMPLER)
+        raise OverlayError(f"{path}: " + "; ".join(problems),
+                           "an upscaler that fits the checkpoint", _GET_UPSAMPLER)
     return component, config
 
 

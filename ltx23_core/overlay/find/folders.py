@@ -9,9 +9,9 @@ from pathlib import Path
 from ...errors import OverlayError
 from ..bytes.endings import SGLANG_MARKER, TOKENIZERS, is_weights
 from ..bytes.header import read_json
+from ..bytes.sets import Files, read_files, weight_sets
 from ..names.recognise import recognise
-from .found import Files, Found, describe
-from .sets import read_files, weight_sets
+from .found import Found, describe, kind_of
 from .text_encoder import find_text_encoder
 
 MAX_DEPTH, MAX_FILES = 3, 300
@@ -86,7 +86,7 @@ def _find_in_folder(root: Path, elsewhere: Sequence[Path]) -> list[Found]:
     found = _without_copies(found)
     _check_single(root, found)
     if found and other:
-        left = ", ".join(f"{files.path.name} ({files.kind})" for files in other)
+        left = ", ".join(f"{files.path.name} ({kind_of(files)})" for files in other)
         found[0] = replace(found[0], notes=(*found[0].notes, f"not used of {root.name}: {left}"))
     return found
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...errors import OverlayError
-from ..bytes.header import Header, parse_json, read_json
-from ..bytes.source import AnyRef, SourceFile
+from ..bytes.header import parse_json, read_json
+from ..bytes.sets import Files
+from ..bytes.source import SourceFile
 from ..names.diffusers import official_config
 from ..names.layout import LAYOUTS, Tensors, match
 from ..names.recognise import recognise
@@ -19,39 +19,6 @@ from ..packed.formats import FP8
 _FOLDER = {layout.name: layout.diffusers for layout in LAYOUTS if layout.diffusers}
 _TRANSFORMERS = re.compile(r"transformer (under|without) ")
 CONFIG_FILE = "config.json"
-
-
-@dataclass(frozen=True)
-class Files:
-    """One weight file, or all shards of one model; as `layout.match` wants it.
-
-    Args:
-        path: the file, or the folder of the shards.
-        headers: of each file.
-    """
-
-    path: Path
-    headers: tuple[Header, ...]
-
-    @cached_property
-    def tensors(self) -> dict[str, AnyRef]:
-        """All tensors."""
-        return {name: ref for header in self.headers for name, ref in header.tensors.items()}
-
-    @cached_property
-    def metadata(self) -> dict[str, str]:
-        """All metadata; of equal keys the first file's."""
-        return {key: value for header in reversed(self.headers) for key, value in header.metadata.items()}
-
-    @property
-    def folder(self) -> Path:
-        """Where config.json would be."""
-        return self.headers[0].path.parent
-
-    @property
-    def kind(self) -> str:
-        """What the files are, for messages."""
-        return recognise(self.tensors).name
 
 
 @dataclass(frozen=True)
@@ -88,6 +55,11 @@ class Found:
     def without(self, names: Collection[str]) -> Found:
         """The same less these components."""
         return replace(self, components={name: part for name, part in self.components.items() if name not in names})
+
+
+def kind_of(files: Files) -> str:
+    """What files are, for messages."""
+    return recognise(files.tensors).name
 
 
 def describe(files: Files) -> Found | None:

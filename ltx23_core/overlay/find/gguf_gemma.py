@@ -77,8 +77,8 @@ def sentencepiece_model(data: bytes, path: Path) -> bytes:
            (("unk", "unknown", 3), ("bos", "bos", 2), ("eos", "eos", 1), ("pad", "padding", 0))}
     if not isinstance(tokens, list) or not all(isinstance(each, list) and len(each) == len(tokens)
                                                for each in (scores, kinds)):
-        raise OverlayError(f"{path} has no vocabulary with scores and types", "a SentencePiece vocabulary, as the "
-                           "GGUF files of Gemma 3 have", _USE)
+        raise OverlayError(f"{path} has no vocabulary with scores and types", "a SentencePiece vocabulary, "
+                           "as the GGUF files of Gemma 3 have", _USE)
     special = set(ids.values())  # other control tokens (<end_of_turn>) are found in text, as transformers does
     kinds = [_USER_DEFINED if kind == _CONTROL and i not in special else kind for i, kind in enumerate(kinds)]
     pieces = b"".join(_field(1, _piece(*piece)) for piece in zip(tokens, scores, kinds, strict=True))

@@ -92,7 +92,8 @@ def projection_config(path: Path, transformer: Mapping[str, Any], tensors: Tenso
     channels = transformer.get("caption_channels")
     if weight is None or len(weight.shape) != 2 or type(channels) is not int or channels < 1:
         raise OverlayError(f"{path} has no text projection (text_embedding_projection.video_aggregate_embed.weight "
-                           f"with caption_channels, here {channels!r})", "the official file's text projection", _GET)
+                           f"with caption_channels, here {channels!r})",
+"the official file's text projection", _GET)
     if weight.shape[1] % channels:
         raise OverlayError(f"{path} has a text projection of {weight.shape[1]} columns",
                            f"a multiple of caption_channels ({channels})", _GET)
@@ -127,8 +128,8 @@ def resolve_all(chosen: Mapping[str, Found], sources: Sequence[Found]) -> dict[s
         if guessed:
             problems.append(_cannot_guess(guessed))
         if problems:
-            raise OverlayError(f"{source.path}: " + "; ".join(problems), "the tensors of LTX-2.3 22B, or those that "
-                               "the file's own config describes",
+            raise OverlayError(f"{source.path}: " + "; ".join(problems), "the tensors of LTX-2.3 22B, or "
+                               "those that the file's own config describes",
                                f"Download the file again, or another one: {OFFICIAL_FILE}.")
     return resolved
 

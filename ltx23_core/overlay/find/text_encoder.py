@@ -9,21 +9,22 @@ from ...config import gemma_config
 from ...errors import OverlayError, examples, word
 from ..bytes.endings import TOKENIZER_FILES, TOKENIZERS
 from ..bytes.header import read_json
+from ..bytes.sets import Files, has_stem, read_files, read_stem, weight_sets
 from ..bytes.source import SourceFile
 from ..names.architecture import differences, expected_tensors
 from ..names.builtin import builtin_gemma
 from ..names.layout import Tensors, match
 from ..packed.formats import fitted
-from .found import CONFIG_FILE, Files, Found
+from .found import CONFIG_FILE, Found, kind_of
 from .gguf_gemma import gguf_gemma_config, is_gguf_gemma
-from .sets import has_stem, read_files, read_stem, weight_sets
 
 GEMMA_12B = "Gemma 3 12B"
 _GET_GEMMA = (f"Use {GEMMA_12B}: the folder of huggingface.co/google/gemma-3-12b-it-qat-q4_0-unquantized "
               "(24 GB; accept the licence there) or gemma_3_12B_it_fp8_scaled.safetensors of "
               "huggingface.co/Comfy-Org/ltx-2 (13 GB), in models/text_encoders.")
 # (layers, width) -> name
-_GEMMAS = {(18, 640): "Gemma 3 270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
+_GEMMAS = {(18, 640): "Gemma 3 "
+                      "270M", (26, 1152): "Gemma 3 1B", (34, 2560): "Gemma 3 4B", (48, 3840): GEMMA_12B,
            (62, 5376): "Gemma 3 27B"}
 TEXT_PARTS = ("text_encoder", "text_encoder_vision", "tokenizer")  # what always comes from the same place
 
@@ -64,7 +65,7 @@ def _parts(files: Files) -> dict[str, Tensors]:
     """The components of a text encoder's files; the projection too where it was saved with it."""
     found = match(files)
     if found is None or "text_encoder" not in found.components:
-        raise OverlayError(f"{files.path} is {files.kind}", GEMMA_12B, _GET_GEMMA)
+        raise OverlayError(f"{files.path} is {kind_of(files)}", GEMMA_12B, _GET_GEMMA)
     return found.components
 
 
@@ -80,12 +81,14 @@ def _files(path: Path) -> tuple[Files, dict[str, Any] | None]:
         if (inner / CONFIG_FILE).is_file():
             return _files(inner)
         raise OverlayError(f"{path} is not a text encoder folder: {folder / CONFIG_FILE} is missing",
-                           "a Hugging Face folder with config.json, tokenizer and model*.safetensors, or one file",
+                           "a Hugging Face folder with config.json, tokenizer and model*.safetensors, or one "
+                           "file",
                            _GET_GEMMA)
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("model_type")
     if kind not in ("gemma3", "gemma3_text") or not isinstance(config.get("text_config", {}), dict):
-        raise OverlayError(f"{folder} holds a model of type {word(kind)}", "'gemma3' in config.json", _GET_GEMMA)
+        raise OverlayError(f"{folder} holds a model of type {word(kind)}",
+                           "'gemma3' in config.json", _GET_GEMMA)
     return _folder_files(folder), config
 
 
@@ -107,7 +110,7 @@ def _is_gemma(files: Files) -> bool:
 def _single(path: Path) -> Files:
     files = read_files(path)
     if not _is_gemma(files):
-        raise OverlayError(f"{path} is {files.kind}", "Gemma 3 12B", _GET_GEMMA)
+        raise OverlayError(f"{path} is {kind_of(files)}", "Gemma 3 12B", _GET_GEMMA)
     return files
 
 
@@ -147,7 +150,8 @@ def _config_of(files: Files, text: Tensors) -> dict[str, Any]:
 
 def _name(config: dict[str, Any]) -> str:
     values = gemma_config(config)
-    return _GEMMAS.get((values["num_hidden_layers"], values["hidden_size"]), "the model that config.json describes")
+    return _GEMMAS.get((values["num_hidden_layers"], values["hidden_size"]),
+                       "the model that config.json describes")
 
 
 def _tokenizer_folder(files: Files, tokenizers: Sequence[Path]) -> Path:
@@ -155,9 +159,11 @@ def _tokenizer_folder(files: Files, tokenizers: Sequence[Path]) -> Path:
     for folder in (files.folder, files.folder.parent / "tokenizer", *tokenizers):
         if any((folder / name).is_file() for name in TOKENIZERS):
             return folder
-    raise OverlayError(f"{files.path} has no tokenizer", " or ".join(TOKENIZERS) + " beside the weights, or a text "
-                       "encoder file that has it inside",
-                       "Download the tokenizer files of the same model into this folder, or give their folder too.")
+    raise OverlayError(f"{files.path} has no tokenizer",
+                       " or ".join(TOKENIZERS) + " beside the weights, or a "
+                       "text encoder file that has it inside",
+                       "Download the tokenizer files of the same model into this folder, or give their "
+                       "folder too.")
 
 
 def check_matches(encoder: Found, caption_channels: int, in_features: int) -> None:

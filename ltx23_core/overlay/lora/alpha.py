@@ -39,11 +39,14 @@ class Scales:
                 for pattern, alpha in patterns.items():
                     if bare == pattern or bare.endswith("." + pattern):
                         return alpha
-        return next((alpha for prefix, alpha in self.alphas.items() if path.startswith(prefix)), None)
+        for prefix, alpha in self.alphas.items():
+            if path.startswith(prefix):
+                return alpha
+        return None
 
     def stabilised(self, path: str) -> bool:
         """Whether a module is scaled by alpha / √rank."""
-        return any(path.startswith(prefix) for prefix in self.rank_stabilised)
+        return any(map(path.startswith, self.rank_stabilised))
 
 
 def read_scales(header: Header) -> Scales:
@@ -55,7 +58,7 @@ def read_scales(header: Header) -> Scales:
     if _DIFFUSERS in header.metadata:
         return _peft(_json(header, _DIFFUSERS), ("transformer.", "connectors."))
     config = header.path.parent / _PEFT
-    if any("lora_A" in key and key.startswith("base_model.model.") for key in header.tensors) and config.is_file():
+    if _is_of_peft(header) and config.is_file():
         return _peft(read_json(config), ("",))
     if _LLAMA in header.metadata:
         try:
@@ -64,9 +67,15 @@ def read_scales(header: Header) -> Scales:
             return Scales()
     if _KOHYA in header.metadata:
         options = _json(header, _KOHYA)
-        if any(str(options.get(name, "")).lower() in ("true", "1") for name in _STABILISED):
-            return Scales(rank_stabilised=frozenset([""]))
+        for name in _STABILISED:
+            if str(options.get(name, "")).lower() in ("true", "1"):
+                return Scales(rank_stabilised=frozenset([""]))
     return Scales()
+
+
+def _is_of_peft(header: Header) -> bool:
+    """Whether PEFT itself has named the tensors."""
+    return any("lora_A" in key and key.startswith("base_model.model.") for key in header.tensors)
 
 
 def _peft(config: Mapping[str, Any], prefixes: tuple[str, ...]) -> Scales:
@@ -78,7 +87,10 @@ def _peft(config: Mapping[str, Any], prefixes: tuple[str, ...]) -> Scales:
         if _number(alpha):
             alphas[prefix] = float(alpha)
         if isinstance(pattern, dict):
-            patterns[prefix] = {str(name): float(value) for name, value in pattern.items() if _number(value)}
+            patterns[prefix] = {}
+            for name, value in pattern.items():
+                if _number(value):
+                    patterns[prefix][str(name)] = float(value)
         if config.get(prefix + "use_rslora") is True:
             stabilised.add(prefix)
     return Scales(alphas, patterns, frozenset(stabilised))
@@ -94,4 +106,6 @@ def _json(header: Header, key: str) -> dict[str, Any]:
     except ValueError as error:
         raise OverlayError(f"the metadata {key!r} of {header.path} is not JSON ({error})", "a JSON object, which says "
                            "how strong the LoRA is", "Use another version of this LoRA.") from error
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    return value

@@ -54,10 +54,15 @@ class LoraFile:
 
     def report(self) -> str:
         """A few lines for people: what it changes, and each reason why keys change nothing."""
-        counts = ", ".join(f"{len(updates)} of {component}" for component, updates in self.updates.items() if updates)
-        return "\n".join([f"{self.source.path.name}: {self.dialect} LoRA, changes {counts or 'nothing'}",
-                          *(f"  {len(keys)} keys unused, {reason}: {examples(keys)}"
-                            for reason, keys in _by_reason(self.unused).items())])
+        counts = []
+        for component, updates in self.updates.items():
+            if updates:
+                counts.append(f"{len(updates)} of {component}")
+        what = ", ".join(counts) or "nothing"
+        lines = [f"{self.source.path.name}: {self.dialect} LoRA, changes {what}"]
+        for reason, keys in _by_reason(self.unused).items():
+            lines.append(f"  {len(keys)} keys unused, {reason}: {examples(keys)}")
+        return "\n".join(lines)
 
 
 def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = False) -> LoraFile:
@@ -82,7 +87,8 @@ def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = Fa
     """
     header = read_weights(path)
     if not official and (method := refused_method(header.tensors)) is not None:
-        raise OverlayError(f"{path} is a LoRA made with {method}", "LoRA, DoRA, LoKr, LoHa or full differences",
+        raise OverlayError(f"{path} is a LoRA made with {method}",
+                           "LoRA, DoRA, LoKr, LoHa or full differences",
                            "Use another version of this LoRA; this method is not supported.")
     names, unused, dialects = Names(expected), {}, Counter[str]()
     modules: dict[Place, dict[str, tuple[str, str]]] = {}  # -> role -> path, key
@@ -94,49 +100,75 @@ def read_lora(path: Path, expected: Mapping[str, Shapes], *, official: bool = Fa
         place, role, path_in_file, dialect = found
         if modules.setdefault(place, {}).setdefault(role, (path_in_file, key)) != (path_in_file, key):
             unused[key] = "a second tensor for the same"
-        dialects[COMFY if dialect == OFFICIAL and not key.endswith(_OFFICIAL_ENDINGS) else dialect] += 1
+        if dialect == OFFICIAL and not key.endswith(_OFFICIAL_ENDINGS):
+            dialect = COMFY
+        dialects[dialect] += 1
     updates: dict[str, dict[str, Update]] = {name: {} for name in expected}
-    scales = Scales() if official else read_scales(header)
+    scales = Scales()
+    if not official:
+        scales = read_scales(header)
     for place, roles in modules.items():
         made, left = _module(place, roles, expected[place.component], header.tensors, scales)
         updates[place.component] |= made
-        unused |= {roles[role][1]: reason for role, reason in left.items()}
+        for role, reason in left.items():
+            unused[roles[role][1]] = reason
     if not official and not any(updates.values()):
         raise _nothing_fits(header, unused)
-    dialect = COMFY if COMFY in dialects else next((name for name, _ in dialects.most_common(1)), OFFICIAL)
-    return LoraFile(header.source, dialect, updates, unused, dict(header.metadata))
+    return LoraFile(header.source, _main_dialect(dialects), updates, unused, metadata=dict(header.metadata))
+
+
+def _main_dialect(dialects: Counter[str]) -> str:
+    """ComfyUI's, wherever it occurs: it is the official one with other endings. Else the most common one."""
+    if COMFY in dialects:
+        return COMFY
+    for name, _ in dialects.most_common(1):
+        return name
+    return OFFICIAL
 
 
 def _find(names: Names, key: str, official: bool) -> tuple[Place, str, str, str] | str:
     """(module, role, path in the file, dialect) of a key, or why it has none."""
     parts = split_key(key)
     if official:
-        place = names.find_official(parts[0]) if parts and key.endswith(_OFFICIAL_ENDINGS) else None
-        return (place, parts[1], parts[0], OFFICIAL) if place else "the official code ignores such keys"
+        place = None
+        if parts and key.endswith(_OFFICIAL_ENDINGS):
+            place = names.find_official(parts[0])
+        if place is None:
+            return "the official code ignores such keys"
+        return place, parts[1], parts[0], OFFICIAL
     if parts is None:
-        what = foreign(key)
-        return f"made for {what}" if what else "not an ending of a LoRA"
+        return _made_for(key) or "not an ending of a LoRA"
     found = names.find(parts[0])
     if found is None:
-        what = foreign(key)
-        return f"made for {what}" if what else "no such module here"
+        return _made_for(key) or "no such module here"
     return found[0], parts[1], parts[0], found[1]
+
+
+def _made_for(key: str) -> str:
+    """That a key is another model's, where that can be told; else "". """
+    what = foreign(key)
+    if what is None:
+        return ""
+    return f"made for {what}"
 
 
 def _module(place: Place, roles: Mapping[str, tuple[str, str]], shapes: Shapes, tensors: Mapping[str, AnyRef],
             scales: Scales) -> tuple[dict[str, Update], dict[str, str]]:
-    parameter = next((name for name in (place.path + ".weight", place.path) if name in shapes), None)
-    if parameter is None:
+    parameter = f"{place.path}.weight"
+    if parameter not in shapes:
+        parameter = place.path  # a table is a parameter itself
+    if parameter not in shapes:
         return {}, dict.fromkeys(roles, "the module has no weight")
     path = next(iter(roles.values()))[0]
-    return module_updates({role: tensors[key] for role, (_, key) in roles.items()}, path, parameter, shapes, scales)
+    refs = {role: tensors[key] for role, (_, key) in roles.items()}
+    return module_updates(refs, path, parameter, shapes=shapes, scales=scales)
 
 
 def _nothing_fits(header: Header, unused: Mapping[str, str]) -> OverlayError:
-    kinds = Counter(what for key in header.tensors if (what := foreign(key)))
+    kinds = Counter(filter(None, map(foreign, header.tensors)))
     if kinds:
         found = f"is made for {kinds.most_common(1)[0][0]}"
-    elif not any(split_key(key) for key in header.tensors):
+    elif not any(map(split_key, header.tensors)):
         found = f"is no LoRA ({examples(list(header.tensors)) or 'no tensors'})"
     else:
         reason, keys = max(_by_reason(unused).items(), key=lambda item: len(item[1]))
@@ -153,4 +185,6 @@ def _by_reason(unused: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _factor(metadata: Mapping[str, str], keys: tuple[str, ...]) -> int:
     stated = reference_factor(metadata, keys)
-    return 1 if stated is None or stated[1] is None else stated[1]
+    if stated is None or stated[1] is None:
+        return 1
+    return stated[1]

@@ -40,8 +40,13 @@ PREFIXES: dict[str, str] = {
 UNDERSCORE_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
 OFFICIAL, COMFY, KOHYA = "official", "ComfyUI", "kohya or musubi"
 
+
+def _compiled(rows: Iterable[tuple[str, str]]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern), what) for pattern, what in rows)
+
+
 # What a key without a place in the model belongs to: pattern, what it is. The first that fits counts.
-FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = tuple((re.compile(pattern), what) for pattern, what in (
+FOREIGN = _compiled((
     (r"^lora_te\d?_|text_encoder|text_model|(^|[._])layers[._]\d+[._](self_attn|mlp)[._]",
      "a text encoder (Gemma) and not the transformer"),
     (r"double_blocks?[._]\d+[._]img_attn_qkv|individual_token_refiner", "HunyuanVideo"),
@@ -55,7 +60,7 @@ FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = tuple((re.compile(pattern), w
     (r"aggregate_embed|text_proj_in", "another text projection (LTX-2.0)"),
 ))
 # Methods whose updates cannot be made here, by the names of their tensors.
-REFUSED: tuple[tuple[re.Pattern[str], str], ...] = tuple((re.compile(pattern), what) for pattern, what in (
+REFUSED = _compiled((
     (r"\.(oft_R(\.|$)|oft_blocks|oft_diag)", "OFT"), (r"\.boft_\w", "BOFT"),
     (r"\.(a1|a2|b1|b2)\.weight$", "GLoRA"), (r"\.(on_input|ia3_l)(\.|$)", "IA3"),
     (r"\.vera_lambda_|\.vera_[AB]$", "VeRA"), (r"\.hra_u(\.|$)", "HRA"), (r"\.lora_embedding_[AB]", "embeddings"),
@@ -72,18 +77,34 @@ class Place(NamedTuple):
 def split_key(key: str) -> tuple[str, str] | None:
     """Path and role of a key; None if its ending is unknown. PEFT's adapter names (``.default``) do not count."""
     key = _ADAPTER.sub(r".\1", key)
-    ending = next((e for e in _LONGEST_FIRST if key.endswith(e)), None)
-    return None if ending is None else (key[:-len(ending)], ENDINGS[ending])
+    for ending in _LONGEST_FIRST:
+        if key.endswith(ending):
+            return key.removesuffix(ending), ENDINGS[ending]
+    return None
 
 
 def refused_method(keys: Iterable[str]) -> str | None:
     """The name of a method that is not supported, if a key belongs to one."""
-    return next((what for key in keys for pattern, what in REFUSED if pattern.search(key)), None)
+    for key in keys:
+        for pattern, what in REFUSED:
+            if pattern.search(key):
+                return what
+    return None
 
 
 def foreign(key: str) -> str | None:
     """What a key without a place in the model was made for, if that can be told."""
-    return next((what for pattern, what in FOREIGN if pattern.search(key)), None)
+    for pattern, what in FOREIGN:
+        if pattern.search(key):
+            return what
+    return None
+
+
+def _prefix_of(path: str) -> str | None:
+    for prefix in PREFIXES:
+        if path.startswith(prefix):
+            return prefix
+    return None
 
 
 class Names:
@@ -97,12 +118,16 @@ class Names:
         self._dotted: dict[str, Place] = {}
         self._underscore: dict[str, Place | None] = {}
         for component, parameters in shapes.items():
-            paths = dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in parameters)
+            paths: dict[str, None] = {}
+            for name in parameters:
+                paths[name.removesuffix(".weight").removesuffix(".bias")] = None
             for path in paths:
                 self._add(Place(component, path))
 
     def _add(self, place: Place) -> None:
-        official = ("text_embedding_projection." if place.component == "text_projection" else "") + place.path
+        official = place.path
+        if place.component == "text_projection":
+            official = f"text_embedding_projection.{place.path}"
         names = {official, to_diffusers(place.component, place.path)}
         if official.startswith("video_embeddings_connector."):
             names.add(official.removeprefix("video_"))  # musubi's name
@@ -119,18 +144,24 @@ class Names:
             if path.startswith(prefix):
                 flat = path.removeprefix(prefix)
                 place = self._underscore.get(flat) or self._underscore.get(flat.removeprefix("model_"))
-                return (place, KOHYA) if place else None
+                if place is None:
+                    return None
+                return place, KOHYA
         dialect = OFFICIAL
         while True:
             if path in self._dotted:
                 return self._dotted[path], dialect
-            prefix = next((p for p in PREFIXES if path.startswith(p)), None)
+            prefix = _prefix_of(path)
             if prefix is None:
                 return None
-            path, dialect = path[len(prefix):], dialect if dialect != OFFICIAL else PREFIXES[prefix]
+            path = path.removeprefix(prefix)
+            if dialect == OFFICIAL:
+                dialect = PREFIXES[prefix]
 
     def find_official(self, path: str) -> Place | None:
         """The module as the official code finds it: ``diffusion_model.`` or nothing before the exact name."""
         bare = path.removeprefix("diffusion_model.")
         place = self._dotted.get(bare)
-        return place if place == Place("transformer", bare) else None
+        if place != Place("transformer", bare):
+            return None
+        return place

@@ -1,7 +1,7 @@
 """What the tensors of one module in a LoRA file do to the module's parameters (spec/09 §5)."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
@@ -17,7 +17,8 @@ _ROWS = (("lora", "a b", "a"), ("lokr", "w1 w2", ""), ("lokr", "w1 w2_a w2_b", "
 _KINDS = tuple((kind, frozenset(roles.split()), rank) for kind, roles, rank in _ROWS)
 _PRODUCTS = ("lora", "lokr", "loha")
 _TUCKER = {"mid", "lokr_t2", "hada_t1", "hada_t2"}
-_LEFT = {"alpha": "an alpha without anything to scale", "a_bias": "a bias between the factors, which no tool writes",
+_LEFT = {"alpha": "an alpha without anything to "
+                  "scale", "a_bias": "a bias between the factors, which no tool writes",
          "diff_b": "the module has no bias", "b_bias": "the module has no bias",
          "diff": "a second update of the same weight", "set": "a second update of the same weight",
          "dora_scale": "a magnitude without factors", "magnitude": "a magnitude without factors"}
@@ -52,7 +53,9 @@ class Update:
     @property
     def refs(self) -> tuple[AnyRef, ...]:
         """Every tensor that is read."""
-        return (*self.tensors.values(), *([self.alpha] if isinstance(self.alpha, AnyRef) else []))
+        if isinstance(self.alpha, AnyRef):
+            return (*self.tensors.values(), self.alpha)
+        return tuple(self.tensors.values())
 
     @property
     def delta_shape(self) -> tuple[int, ...] | None:
@@ -64,17 +67,26 @@ class Update:
             return _product(shapes["b"], shapes["a"])
         if self.kind == "loha":
             first, second = _product(shapes["h1_a"], shapes["h1_b"]), _product(shapes["h2_a"], shapes["h2_b"])
-            return first if first == second else None
-        first, second = (shapes[w] if w in shapes else _product(shapes[w + "_a"], shapes[w + "_b"])
-                         for w in ("w1", "w2"))
+            if first != second:
+                return None
+            return first
+        first, second = _factor(shapes, "w1"), _factor(shapes, "w2")
         if first is None or second is None or len(first) != 2 or len(second) != 2:
             return None
         return first[0] * second[0], first[1] * second[1]
 
 
 def _product(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...] | None:
-    fits = len(left) == len(right) == 2 and left[1] == right[0]
-    return (left[0], right[1]) if fits else None
+    if not (len(left) == len(right) == 2 and left[1] == right[0]):
+        return None
+    return left[0], right[1]
+
+
+def _factor(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...] | None:
+    """Shape of a factor of a Kronecker product: stored whole, or as a product of two."""
+    if name in shapes:
+        return shapes[name]
+    return _product(shapes[f"{name}_a"], shapes[f"{name}_b"])
 
 
 class ModuleUpdates(NamedTuple):
@@ -102,35 +114,55 @@ def module_updates(refs: Mapping[str, AnyRef], path: str, parameter: str, shapes
         shape = update.delta_shape
         if shape == shapes[name]:
             updates[name] = update
-            reason = None
+            reason = ""
+        elif shape is None:
+            reason = f"its factors do not fit each other ({_dims(update)})"
         else:
-            reason = (f"its factors do not fit each other ({_dims(update)})" if shape is None else
-                      f"changes a tensor of shape {list(shape)}, LTX-2.3 has {list(shapes[name])}")
+            reason = f"changes a tensor of shape {list(shape)}, LTX-2.3 has {list(shapes[name])}"
+        if reason:
+            left.update(dict.fromkeys(roles, reason))
+            return
         for role in roles:
-            left.pop(role, None) if reason is None else left.update({role: reason})
+            left.pop(role, None)
 
     alpha: AnyRef | float | None = refs.get("alpha")
     if isinstance(alpha, AnyRef) and prod(alpha.shape) != 1:
         return ModuleUpdates({}, dict.fromkeys(refs, f"its alpha has the shape {list(alpha.shape)}"))
     if _TUCKER & refs.keys():
         return ModuleUpdates({}, dict.fromkeys(refs, "a Tucker decomposition, which is for convolutions"))
-    kind, roles, ranked = next((row for row in _KINDS if row[1] <= refs.keys()), ("", frozenset(), ""))
+    kind, roles, ranked = _kind_of(refs)
     scale: tuple[AnyRef | float | None, int, bool] = (None, 1, False)
     if ranked and refs[ranked].shape:
-        alpha = scales.alpha(path) if alpha is None and kind == "lora" else alpha
+        if alpha is None and kind == "lora":
+            alpha = scales.alpha(path)
         scale = (alpha, refs[ranked].shape[0], scales.stabilised(path))
     if kind:
-        dora, magnitude, problem = _dora(refs, weight) if kind in _PRODUCTS else ("", {}, "")
+        dora, magnitude, problem = "", {}, ""
+        extra = ("reshape",)
+        if kind in _PRODUCTS:
+            dora, magnitude, problem = _dora(refs, weight)
+            extra = ("alpha", "reshape", "dora_scale", "magnitude")
         if problem:
             return ModuleUpdates({}, dict.fromkeys(refs, problem))
-        extra = ("alpha", "reshape", "dora_scale", "magnitude") if kind in _PRODUCTS else ("reshape",)
-        use(parameter, Update(kind, {role: refs[role] for role in roles} | magnitude, *scale, dora), *roles, *extra)
+        own = {role: refs[role] for role in roles} | magnitude
+        use(parameter, Update(kind, own, *scale, dora), *roles, *extra)
     if kind == "lora" and "b_bias" in refs and bias in shapes:
         use(bias, Update("diff", {"diff": refs["b_bias"]}, *scale), "b_bias")
     elif "diff_b" in refs and bias in shapes:
         use(bias, Update("diff", {"diff": refs["diff_b"]}), "diff_b")
-    return ModuleUpdates(updates, {role: reason or _LEFT.get(role, "the tensor that belongs to it is missing")
-                                   for role, reason in left.items() if role in refs})
+    unused = {}
+    for role, reason in left.items():
+        if role in refs:
+            unused[role] = reason or _LEFT.get(role, "the tensor that belongs to it is missing")
+    return ModuleUpdates(updates, unused)
+
+
+def _kind_of(roles: Collection[str]) -> tuple[str, frozenset[str], str]:
+    """The first row of `_KINDS` that has all it needs."""
+    for row in _KINDS:
+        if row[1].issubset(roles):
+            return row
+    return "", frozenset(), ""
 
 
 def _dora(refs: Mapping[str, AnyRef], weight: tuple[int, ...]) -> tuple[str, dict[str, AnyRef], str]:

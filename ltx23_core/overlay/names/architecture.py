@@ -35,7 +35,8 @@ def expected_tensors(component: str, config: Mapping[str, Any], path: Path | Non
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise OverlayError(f"{where}the config of {component} cannot be used ({reason(error)})",
                            "the config of an LTX-2.3 file",
-                           "Download the file again; if that does not help, use the official file.") from error
+                           "Download the file again; if that does not help, use the official "
+                           "file.") from error
 
 
 def _module_tensors(component: str, config: Mapping[str, Any]) -> Shapes:

@@ -3,9 +3,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..bytes.endings import UNFINISHED as UNFINISHED
-from ..bytes.foreign import FOREIGN as FOREIGN
-
 OFFICIAL_FILE = ("ltx-2.3-22b-dev.safetensors or ltx-2.3-22b-distilled-1.1.safetensors "
                  "of huggingface.co/Lightricks/LTX-2.3")
 USE_OFFICIAL = f"Use {OFFICIAL_FILE} (46 GB, folder models/checkpoints)."
@@ -214,5 +211,5 @@ LORA_DIALECTS: tuple[tuple[str, str], ...] = (
     ("diffusers", r"^(transformer|connectors)\..*lora"),
     ("musubi", r"^lora_unet_model_"), ("kohya", r"^lora_(unet|te\d?)_"),
     ("official", r"^(model\.)?diffusion_model\..*lora_[AB]\.weight|^text_embedding_projection\."),
-    ("full difference", r"\.diff(_b)?$"),
+    ("llama.cpp", r"\.weight\.lora_[ab]$"), ("full difference", r"\.diff(_b)?$"),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ...errors import OverlayError
 from ..bytes.source import AnyRef
@@ -90,12 +91,21 @@ class Layout:
             renamed = ((name, to_official(name, key)) for name in FOLDERS[self.diffusers])
             if places := [(component, name) for component, name in renamed if name is not None]:
                 return places
-        known = {**self.also, **self.prefixes}
-        fitting = [prefix for prefix in known if key.startswith(prefix)]
-        if not fitting:
+        found = self._longest_prefix.match(key)
+        if found is None:
             return []
-        prefix = max(fitting, key=len)
-        return [(component, keep + key[len(prefix):]) for component, keep in known[prefix]]
+        prefix = found[0]
+        return [(component, keep + key[len(prefix):]) for component, keep in self._known[prefix]]
+
+    @cached_property
+    def _known(self) -> Mapping[str, tuple[Place, ...]]:
+        return {**self.also, **self.prefixes}
+
+    @cached_property
+    def _longest_prefix(self) -> re.Pattern[str]:
+        """Of all prefixes that a key could begin with; thousands of keys are asked for."""
+        longest_first = sorted(self._known, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) if longest_first else "(?!)")
 
 
 def _transformer(prefix: str) -> Places:
@@ -154,12 +164,16 @@ _VOCODER = re.compile(r"(vocoder|bwe_generator|mel_stft)\.")
 # Asked in this order. The bare transformer comes after all that it could be taken for: it takes every name left.
 LAYOUTS: tuple[Layout, ...] = (
     UPSCALER,
-    Layout("diffusers transformer", (r"^audio_time_embed\.", r"^proj_in\."), diffusers="transformer", only=_BARE),
-    Layout("diffusers connectors", (r"^(video|audio)_(connector|text_proj_in)\.",), _TEXT, diffusers="connectors"),
-    Layout("diffusers video VAE", (r"^(encoder|decoder)\.mid_block\.resnets\.",), diffusers="vae", only=_BARE),
+    Layout("diffusers "
+           "transformer", (r"^audio_time_embed\.", r"^proj_in\."), diffusers="transformer", only=_BARE),
+    Layout("diffusers "
+           "connectors", (r"^(video|audio)_(connector|text_proj_in)\.",), _TEXT, diffusers="connectors"),
+    Layout("diffusers video "
+           "VAE", (r"^(encoder|decoder)\.mid_block\.resnets\.",), diffusers="vae", only=_BARE),
     Layout("diffusers audio VAE", (r"^latents_mean$", r"^(encoder\.down|decoder\.up)\.0\.block\."),
            diffusers="audio_vae", only=_BARE),
-    Layout("diffusers vocoder", (r"^(vocoder|bwe_generator)\.upsamplers\.",), diffusers="vocoder", only=_VOCODER),
+    Layout("diffusers "
+           "vocoder", (r"^(vocoder|bwe_generator)\.upsamplers\.",), diffusers="vocoder", only=_VOCODER),
     Layout("vocoder without prefix", (r"^bwe_generator\.",), {"": (("vocoder", ""),)}, only=_VOCODER),
     OFFICIAL,
     *(_wrapped(prefix) for prefix in WRAPPERS[1:-1]),
@@ -220,7 +234,9 @@ def match(header: HeaderLike) -> Match | None:
     gemma = is_gemma(names)
     if not gemma and not any(layout.fits(names) for layout in (*renamed_vaes(names), *LAYOUTS)):
         return None
-    sorting = _Sorting(gather(header))
+    gathered = gather(header)
+    same = gathered.keys() == header.tensors.keys()  # nothing packed was put together
+    sorting = _Sorting(gathered, names if same else _short(gathered))
     if gemma:
         sorting.take_gemma(names)
     for layout in (*renamed_vaes(sorting.names), *LAYOUTS):
@@ -240,9 +256,9 @@ def _short(names: Iterable[str]) -> Lines:
 class _Sorting:
     """A file's tensors while the layouts take theirs, one after the other."""
 
-    def __init__(self, tensors: Mapping[str, AnyRef]) -> None:
+    def __init__(self, tensors: Mapping[str, AnyRef], names: Lines) -> None:
         self.rest: Tensors = dict(tensors)
-        self.names = _short(self.rest)
+        self.names = names
         self.components: dict[str, Tensors] = {}
         self.layouts: list[str] = []
         self._keys: dict[tuple[str, str], str] = {}  # of the file, by component and parameter

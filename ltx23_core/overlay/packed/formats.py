@@ -49,20 +49,27 @@ class Layer:
             raise Unreadable(f"{format} with pre_quant_scale")
         if len(shape) != 2:
             raise Unreadable(f"{format} in a tensor of {len(shape)} dimensions")
-        kept = (*names, *(name for name in ("input_scale",) if name in self.parts))
-        return QuantRef(format, shape, {"weight": self.weight} | {name: self.parts[name] for name in kept}, parameters)
+        kept = {"weight": self.weight}
+        for name in (*names, "input_scale"):
+            if name in self.parts:
+                kept[name] = self.parts[name]
+        return QuantRef(format, shape, kept, parameters)
 
     def shape_of(self, name: str, *allowed: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a part, which must be one of these."""
-        shape = self.parts[name].shape if name in self.parts else None
+        weight = f"a weight of {self.weight.dtype} {list(self.weight.shape)}"
+        if name not in self.parts:
+            raise Unreadable(f"{name} of shape None for {weight}")
+        shape = self.parts[name].shape
         if shape not in allowed:
-            raise Unreadable(f"{name} of shape {list(shape) if shape is not None else None} for a weight of "
-                             f"{self.weight.dtype} {list(self.weight.shape)}")
+            raise Unreadable(f"{name} of shape {list(shape)} for {weight}")
         return shape
 
     def must_be(self, name: str, *dtypes: str) -> None:
         """Refuse a part (or the weight) of another dtype."""
-        ref = self.weight if name == "weight" else self.parts.get(name)
+        ref = self.parts.get(name)
+        if name == "weight":
+            ref = self.weight
         if ref is not None and ref.dtype not in dtypes:
             raise Unreadable(f"a {name} of {ref.dtype}")
 
@@ -87,7 +94,9 @@ def sniff(layer: Layer, told: Mapping[str, Any] = MappingProxyType({})) -> AnyRe
             if layer.scaled and len(weight.shape) == 2 and not layer.name.endswith("embed_tokens"):
                 raise Unreadable("fp8 without its scale, in a file that has scales")
             return weight  # a plain cast: the scale is 1
-        return _mxfp8(layer, told) if scale.dtype in ("U8", "F8_E8M0") else _fp8(layer, told)
+        if scale.dtype in ("U8", "F8_E8M0"):
+            return _mxfp8(layer, told)
+        return _fp8(layer, told)
     if weight.dtype == "U8" and "weight_scale_2" in layer.parts:
         return _nvfp4(layer, told)
     if weight.dtype == "I8" and scale is not None:
@@ -124,8 +133,11 @@ def _swizzled(layer: Layer, rows: int, columns: int) -> None:
 
 def _retyped(layer: Layer, **dtypes: str) -> Layer:
     """Parts under the dtype whose bits they are; all of one byte."""
-    return replace(layer, parts={name: replace(ref, dtype=dtypes.get(name, ref.dtype))
-                                 for name, ref in layer.parts.items()})
+    parts = dict(layer.parts)
+    for name, dtype in dtypes.items():
+        if name in parts:
+            parts[name] = replace(parts[name], dtype=dtype)
+    return replace(layer, parts=parts)
 
 
 def _mxfp8(layer: Layer, told: Mapping[str, Any]) -> AnyRef:
@@ -240,4 +252,6 @@ def fitted(ref: AnyRef, shape: tuple[int, ...]) -> AnyRef:
     if not isinstance(ref, QuantRef) or len(shape) != 2 or ref.format not in PADDING:
         return ref
     step = PADDING[ref.format]
-    return replace(ref, shape=shape) if tuple(roundup(n, step) for n in shape) == ref.shape else ref
+    if tuple(roundup(n, step) for n in shape) != ref.shape:
+        return ref
+    return replace(ref, shape=shape)

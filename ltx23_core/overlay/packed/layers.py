@@ -16,9 +16,9 @@ from ..bytes.source import AnyRef, TensorRef
 from .formats import FORMATS, Layer, Unreadable, sniff
 
 # What the formats call their parts -> the canonical name.
-PARTS = {name: name for name in (
-    "weight_scale", "weight_scale_2", "input_scale", "comfy_quant", "pre_quant_scale", "weight_s_rel",
-    "weight_s_channel", "weight_codebook", "weight_correction", "weight_zero", "bias_scale")}
+_CANONICAL = ("weight_scale", "weight_scale_2", "input_scale", "comfy_quant", "pre_quant_scale", "weight_s_rel",
+              "weight_s_channel", "weight_codebook", "weight_correction", "weight_zero", "bias_scale")
+PARTS = dict(zip(_CANONICAL, _CANONICAL, strict=True))
 PARTS |= {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 _MARKER = "scaled_fp8"  # of old ComfyUI files; says nothing that the tensors themselves do not say
 METADATA = "_quantization_metadata"
@@ -70,7 +70,8 @@ def gather(header: HeaderLike) -> dict[str, AnyRef]:
     described = _descriptions(header, companions)
     refused: dict[str, list[str]] = {}
     for pattern, name in _FOREIGN:
-        if found := [key for key in tensors if pattern.search(key)]:
+        found = list(filter(pattern.search, tensors))
+        if found:
             refused[name] = found
     for key, ref in list(tensors.items()):
         layer, _, part = key.rpartition(".")
@@ -94,7 +95,8 @@ def _layer(name: str, weight: TensorRef, parts: Mapping[str, TensorRef], told: A
     if not isinstance(told, dict):
         raise Unreadable("a damaged comfy_quant entry")
     parameters = told.get("params")
-    told = {**(parameters if isinstance(parameters, dict) else {}), **told}
+    if isinstance(parameters, dict):
+        told = {**parameters, **told}
     if told.get("format") is None:  # ComfyUI-INT8-Fast wrote none before August 2026
         return sniff(layer, told)
     if not isinstance(told["format"], str):
@@ -110,15 +112,18 @@ def _descriptions(header: HeaderLike, companions: Mapping[str, Mapping[str, Tens
     if METADATA in header.metadata:
         try:
             layers = parse_json(header.metadata[METADATA])["layers"]
-            names = {key.removesuffix(".weight") for key in header.tensors if key.endswith(".weight")}
             for name, entry in layers.items():
-                bare = next(name.removeprefix(p) for p in reversed(_PREFIXES) if name.startswith(p))
-                told |= {full: entry for p in _PREFIXES if (full := p + bare) in names}
+                for full in _under_every_prefix(name):
+                    if f"{full}.weight" in header.tensors:
+                        told[full] = entry
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise OverlayError(f"the metadata {METADATA!r} of {header.path} cannot be read ({error})",
                                "a table of layers and formats as ComfyUI writes it",
                                "Download the file again, or use another quantisation.") from error
-    quant = {layer: parts["comfy_quant"] for layer, parts in companions.items() if "comfy_quant" in parts}
+    quant = {}
+    for layer, parts in companions.items():
+        if "comfy_quant" in parts:
+            quant[layer] = parts["comfy_quant"]
     for layer, data in read_small(quant, _MAX_JSON).items():
         try:
             told[layer] = parse_json(data.decode())
@@ -127,9 +132,20 @@ def _descriptions(header: HeaderLike, companions: Mapping[str, Mapping[str, Tens
     return told
 
 
+def _under_every_prefix(name: str) -> list[str]:
+    """What a layer can be called: the metadata and the tensors may stand under different prefixes."""
+    bare = name
+    for prefix in _PREFIXES:
+        if prefix and name.startswith(prefix):
+            bare = name.removeprefix(prefix)
+    return [prefix + bare for prefix in _PREFIXES]
+
+
 def _refusal(path: Path, refused: Mapping[str, list[str]]) -> OverlayError:
-    found = "; ".join(f"{reason}: {len(layers)} weights ({examples(layers)})" for reason, layers in refused.items())
-    return OverlayError(f"{path} has quantised weights that cannot be read: {found}",
+    reasons = []
+    for reason, layers in refused.items():
+        reasons.append(f"{reason}: {len(layers)} weights ({examples(layers)})")
+    return OverlayError(f"{path} has quantised weights that cannot be read: {'; '.join(reasons)}",
                         "bf16, or fp8, MXFP8, NVFP4, int8 as Lightricks and ComfyUI write them",
                         "Use an fp8 file, for example ltx-2.3-22b-dev-fp8.safetensors of "
                         "huggingface.co/Lightricks/LTX-2.3-fp8 (29 GB), or the bf16 one.")

@@ -28,12 +28,18 @@ def as_quantised(ref: AnyRef) -> QuantRef | None:
     """A weight as quantised one: a plain cast to fp8 is the format fp8 without scale; None: it is not quantised."""
     if isinstance(ref, QuantRef):
         return ref
-    return QuantRef("fp8", ref.shape, {"weight": ref}) if ref.dtype in FP8 else None
+    if ref.dtype not in FP8:
+        return None
+    return QuantRef("fp8", ref.shape, {"weight": ref})
 
 
 def kept_parts(ref: QuantRef) -> dict[str, TensorRef]:
     """The parts that are kept on the device: all that the arithmetic uses."""
-    return {name: ref.parts[name] for name in ("weight", *USED[ref.format]) if name in ref.parts}
+    kept = {}
+    for name in ("weight", *USED[ref.format]):
+        if name in ref.parts:
+            kept[name] = ref.parts[name]
+    return kept
 
 
 def stays_quantised(name: str, ref: AnyRef) -> bool:

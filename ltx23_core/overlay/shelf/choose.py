@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...memory.room import gb
+from ..downloads import UPSAMPLERS, missing
 from ..names.variant import DEV, DISTILLED, generation_of, version_of
-from .downloads import UPSAMPLERS, missing
 from .identify_folder import fingerprint
 from .identity import Identity
 from .score import SAY, Score, first_difference, fit, loss_of, over_room, stages_of
@@ -24,6 +24,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 _OTHER_ARGUMENTS = ("text_encoder", "distilled_lora")  # of materialize, beside its components
 _NEEDED = frozenset(("transformer", "connectors", "text_projection", "text_encoder", "video_decoder", "audio_decoder",
                      "vocoder"))  # by a video with sound
+_ANEW = {"text_encoder"}  # chosen even if a file taken for something else brings it: that one may be too large
 _OF_VARIANT = ("connectors",)  # that were trained with the transformer
 _UNPROVEN = (*UPSAMPLERS, "distilled_lora", "audio_decoder", "audio_encoder")  # generations whose tensors look alike
 _OURS = ("", "2.3")
@@ -111,7 +112,7 @@ def _fill(choice: Choice, role: str, wanted: Item | str, usable: list[Item], bud
     if wanted == NONE or (role == "distilled_lora" and choice.variant == DISTILLED):
         return
     for name in ROLES[role]:  # one file may bring all of them
-        parts = [each for each in ROLES[role] if each not in choice.brings]
+        parts = [each for each in ROLES[role] if each not in choice.brings - _ANEW]
         if name in parts:
             _take_best(choice, role if role not in choice.files else name, parts, name, usable, budget)
 
@@ -180,7 +181,7 @@ def part_score(choice: Choice, item: Item, parts: Sequence[str], name: str, budg
         other_variant=_other_variant(choice, who) if name in _OF_VARIANT else 0,
         loss=loss_of(format_of(who, name)),
         weaker=-who.modules * who.rank if name == "distilled_lora" else 0,
-        apart=int(who.kind in ("checkpoint", "diffusers")),
+        apart=-1 if item in choice.files.values() else int(who.kind in ("checkpoint", "diffusers")),
         changed=_is_changed(item),
         older=_age(item),
     )

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
 from math import prod
+from operator import attrgetter
 
 from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError, word
@@ -31,7 +33,7 @@ SAMPLE, SAMPLES = 4096, 8  # bytes, and tensors, that are looked at to see wheth
 _NUMBER = {"vocoder": 4}  # bytes of a number on the device, where it is not bfloat16
 _LORA_BLOCK = re.compile(r"transformer_blocks[._](\d+)[._]")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.self_attn\.q_norm\.")
-_RANK = re.compile(r"[._]lora([._]?A|[._]?down|_linear_layer\.down)(\.\w+)?(\.weight)?$")
+_RANK = re.compile(r"[._]lora([._]?A|_a|[._]?down|_linear_layer\.down)(\.\w+)?(\.weight)?$")
 _LORA_GENERATION = {"an LTX-2.3 LoRA": "2.3", "an LTX-2.0 LoRA": "2.0"}
 
 
@@ -53,9 +55,9 @@ class Facts:
         work: component -> bytes that a block of packed weights takes as numbers while it runs.
         formats: component -> number format of most of its bytes.
         generation: that the header proves, "2.3", "2.0", or "" where it does not tell.
-        modules, blocks, rank: of a LoRA, how many modules and blocks it changes, and its mean rank.
+        modules, blocks, outside: of a LoRA, how many modules and blocks it changes, and modules that are in no block.
+        rank, ranks: its mean rank, and how many different ones it has.
         tail: bytes of the last tensors, as (start, end), where numbers must be.
-        body: the same of tensors all over the file.
     """
 
     kind: str
@@ -73,23 +75,37 @@ class Facts:
     generation: str = ""
     modules: int = 0
     blocks: int = 0
+    outside: int = 0
     rank: int = 0
+    ranks: int = 0
     tail: list[list[int]] = field(default_factory=list)
-    body: list[list[int]] = field(default_factory=list)
 
 
 def facts_of(header: Header) -> Facts:
     """Describe a file by its tensors and metadata."""
-    parts = [part for ref in header.tensors.values() for part in _parts(ref) if part.end > part.start]
-    parts.sort(key=lambda part: part.start)
-    samples = [[max(part.start, part.end - SAMPLE), part.end] for part in parts]
-    end = max((part.end for ref in header.tensors.values() for part in _parts(ref)), default=0)
-    return replace(_described(header, end), tail=samples[-SAMPLES:],
-                   body=samples[:-SAMPLES:max(1, len(samples) // SAMPLES)])
+    end = 0
+    for part in _parts(header):
+        end = max(end, part.end)
+    return replace(_described(header, end), tail=tail_of(header))
 
 
-def _parts(ref: AnyRef) -> tuple[TensorRef, ...]:
-    return tuple(ref.parts.values()) if isinstance(ref, QuantRef) else (ref,)
+def tail_of(header: Header) -> list[list[int]]:
+    """The last bytes of the last tensors, as [start, end): a file that is complete has numbers there."""
+    last = nlargest(SAMPLES, _parts(header), key=attrgetter("end"))
+    samples = []
+    for part in last:
+        if part.end > part.start:
+            samples.append([max(part.start, part.end - SAMPLE), part.end])
+    return samples
+
+
+def _parts(header: Header) -> Iterator[TensorRef]:
+    """Everything in a file that has bytes of its own."""
+    for ref in header.tensors.values():
+        if isinstance(ref, QuantRef):
+            yield from ref.parts.values()
+        else:
+            yield ref
 
 
 def _described(header: Header, end: int) -> Facts:
@@ -226,7 +242,7 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     if name == "a Stable Diffusion LoRA":
         width = names.size(r"attn2[._]to_k.*(lora_A|lora_?down)", 1)
         name = kinds.SD_WIDTHS.get(width or 0, name)
-    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q\.lora_?(A|down)", 1)
+    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q(\.weight)?\.lora_?(A|a|down)", 1)
     if "video modules" in name and width == 2048:
         name, fits = kinds.LTX_VIDEO_2B, False
     dialect = next((each for each, pattern in kinds.LORA_DIALECTS if names.lines.has(pattern)), None)
@@ -243,7 +259,8 @@ def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     return Facts("lora" if usable else "other", text, ("lora",) if usable else (), dtypes, note, usable,
                  fix="" if usable else "Use a LoRA made for LTX-2.3.", fits={"width": width} if width and fits else {},
                  end=end, generation=_LORA_GENERATION.get(family.name, ""), modules=len(pairs),
-                 blocks=len(blocks), rank=sum(pairs.values()) // max(len(pairs), 1))
+                 blocks=len(blocks), outside=sum(not _LORA_BLOCK.search(key) for key in pairs),
+                 rank=sum(pairs.values()) // max(len(pairs), 1), ranks=len(ranks))
 
 
 def precision(tensors: Mapping[str, AnyRef]) -> str:

@@ -2,28 +2,39 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import OverlayError, word
-from ..bytes.header import Header, read_header, read_json
+from ..bytes.endings import (
+    INDEX,
+    INDEX_OF,
+    PICKLES,
+    SAFETENSORS,
+    SGLANG_MARKER,
+    TOKENIZERS,
+    Shard,
+    is_gguf_name,
+    is_weights,
+    shard_of,
+)
+from ..bytes.header import Header, read_json
+from ..bytes.source import gigabytes
+from ..bytes.weights import read_weights
 from ..names.kinds import DIFFUSERS_FOLDERS, GEMMA, USE_GEMMA, USE_OFFICIAL
 from ..names.variant import SCHEDULER, variant_of
-from .facts import VARIANT, Facts, facts_of, gemma_name
-from .identify import TOKENIZERS, identify
-from .identity import Identity, gigabytes
-from .tree import Entry, Listing, Tree, mark_of, marks_in
+from .facts import VARIANT, Facts, facts_of, gemma_name, tail_of
+from .identify_file import HOLLOW, alone, is_hollow
+from .identity import Identity
+from .remembered import Memory
+from .tree import Entry, Listing, Opened, Tree, mark_of, marks_in
 
-if TYPE_CHECKING:
-    from .remembered import Memory
-
-SGLANG_MARKER = ".sglang_overlay_materialized.json"
-WEIGHTS = (".safetensors", ".sft")
 _GET_REST = "Download the missing files into this folder."
 MAX_SHARDS = 200  # more is no model folder
+
+Inside = Callable[[Path], Identity]
 
 
 @dataclass
@@ -35,9 +46,15 @@ class _Weights:
     facts: Facts | None = None
 
 
-def identify_folder(path: Path, memory: Memory | None = None, tree: Tree | None = None) -> Identity:
-    """Say what a folder is; see `identify`."""
-    tree = tree or Tree()
+def identify_folder(path: Path, memory: Memory | None, tree: Tree, inside: Inside) -> Identity:
+    """Say what a folder is; see `identify`.
+
+    Args:
+        path: of the folder.
+        memory: of earlier answers.
+        tree: listings of folders.
+        inside: `identify` for what lies in it.
+    """
     listing = tree.listing(path)
     if listing is None:
         return Identity(path, "unreadable", "folder that cannot be read", fix="Check the permissions.")
@@ -46,10 +63,10 @@ def identify_folder(path: Path, memory: Memory | None = None, tree: Tree | None 
         if snapshot is None:
             return Identity(path, "incomplete", "repository in the Hugging Face cache without any files",
                             fix="Repeat the download.")
-        return identify(snapshot, memory, tree)
+        return inside(snapshot)
     try:
         key = fingerprint(path, tree)
-        result = _describe(path, memory, tree)
+        result = _describe(path, tree, inside)
         if memory:
             memory.keep(path, key, "", result)
         return result
@@ -106,12 +123,12 @@ def fingerprint(path: Path, tree: Tree | None = None) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _describe(path: Path, memory: Memory | None, tree: Tree) -> Identity:
+def _describe(path: Path, tree: Tree, inside: Inside) -> Identity:
     parts = {name: path / name for name in DIFFUSERS_FOLDERS if (path / name).is_dir()}
     if (path / "model_index.json").is_file() or (path / "transformer" / "config.json").is_file():
         return _pipeline(path, parts)
-    if not (path / "config.json").is_file():
-        return _loose_files(path, memory, tree)
+    if not (path / "config.json").is_file() or _is_of_gguf(path):
+        return _loose_files(path, tree, inside)
     config = _config(path / "config.json")
     model = config.get("_class_name") or config.get("model_type")
     weights = _read(path)
@@ -122,17 +139,17 @@ def _describe(path: Path, memory: Memory | None, tree: Tree) -> Identity:
     return _finish(path, weights.facts, weights, "diffusers folder" if "_class_name" in config else "folder")
 
 
-def _loose_files(path: Path, memory: Memory | None, tree: Tree) -> Identity:
+def _loose_files(path: Path, tree: Tree, inside: Inside) -> Identity:
     """A folder of files without any configuration: a set of split files, if each brings something else."""
-    endings = (*WEIGHTS, ".gguf")
     listing = tree.listing(path)
-    names = [name for name in listing.entries if name.lower().endswith(endings)] if listing else []
-    found = [identify(path / name, memory, tree) for name in names]
+    found = [inside(path / name) for name in _one_each(listing)]
     if len(found) == 1:
         return replace(found[0], path=path)
     if not found:
         return Identity(path, "folder", "folder without weight files", fix="Give a weight file or a model folder.")
     parts = [each for each in found if each.usable]
+    if len(parts) == 1 and parts[0].kind == "text_encoder":  # beside it lies its vision part, say
+        return replace(parts[0], path=path)
     brings = [name for each in parts for name in each.brings]
     if "transformer" not in brings or len(set(brings)) < len(brings):
         return Identity(path, "folder", f"folder with {len(found)} weight files, {len(parts)} of them of LTX-2.3, and "
@@ -147,6 +164,22 @@ def _loose_files(path: Path, memory: Memory | None, tree: Tree) -> Identity:
                    formats=_joined(each.formats for each in parts))
 
 
+def _is_of_gguf(folder: Path) -> bool:
+    """Whether its weights are GGUF, which states its own configuration."""
+    names = [each.name for each in folder.iterdir() if is_weights(each.name)]
+    return bool(names) and all(map(is_gguf_name, names))
+
+
+def _one_each(listing: Listing | None) -> list[str]:
+    """The weight files of a folder; of several shards the first that is there stands for all."""
+    names: dict[tuple[object, ...], str] = {}
+    for name in listing.entries if listing else ():
+        if is_weights(name):
+            shard = shard_of(name)
+            names.setdefault((name,) if shard is None else (shard.stem, shard.count, shard.ending), name)
+    return list(names.values())
+
+
 def _joined(tables: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for table in tables for key, value in table.items()}
 
@@ -158,17 +191,16 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
 
 
-def identify_shard(path: Path, shard: re.Match[str], memory: Memory | None = None,
-                   tree: Tree | None = None) -> Identity:
+def identify_shard(path: Path, shard: Shard, memory: Memory | None, tree: Tree, inside: Inside) -> Identity:
     """One of several files that make one model: what they are together."""
-    folder, count, tree = path.parent, int(shard["count"]), tree or Tree()
+    folder = path.parent
     if (folder / "config.json").is_file():
-        whole = identify(folder, memory, tree)
-        result = replace(whole, path=path, sentence=f"shard {int(shard['number'])} of {count}: {whole.sentence}")
+        whole = inside(folder)
+        result = replace(whole, path=path, sentence=f"shard {shard.number} of {shard.count}: {whole.sentence}")
     else:
-        names = [f"{shard['stem']}-{i + 1:05}-of-{count:05}.safetensors" for i in range(min(count, MAX_SHARDS))]
+        names = shard.names()[:MAX_SHARDS]
         weights = _read(folder, names, [name for name in names if not (folder / name).is_file()])
-        result = _finish(path, weights.facts or Facts("other", "shard"), weights, f"{count} shards")
+        result = _finish(path, weights.facts or Facts("other", "shard"), weights, f"{shard.count} shards")
     if memory:
         memory.keep(path, fingerprint(folder, tree), "", result)
     return result
@@ -183,6 +215,7 @@ def _read(folder: Path, names: Sequence[str] | None = None, missing: Sequence[st
         result.problems.append(f"{len(missing)} of {len(names)} weight files missing ({', '.join(missing[:3])}"
                                f"{', …' if len(missing) > 3 else ''})")
     marks = marks_in(each.name for each in folder.iterdir())
+    architecture = ""  # only the first shard of a GGUF file says it
     for name in names[:MAX_SHARDS]:
         if name in missing:
             continue
@@ -191,27 +224,32 @@ def _read(folder: Path, names: Sequence[str] | None = None, missing: Sequence[st
             continue
         try:
             result.size += (folder / name).stat().st_size
-            headers.append(read_header(folder / name))
+            header = read_weights(folder / name, architecture)
+            headers.append(header)
+            architecture = headers[0].metadata.get("general.architecture", "")
+            with Opened(folder / name) as file:
+                if is_hollow(file, tail_of(header)):
+                    result.problems.append(f"{name}: {HOLLOW}")
         except OverlayError:
-            result.problems.append(f"{name}: {identify(folder / name).sentence}")
+            result.problems.append(f"{name}: {alone(folder / name).sentence}")
     if headers:
         tensors = {key: ref for header in headers for key, ref in header.tensors.items()}
         result.facts = facts_of(Header(headers[0].source, tensors, headers[0].metadata))
     elif not missing and not result.problems:
-        pickles = any(each.suffix in (".bin", ".pt", ".pth") for each in folder.iterdir())
+        pickles = any(each.suffix in PICKLES for each in folder.iterdir())
         result.problems.append("its weights are Python pickles (.bin)" if pickles else "no weights in it")
     return result
 
 
 def _weight_files(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the weight files by the index, else those that are there; and which of them are missing."""
-    there = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in WEIGHTS)
-    for index in sorted(folder.glob("*.safetensors.index.json")):
+    there = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in SAFETENSORS)
+    for index in sorted(folder.glob(f"*{INDEX}")):
         table = _config(index).get("weight_map")
         names = sorted({name for name in table.values() if isinstance(name, str) and Path(name).name == name}) \
             if isinstance(table, dict) else []
         missing = [name for name in names if not (folder / name).is_file()]
-        single = index.name.removesuffix(".index.json")
+        single = index.name.removesuffix(INDEX_OF)
         if names and (not missing or single not in there):
             return names, missing
         if single in there:

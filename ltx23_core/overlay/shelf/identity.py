@@ -1,4 +1,4 @@
-"""What one file or folder is, as a record; and how sizes are said."""
+"""What one file or folder is, as a record."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -52,12 +52,3 @@ class Identity:
         """The same file as one that cannot be used."""
         return replace(self, kind=kind, sentence=sentence, fix=fix, brings=(), usable=False, weights={}, work={},
                        formats={})
-
-
-def gigabytes(size: int) -> str:
-    """A size for people: 46.1 GB, 365 MB, 134 bytes."""
-    for unit, bytes_ in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= 0.95 * bytes_:
-            value = size / bytes_
-            return f"{value:.1f} {unit}" if value < 99.95 and unit != "kB" else f"{value:.0f} {unit}"
-    return f"{size} bytes"

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import OverlayError
+from ..bytes.endings import UNFINISHED
+from ..bytes.foreign import FOREIGN
 from ..bytes.gguf import MAGIC
 from ..bytes.header import MAX_HEADER, Header, is_name, parse_json
-from ..bytes.source import DTYPE_BITS, SourceFile, TensorRef, is_count
-from ..names.kinds import FOREIGN, UNFINISHED, USE_OFFICIAL
+from ..bytes.source import DTYPE_BITS, SourceFile, TensorRef, gigabytes, is_count
+from ..names.kinds import USE_OFFICIAL
 from .facts import Facts, facts_of
-from .identity import AGAIN, Identity, gigabytes
+from .identity import AGAIN, Identity
 
 START_BYTES = 512
 Named = Callable[[Facts], Identity]

@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import secrets
 import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...atomic import write_whole
 from .facts import Facts
 from .identity import Identity
 
@@ -30,7 +29,7 @@ Key = tuple[int, ...] | str
 @cache
 def tables_hash() -> str:
     """Stands for the tables and code that make the sentences: a memory made by others is forgotten."""
-    start = Path(__file__).with_name("identify_folder.py")  # not imported: it remembers by this module
+    start = Path(__file__).with_name("identify.py")  # not imported: it remembers by this module
     return hashlib.sha256(b"".join(path.read_bytes() for path in imported_files(start))).hexdigest()[:16]
 
 
@@ -103,14 +102,11 @@ class Memory:
                 return
             text = json.dumps(self._content(), separators=(",", ":"))
             self._changed = False
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.path)
+            write_whole(self.path, text)
         except (OSError, UnicodeEncodeError) as error:
             log.debug("%s is not written: %s", self.path, error)
-            temporary.unlink(missing_ok=True)
 
     def _content(self) -> dict[str, Any]:
         files = dict(list(self._files.items())[-MAX_FILES:])

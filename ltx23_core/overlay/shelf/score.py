@@ -27,11 +27,12 @@ class Score:
         generation: 0: header or name say 2.3, 1: neither says anything, 2: an older family.
         over_room: 0: fits into the device; else the bytes that it would take there.
         other_variant: of what belongs to one variant: 0: the transformer's, 1: its name says none, 2: the other.
+        changed: 1: its name says that somebody changed the official weights; another model is no more exact one.
         loss: place of its number format in `EXACT`.
         weaker: minus the modules of a LoRA times their mean rank.
         recipe: 0: dev, 1: distilled, 2: unknown.
-        apart: 0: a file for this alone, 1: part of a checkpoint; of a checkpoint: minus the components it brings.
-        changed: 1: its name says that somebody changed the official weights.
+        apart: -1: a file that is taken anyway, 0: one for this alone, 1: part of a checkpoint; of a checkpoint: minus
+            the components it brings.
         older: minus its version.
     """
 
@@ -39,11 +40,11 @@ class Score:
     generation: int = 0
     over_room: int = 0
     other_variant: int = 0
+    changed: int = 0
     loss: int = 0
     weaker: int = 0
     recipe: int = 0
     apart: int = 0
-    changed: int = 0
     older: int = 0
 
 
@@ -73,16 +74,16 @@ SAY: dict[str, str] = {
     "": "equal to {other} but for the name",
 }
 
-# What is on the device together, and the activations beside it, in bytes. Sampling: one call of the denoiser with four
-# passes at 768x512x121 (`memory.estimates`); the others: what the pipeline sets aside.
+# What is on the device together, and the activations beside it, in bytes: what the stages set aside for the 22B at
+# 768x512x121, with four passes (a test compares them).
 STAGES: dict[tuple[str, ...], int] = {
-    ("transformer",): 1_030_000_000,
+    ("transformer",): 1_020_000_000,
     ("text_encoder",): 1 << 29,
     ("text_projection", "connectors"): 1 << 29,
-    ("video_encoder",): 1 << 29,
-    ("video_decoder",): 1 << 29,
-    ("audio_decoder", "vocoder"): 1 << 29,
-    ("audio_encoder",): 1 << 29,
+    ("video_encoder",): 78_000_000,
+    ("video_decoder",): 1_740_000_000,
+    ("audio_decoder", "vocoder"): 155_000_000,
+    ("audio_encoder",): 51_000_000,
 }
 
 

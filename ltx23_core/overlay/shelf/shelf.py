@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..names.kinds import UNFINISHED
-from .identify import SHARD, identify, remembered
-from .identify_folder import WEIGHTS, is_model_folder, is_repository, snapshots_of
+from ..bytes.endings import PICKLES, UNFINISHED, WEIGHTS, shard_of
+from .identify import identify, remembered
+from .identify_folder import is_model_folder, is_repository, snapshots_of
 from .identity import Identity
 from .remembered import Memory
 from .tree import Entry, Tree
 
 log = logging.getLogger("ltx23")
 SHOW_SECONDS, SAVE_SECONDS = 0.2, 5.0  # how often a long first look shows, and saves, what it has
-LISTED = (*WEIGHTS, ".gguf", ".pt", ".pth", ".ckpt", ".bin", *UNFINISHED)
+LISTED = (*WEIGHTS, *PICKLES, *UNFINISHED)
 MAX_DEPTH = 8
 MAX_ENTRIES = 20_000  # of one listing; a folder with more is no model folder but an accident
 # Names of files that belong to the model folder they are in and are not listed beside it.
@@ -124,8 +124,8 @@ def _is_listed(name: str, inside: bool) -> bool:
     """Whether a file stands for itself: it has a weight file's ending, and is no part of its model folder."""
     if not name.lower().endswith(LISTED) or (inside and name.startswith(_OF_FOLDER)):
         return False
-    shard = SHARD.fullmatch(name)
-    return shard is None or int(shard["number"]) == 1
+    shard = shard_of(name)
+    return shard is None or shard.number == 1
 
 
 class Shelf:

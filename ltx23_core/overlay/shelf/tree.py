@@ -12,7 +12,7 @@ from heapq import nlargest
 from pathlib import Path
 from typing import NamedTuple
 
-from ..names.kinds import UNFINISHED
+from ..bytes.endings import UNFINISHED
 
 # A folder changed less than this before it was listed is listed again: its time may not show the next change.
 RACY_NS = 100_000_000

@@ -9,8 +9,8 @@ import torch
 from ltx23_core import Pipeline
 from ltx23_core.conditioning.image import ImageCondition
 from ltx23_core.conditioning.inpaint import Inpaint
-from ltx23_core.conditioning.reference import reference_scales
 from ltx23_core.conditioning.retake import Retake
+from ltx23_core.conditioning.scales import reference_scales
 from ltx23_core.conditioning.source import SourceClip
 from ltx23_core.conditioning.source_streams import SourceAudio
 from ltx23_core.errors import LTX23Error
@@ -39,6 +39,16 @@ def spoiled(values: torch.Tensor, value: float) -> torch.Tensor:
 def test_nan_is_named_before_anything_runs(what: str, make, value: float) -> None:
     with pytest.raises(LTX23Error, match=f"{what}.*(NaN or infinity|values from)"):
         make(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.uint16, torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("make", [SourceClip, lambda frames: ImageCondition(frames[0])])
+def test_pixels_of_unknown_white_are_refused(make, dtype: torch.dtype) -> None:
+    """A 16-bit picture was taken for floats, and all of it was white."""
+    with pytest.raises(LTX23Error, match=f"pixels of {str(dtype)[6:]}.*uint8, or floats in .0, 1."):
+        make(FRAMES.to(dtype))
+    for right in (torch.uint8, torch.float16, torch.bfloat16, torch.float64):
+        make(FRAMES.to(right))
 
 
 @pytest.mark.parametrize("kind", ["video", "audio"])

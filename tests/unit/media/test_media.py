@@ -205,7 +205,9 @@ def test_odd_size_is_refused_with_the_nearest_one(tmp_path: Path, shape: tuple[i
 
 @pytest.mark.parametrize(("frames", "words"), [
     (torch.zeros(1, 3, 64, 64), "channels last"), (torch.zeros(64, 64, 3), "channels last"),
-    (torch.full((1, 64, 64, 3), float("nan")), "NaN")])
+    (torch.full((1, 64, 64, 3), float("nan")), "NaN"),
+    *((torch.zeros(1, 64, 64, 3, dtype=dtype), f"pixels of {str(dtype)[6:]}.*65535 for 16 bits")
+      for dtype in (torch.int16, torch.uint16, torch.int32, torch.bool))])
 def test_wrong_frames(tmp_path: Path, frames: torch.Tensor, words: str) -> None:
     with pytest.raises(MediaError, match=words):
         write_video(tmp_path / "a.mp4", iter([frames]), 24)

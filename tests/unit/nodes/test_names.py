@@ -27,7 +27,8 @@ NAMES = load()
 @pytest.mark.parametrize(("prefix", "want"), [
     ("video/LTX-2.3", "video/LTX-2.3"), ("%year%-%month%-%day%/clip", "2026-03-07/clip"),
     ("%date:yyyy-MM-dd%/clip", "2026-03-07/clip"), ("%date:yy_M_d%", "26_3_7"), ("%date:hhmmss%", "140509"),
-    ("%date:h.m.s%", "14.5.9"), ("%date:dd/MM/yyyy%", "07_03_2026"), ("%hour%%minute%%second%", "140509"),
+    ("%date:h.m.s%", "14.5.9"), ("%date:yyyy/MM/dd hh:mm%/a", "2026/03/07 14_05/a"),
+    ("%date:dd/MM/yyyy%", "07/03/2026"), ("%hour%%minute%%second%", "140509"),
     ("%width%x%height%", "1280x704"), ("%My sampler.seed%", "42"), ("%LTX23Sampler.seed%_a", "42_a"),
     ("%LTX23Sampler.prompt%", "a _fox__ red_blue"), ("%Other.seed%", "Other.seed"),
     ("%LTX23Sampler.model%", "LTX23Sampler.model"), ("50% off", "50% off"), ("100%/a%", "100%/a%")])

@@ -87,6 +87,8 @@ def test_folder_with_a_gguf_and_its_vision_part(config: bool, whole: Path, tmp_p
     assert found.files.headers[0].path.name == whole.name and "tokenizer" in found.components
     (part,) = find(folder)
     assert "mmproj-BF16.gguf (the vision part of a text encoder (mmproj, GGUF))" in " ".join(part.notes)
+    said = identify(folder)
+    assert (said.path, said.kind, said.usable) == (folder, "text_encoder", True), said.sentence
 
 
 def test_vision_part_alone_is_named(tmp_path: Path) -> None:
@@ -105,7 +107,11 @@ def test_split_gguf(given: str, whole: Path, tmp_path: Path) -> None:
     path = {"first": parts[0], "second": parts[1], "folder": folder}[given]
     got, want = numbers(tmp_path, path), numbers(tmp_path, whole)
     assert set(got) == set(want) and all(torch.equal(got[name], want[name]) for name in want)
+    said, alone = identify(path), identify(whole)
+    assert said.usable and "3 shards" in said.sentence, said.sentence
+    assert (said.path, said.kind, said.brings, said.dtypes) == (path, alone.kind, alone.brings, alone.dtypes)
     parts[1].unlink()
+    assert identify(parts[0]).kind == identify(folder).kind == "incomplete"
     with refuses(OverlayError, "lacks 1 of 3 shards", parts[1].name):
         materialize(CHECKPOINT, parts[0], output=tmp_path / "o.json")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ltx23_core import identify, materialize
+from ltx23_core.overlay.downloads import missing_lines
 from ltx23_core.overlay.shelf.choose import Choice, choose
-from ltx23_core.overlay.shelf.downloads import missing_lines
 from ltx23_core.overlay.shelf.identity import Identity
 from ltx23_core.overlay.shelf.report import report as full_report
 from ltx23_core.overlay.shelf.shelf import Item, Shelf
@@ -93,6 +93,41 @@ def test_order_of_components() -> None:
     audio, vocoder = item("a.safetensors", ("audio_decoder", "audio_encoder")), item("v.safetensors", ("vocoder",))
     choice = choose((lone, audio, vocoder), {})
     assert {path.name for path in choice.arguments()["components"]} == {"lone.safetensors", "v.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["ltx23-10eros-dev-bf16.safetensors", "LTX-2.3-uncensored-merge.safetensors"])
+def test_changed_weights_are_not_the_more_exact_ones(name: str) -> None:
+    """A finetune in bf16 is another model, no better copy of the official one in fp8; where only it fits, it goes."""
+    values = {"fits": {"text_features": 9}, "variant": "dev"}
+    changed = item(name, ALL, **values, weights={"transformer": [int(9e9)]})
+    official = item("ltx-2.3-22b-dev-fp8.safetensors", ALL, dtypes="fp8 scaled", **values,
+                    weights={"transformer": [int(20e9)]})
+    heretic = item("gemma-3-12b-it-heretic.safetensors", ("text_encoder",), kind="text_encoder",
+                   fits={"text_features": 9})
+    fp8 = item("gemma_3_12B_it_fp8_scaled.safetensors", ("text_encoder",), kind="text_encoder", dtypes="fp8 scaled",
+               fits={"text_features": 9})
+    choice = choose([changed, official, heretic, fp8], {}, int(80e9))
+    assert choice.files["checkpoint"] is official and choice.files["text_encoder"] is fp8
+    assert f"{name} says that it is changed" in choice.reasons[0]
+    assert choose([changed, official, fp8], {}, int(16e9)).files["checkpoint"] is changed
+
+
+@pytest.mark.parametrize("place", ["projection", "checkpoint"])
+def test_a_text_encoder_inside_another_file_has_the_same_budget(place: str) -> None:
+    """The official one-file text encoder brings the projection too; CheckpointSave's checkpoint brings all."""
+    sizes = {"weights": {"text_encoder": [int(24e9)]}, "fits": {"text_features": 9}}
+    own = item("own.safetensors", ("text_encoder",) + (("text_projection",) if place == "projection" else ALL),
+               kind="text_encoder" if place == "projection" else "checkpoint", **sizes)
+    lone = item("lone.safetensors", tuple(name for name in ALL if name != "text_projection"), fits={"width": 8})
+    small = item("small.gguf", ("text_encoder",), kind="text_encoder", dtypes="GGUF Q4_K",
+                 weights={"text_encoder": [int(7e9)]}, fits={"text_features": 9})
+    items = [own, small, *([lone] if place == "projection" else [])]
+    for budget, expected in ((int(80e9), own), (int(16e9), small), (0, own)):
+        choice = choose(items, {}, budget)
+        assert choice.files["text_encoder"] is expected and own in choice.files.values()
+        assert choice.arguments()["text_encoder"] == expected.identity.path
+    alone = choose([each for each in items if each is not small], {}, int(16e9))
+    assert alone.files["text_encoder"] is own and any(note.startswith("text_encoder: ") for note in alone.notes)
 
 
 def test_distilled_weights_need_no_lora() -> None:

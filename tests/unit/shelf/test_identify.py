@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ltx23_core import identify
-from ltx23_core.overlay.shelf.identify import SHARD
+from ltx23_core.overlay.bytes.endings import shard_of
 from ltx23_core.overlay.shelf.identity import Identity
 from ltx23_core.overlay.shelf.remembered import Memory
 from ltx23_core.overlay.shelf.shelf import Shelf, walk
@@ -371,7 +371,7 @@ def test_every_right_file_of_the_tiny_model_is_usable() -> None:
 
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has not changed is not opened again; what moved is known by its header; what changed is read."""
-    module = sys.modules["ltx23_core.overlay.shelf.identify"]
+    module = sys.modules["ltx23_core.overlay.shelf.identify_file"]
     file = write_sparse(tmp_path / "files" / "ltx-dev.safetensors", official(P))
     folder = gemma_folder(tmp_path / "files" / "gemma")
     memory = Memory(tmp_path / "memory.json")
@@ -406,8 +406,20 @@ def test_shelf(tmp_path: Path) -> None:
     assert all(isinstance(item.identity, Identity) and item.identity.kind != "unread" for item in items)
 
 
+def test_a_broken_shard_beside_a_configuration(tmp_path: Path) -> None:
+    """It is named, from the folder as from each of its files; asking for one never leads back to it."""
+    folder = gemma_folder(tmp_path / "gemma")
+    shard = sorted(folder.glob("*.safetensors"))[-1]
+    os.truncate(shard, shard.stat().st_size - 2)
+    for path in (folder, *folder.glob("*.safetensors")):
+        found = identify(path)
+        assert not found.usable and shard.name in found.sentence and "truncated" in found.sentence, found.sentence
+
+
 def test_shard_names() -> None:
-    assert SHARD.fullmatch("model-00001-of-00005.safetensors")["count"] == "00005"
+    assert shard_of("model-00001-of-00005.safetensors") == ("model", 1, 5, ".safetensors")
+    assert shard_of("model-00001-of-00005.GGUF") == ("model", 1, 5, ".GGUF")
+    assert shard_of("model-00001-of-00005.txt") is None
 
 
 def test_command_line(tmp_path: Path) -> None:

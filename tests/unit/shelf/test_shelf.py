@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx23_core.overlay.shelf import identify_folder
+from ltx23_core.overlay.shelf import remembered
 from ltx23_core.overlay.shelf.identify import identify
 from ltx23_core.overlay.shelf.remembered import imported_files
 from ltx23_core.overlay.shelf.shelf import Shelf
@@ -166,11 +166,13 @@ def filled(path: Path, until: float) -> Path:
     start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     with file.open("r+b") as opened:
         opened.seek(start)
+        opened.truncate()
+        opened.truncate(size)
         opened.write(b"\x11\x3f" * int((size - start) * until / 2))
     return file
 
 
-@pytest.mark.parametrize("until", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("until", [0, 0.2, 0.5, 0.8])
 def test_a_tail_of_zeros_is_unfinished(tmp_path: Path, until: float) -> None:
     found = identify(filled(tmp_path / "ltx-2.3-style.safetensors", until))
     assert found.kind == "unfinished" and "only zeros at its end where numbers belong" in found.sentence
@@ -192,13 +194,15 @@ def test_zeros_of_an_untrained_part_are_none(tmp_path: Path) -> None:
 # --- the memory's key, and what recognition costs to import
 
 def test_the_memory_hashes_every_module_that_recognition_loads() -> None:
-    script = ("import sys\nimport ltx23_core.overlay.shelf.identify_folder\n"
+    script = ("import sys\nimport ltx23_core.overlay.shelf.identify\n"
               "print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('ltx23_core.overlay.')))")
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    hashed = {str(path.relative_to(ROOT)) for path in imported_files(Path(identify_folder.__file__))}
+    start = Path(remembered.__file__).with_name("identify.py")
+    hashed = {str(path.relative_to(ROOT)) for path in imported_files(start)}
     for name in ("names/kinds.py", "names/variant.py", "names/layout.py", "names/recognise.py", "names/renames.py",
                  "packed/formats.py", "packed/layers.py", "packed/sizes.py", "bytes/header.py", "bytes/gguf.py",
-                 "shelf/facts.py", "shelf/identify.py", "shelf/identify_folder.py", "shelf/not_weights.py"):
+                 "shelf/facts.py", "shelf/identify.py", "shelf/identify_file.py", "shelf/identify_folder.py",
+                 "shelf/not_weights.py"):
         assert f"ltx23_core/overlay/{name}" in hashed, name
         assert name in loaded, name
     assert not any("models" in path for path in hashed)

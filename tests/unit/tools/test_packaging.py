@@ -107,9 +107,7 @@ def test_what_is_imported_is_declared(wheel):
     used = set(imports(LIBRARY)) - set(sys.stdlib_module_names) - {"ltx23_core"}
     assert set(NOT_DECLARED) <= used
     wanted = {normal(DISTRIBUTIONS.get(name, name)) for name in used - set(NOT_DECLARED)}
-    assert wanted <= set(declared(wheel))
-    # einops is the one that changes of layout are stated with, whether or not a file imports it yet.
-    assert set(declared(wheel)) - wanted <= {"einops"}
+    assert wanted == set(declared(wheel))
 
 
 def test_the_environment_of_the_tests_has_what_is_declared(wheel):

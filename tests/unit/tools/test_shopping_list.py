@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ltx23_core.overlay.downloads import DOWNLOADS, GATED, OPTIONAL, missing, missing_lines, needed_by
 from ltx23_core.overlay.shelf.choose import choose
-from ltx23_core.overlay.shelf.downloads import DOWNLOADS, GATED, OPTIONAL, missing, missing_lines, needed_by
 from ltx23_core.plan.recipes import RECIPES
 from tests.support.folder import item
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import queue
 import re
 import threading
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ltx23_core.atomic import publish, temporary_beside
 from tools.tiny_world.train.library import build
 from tools.tiny_world.train.muon import Muon
 
@@ -222,12 +222,10 @@ class Run:
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_beside(path)
     own = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     save_file(own, temporary, metadata=metadata)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    publish(temporary, path)
 
 
 def load_part(path: Path, part: str, module: nn.Module) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...hub.catalogue import ENTRIES, Entry
+from ..hub.catalogue import ENTRIES, Entry
 
 UPSAMPLERS = ("upsampler_x2", "upsampler_x1.5", "upsampler_temporal_x2")
 OPTIONAL = (*UPSAMPLERS, "distilled_lora")  # what not every recipe needs
