@@ -301,14 +301,12 @@ class Bench:
         self.say("gemma", "bits equal" if all(map(torch.equal, *found.values())) else "BITS DIFFER")
 
 
-def budgets_hold(bench: Bench, overlays: Mapping[str, Overlay]) -> None:
+def budgets_hold(bench: Bench, name: str, overlay: Overlay) -> None:
     """Rows that once did not fit, and resident beside the first of them."""
-    bench.steps("bf16", overlays["bf16"], "768x512", 4, (None, 16, 8))
-    bench.steps("bf16", overlays["bf16"], "768x512", 1, (8,), 1)
-    bench.steps("bf16", overlays["bf16"], "1280x704", 4, (16,), 1)
-    bench.steps("fp8", overlays["fp8"], "768x512", 4, (12,), 1)
-    bench.steps("fp8", overlays["fp8"], "768x512", 1, (8,), 1)
-    bench.steps("fp8", overlays["fp8"], "1280x704", 4, (12,), 1)
+    large = 16 if name == "bf16" else 12
+    bench.steps(name, overlay, "768x512", 4, (None, large, 8) if name == "bf16" else (large,))
+    bench.steps(name, overlay, "1280x704", 4, (large,), 1)
+    bench.steps(name, overlay, "768x512", 1, (8,), 1)
 
 
 def main() -> None:
@@ -329,10 +327,13 @@ def main() -> None:
         size = write(path, *transformer_layout(fp8), device)
         overlays[name] = materialize(path, output=args.folder / f"{name}.json")
         bench.say("wrote", name, f"{size:.1f} GB", f"at {time.perf_counter() - start:.0f} s")
-    torch.cuda.empty_cache()
+        if args.short:
+            torch.cuda.empty_cache()
+            budgets_hold(bench, name, overlays[name])
     if args.short:
-        budgets_hold(bench, overlays)
+        bench.say("done at", time.perf_counter() - start)
         return
+    torch.cuda.empty_cache()
     bench.loads(args.folder / "ltx-2.3-22b-dev-bf16.safetensors", "tmpfs")
     registering.run(args.folder / "ltx-2.3-22b-dev-bf16.safetensors", 8)
     bench.steps("bf16", overlays["bf16"], "768x512", 4, (None, 16, 8, 4.5))
