@@ -118,7 +118,10 @@ def partly(host: object) -> dict[str, object]:
     errors = importlib.import_module("pack_x_path.ltx23_core.errors")
     residency, found = host.Residency(), {}
     large = FakeComponent("transformer", 8000, blocks=40)
+    shown: list[str] = []
+    host.progress._show = shown.append
     residency.use(large, activation_bytes=1000 * MB)
+    found["shown"] = list(shown)
     found["large_megabytes"], found["large_streamed"] = large.loaded_bytes // MB, large.streamed
     found["large_listed"] = [model.model.loaded_size() // MB for model in mm.current_loaded_models]
     residency.use(large, activation_bytes=1000 * MB)

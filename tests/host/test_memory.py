@@ -104,6 +104,12 @@ def test_a_part_larger_than_the_device_is_partly_there_within_the_budget(found: 
     assert found["large_again"] == [4600, 1]
 
 
+def test_the_node_says_where_the_weights_are(found: dict) -> None:
+    """What ComfyUI gave, not what we would have taken."""
+    [line] = found["shown"]
+    assert line.endswith("GB free: transformer streamed 19 of 40 blocks; peak 5.9 GB"), line
+
+
 def test_another_model_gets_blocks_back_and_not_everything(found: dict) -> None:
     megabytes, loads, other = found["beside_another"]
     assert other == 1500 and loads == 1 and 1000 < megabytes <= 6000 - 1500
