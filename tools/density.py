@@ -32,9 +32,11 @@ class Rates(NamedTuple):
 LIMITS = Rates(15, 20, 20)
 # Rooms that keep the limits; a room that comes to keep them is added here.
 UNFOLDED = (
+    "ltx23_core",
     "ltx23_core/cli",
     "ltx23_core/conditioning",
     "ltx23_core/decode",
+    "ltx23_core/hub",
     "ltx23_core/lora",
     "ltx23_core/media",
     "ltx23_core/models",
