@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ltx23_core.decode.frames import byte_chunks, unit_frames
+from ltx23_core.decode.frames import to_frames
 from ltx23_core.decode.tiles import auto_tiling, tiled_decode
 from ltx23_core.geometry import video_grid
 from ltx23_core.models.registry import build
@@ -51,10 +51,10 @@ def ways(decoder: nn.Module, latent: Tensor, folder: Path) -> dict[str, Callable
         return (chunk[0] for chunk in tiled_decode(decoder, latent, tiling))
 
     def bytes_of() -> Iterator[Tensor]:
-        return byte_chunks(pixels())
+        return (to_frames(chunk, eight_bit=True) for chunk in pixels())
 
     found = {"device alone": lambda: sum(chunk.shape[1] for chunk in pixels()),
-             "float frames on the host": lambda: sum(len(unit_frames(chunk).float().cpu()) for chunk in pixels()),
+             "float frames on the host": lambda: sum(len(to_frames(chunk)) for chunk in pixels()),
              "byte frames on the host": lambda: sum(len(chunk) for chunk in bytes_of())}
     if importlib.util.find_spec("av") is None:
         print("# no mp4: PyAV is not installed", flush=True)

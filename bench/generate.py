@@ -1,6 +1,6 @@
 """Enhance Prompt's writing alone: tokens a second of Gemma 3 12B with random weights, beside what the weights allow.
 
-    python -m bench generate [--tokens 96] [--prompt 700] [--layers 48] [--tiny]
+    python -m bench generate [--tokens 96] [--prompt 700] [--layers 48] [--profile] [--tiny]
 
 Random weights are made on the device. The floor reads every weight once a token at the rate of a copy in this run.
 """
@@ -16,7 +16,7 @@ from ltx23_core.models.registry import build
 from ltx23_core.prompt.generate import Sampling, generate
 
 from .generate_weights import GEMMA_12B, random_tensor
-from .measure import seconds, table
+from .measure import by_class, seconds, table, top_kernels
 
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 512}
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96, help="to write")
     parser.add_argument("--prompt", type=int, default=700, help="tokens of the question")
     parser.add_argument("--layers", type=int, default=48)
+    parser.add_argument("--profile", action="store_true", help="kernels of 32 tokens by class, the question included")
     parser.add_argument("--tiny", action="store_true", help="small widths: a smoke run")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,6 +64,10 @@ def main() -> None:
         rows.append([run, len(made), total, 1e3 * steps[len(steps) // 2], 1e3 * steps[-1], len(steps) / sum(steps),
                      rate / size])
     print(table(("run", "tokens", "seconds", "ms a token, median", "slowest", "tokens/s", "floor, tokens/s"), rows))
+    if args.profile and device.type == "cuda":
+        few = Sampling(stop=(-1,), seed=1, max_new_tokens=32, temperature=0.7)
+        print(by_class(lambda: generate(gemma, ids, few)))
+        print(table(("kernel", "ms", "launches"), top_kernels(lambda: generate(gemma, ids, few))))
 
 
 if __name__ == "__main__":

@@ -66,8 +66,11 @@ def upscale(shared: Shared, latent: Tensor, kind: str = "x2") -> Tensor:
     config = UpsamplerConfig.from_dict(shared.overlay.require(name).config)
     need = upsample_bytes(config.mid_channels, VideoGrid(*latent.shape[2:]), shared.dtype.itemsize)
     [module] = shared.use(name, activation_bytes=need)
-    return torch.cat([upsample(module, one.to(shared.residency.device, shared.dtype), *shared.statistics)
-                      for one in latent.split(1)])
+    made = []
+    for one in latent.split(1):
+        one = one.to(shared.residency.device, shared.dtype)
+        made.append(upsample(module, one, *shared.statistics))
+    return torch.cat(made)
 
 
 def decode_video(shared: Shared, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING,
@@ -102,6 +105,6 @@ def decode_audio(shared: Shared, latent: Tensor) -> Audio:
     voices = VocoderConfig.from_dict(shared.overlay.require("vocoder").config)
     need = sound_decode_bytes(config, voices, latent.shape[2], shared.dtype.itemsize) * len(latent)
     decoder, vocoder = shared.use("audio_decoder", "vocoder", activation_bytes=need)
-    waveform = decode_sound(decoder, vocoder, latent.to(shared.residency.device, shared.dtype), (config, voices),
-                            shared.residency.check)
+    latent = latent.to(shared.residency.device, shared.dtype)
+    waveform = decode_sound(decoder, vocoder, latent, (config, voices), check=shared.residency.check)
     return Audio(waveform, voices.output_rate)

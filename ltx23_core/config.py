@@ -6,7 +6,7 @@ official code's defaults for keys that the 2.3 files do not carry.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,15 +52,22 @@ def reference_factor(metadata: Mapping[str, str], keys: tuple[str, ...]) -> tupl
     Returns:
         the key, and the factor (1 to `MAX_REFERENCE_SCALE`) or None where it is no such number; None: nothing stated.
     """
-    stated = [key for key in keys if str(metadata.get(key, "")).strip().lower() not in _UNSET]
-    if not stated:
-        return None
+    for key in keys:
+        text = str(metadata.get(key, "")).strip()
+        if text.lower() not in _UNSET:
+            return key, _scale(text)
+    return None
+
+
+def _scale(text: str) -> int | None:
+    """The factor that a text is, None where it is none."""
     try:
-        value = float(str(metadata[stated[0]]).strip().strip('"'))
+        value = float(text.strip('"'))
     except ValueError:
-        return stated[0], None
-    whole = value.is_integer() and 1 <= value <= MAX_REFERENCE_SCALE
-    return stated[0], int(value) if whole else None
+        return None
+    if value.is_integer() and 1 <= value <= MAX_REFERENCE_SCALE:
+        return int(value)
+    return None
 
 
 def _check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], part: str) -> None:
@@ -109,13 +116,14 @@ class TransformerConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> TransformerConfig:
         """Build from ``config.transformer``; raises `OverlayError` for another architecture."""
         _check_fixed(config, _TRANSFORMER_FIXED, "transformer")
-        heads, audio_heads = config["num_attention_heads"], config["audio_num_attention_heads"]
+        video = StreamConfig(
+            config["in_channels"], config["out_channels"], config["num_attention_heads"],
+            config["attention_head_dim"], tuple(config["positional_embedding_max_pos"]))
+        audio = StreamConfig(
+            config.get("audio_in_channels", 128), config["audio_out_channels"], config["audio_num_attention_heads"],
+            config["audio_attention_head_dim"], tuple(config["audio_positional_embedding_max_pos"]))
         return cls(
-            layers=config["num_layers"],
-            video=StreamConfig(config["in_channels"], config["out_channels"], heads, config["attention_head_dim"],
-                               tuple(config["positional_embedding_max_pos"])),
-            audio=StreamConfig(config.get("audio_in_channels", 128), config["audio_out_channels"], audio_heads,
-                               config["audio_attention_head_dim"], tuple(config["audio_positional_embedding_max_pos"])),
+            layers=config["num_layers"], video=video, audio=audio,
             norm_eps=config["norm_eps"], rope_theta=config["positional_embedding_theta"],
             timestep_scale=config["timestep_scale_multiplier"],
             av_gate_timestep_scale=config.get("av_ca_timestep_scale_multiplier", 1.0),
@@ -143,7 +151,8 @@ class ConnectorConfig:
         """Build the video or the audio connector from ``config.transformer``."""
         prefix = "audio_connector_" if audio else "connector_"
         return cls(layers=config.get(prefix + "num_layers", config["connector_num_layers"]),
-                   heads=config[prefix + "num_attention_heads"], head_dim=config[prefix + "attention_head_dim"],
+                   heads=config[prefix + "num_attention_heads"],
+                   head_dim=config[prefix + "attention_head_dim"],
                    max_pos=tuple(config.get("connector_positional_embedding_max_pos", (1,))),
                    rope_theta=config["positional_embedding_theta"])
 
@@ -177,15 +186,25 @@ class VideoVAEConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> VideoVAEConfig:
         """Build from ``config.vae``; raises `OverlayError` for another architecture."""
         _check_fixed(config, {"dims": 3, "in_channels": 3, "out_channels": 3, "norm_layer": "pixel_norm",
-                              "latent_log_var": "uniform", "causal_decoder": False, "timestep_conditioning": False,
+                              "latent_log_var": "uniform", "causal_decoder": False,
+                              "timestep_conditioning": False,
                               "spatial_padding_mode": "zeros", "use_quant_conv": False}, "vae")
 
-        def blocks(key: str) -> tuple[tuple[str, int], ...]:
-            return tuple((name, args["num_layers"] if name == "res_x" else args.get("multiplier", 1))
-                         for name, args in config[key])
-
         return cls(config["latent_channels"], config["patch_size"], config["encoder_base_channels"],
-                   config["decoder_base_channels"], blocks("encoder_blocks"), blocks("decoder_blocks"))
+                   decoder_base_channels=config["decoder_base_channels"],
+                   encoder_blocks=_vae_blocks(config["encoder_blocks"]),
+                   decoder_blocks=_vae_blocks(config["decoder_blocks"]))
+
+
+def _vae_blocks(listed: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[str, int], ...]:
+    """(name, layers) of each group of residual blocks, (name, multiplier of the channels) of each other block."""
+    blocks = []
+    for name, args in listed:
+        if name == "res_x":
+            blocks.append((name, args["num_layers"]))
+        else:
+            blocks.append((name, args.get("multiplier", 1)))
+    return tuple(blocks)
 
 
 @dataclass(frozen=True)
@@ -239,7 +258,7 @@ class GeneratorConfig:
                               "use_tanh_at_final": False, "use_bias_at_final": False}, "vocoder")
         return cls(config["upsample_initial_channel"], tuple(config["upsample_rates"]),
                    tuple(config["upsample_kernel_sizes"]), tuple(config["resblock_kernel_sizes"]),
-                   tuple(tuple(d) for d in config["resblock_dilation_sizes"]))
+                   tuple(map(tuple, config["resblock_dilation_sizes"])))
 
 
 @dataclass(frozen=True)
@@ -280,14 +299,14 @@ class UpsamplerConfig:
         """Build from an upscaler file's metadata; raises `OverlayError` for another architecture."""
         _check_fixed(config, {"dims": 3}, "latent upsampler")
         return cls(config["in_channels"], config["mid_channels"], config["num_blocks_per_stage"],
-                   config["spatial_upsample"], config["temporal_upsample"], float(config.get("spatial_scale", 2.0)),
-                   config.get("rational_resampler", False))
+                   config["spatial_upsample"], config["temporal_upsample"],
+                   float(config.get("spatial_scale", 2.0)), config.get("rational_resampler", False))
 
 
 MAX_LAYERS = 999  # more is no model but a damaged file
 # transformers' defaults where a config.json of Gemma 3 has no value.
-_GEMMA_DEFAULTS = {"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-                   "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+_GEMMA_DEFAULTS = {"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216,
+                   "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 
 
 def gemma_config(config: Mapping[str, Any]) -> dict[str, Any]:

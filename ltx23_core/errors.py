@@ -57,7 +57,8 @@ class MediaError(LTX23Error):
     """An image, video or audio file or tensor that cannot be used."""
 
 
-NAN_FIX = "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged."
+NAN_FIX = (
+    "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged.")
 
 
 class OutOfMemoryError(LTX23Error, MemoryError):
@@ -85,7 +86,9 @@ def word(value: object) -> str:
     """
     if isinstance(value, str) and _WORD.fullmatch(value):
         return repr(value)
-    return "nothing" if value is None else "something that is no name"
+    if value is None:
+        return "nothing"
+    return "something that is no name"
 
 
 def reason(error: BaseException) -> str:
@@ -106,4 +109,6 @@ def examples(names: Sequence[str]) -> str:
 
 def _natural(name: str) -> list[int | str]:
     """A name as text and numbers in turn, by which 2 comes before 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    parts: list[int | str] = re.split(r"(\d+)", name)
+    parts[1::2] = map(int, parts[1::2])  # every second one is digits
+    return parts

@@ -57,8 +57,10 @@ def _nearest(value: int, step: int, offset: int = 0) -> tuple[int, int]:
 
 def _side_problem(width: int | None, height: int | None, step: int) -> Problem | None:
     """What is wrong with one side or both; the fix for both names whole sizes."""
-    sides = {"width": width, "height": height}
-    wrong = {name: value for name, value in sides.items() if value is not None and (value < step or value % step)}
+    wrong = {}
+    for name, value in (("width", width), ("height", height)):
+        if value is not None and (value < step or value % step):
+            wrong[name] = value
     if not wrong:
         return None
     found = " and ".join(f"{name} is {value}" for name, value in wrong.items())
@@ -119,7 +121,9 @@ def window_problem(window: int | None, overlap: int | None) -> tuple[str, str, s
     if window is not None and (window < 1 or window % TIME_SCALE != 1):
         low, high = _nearest(window, TIME_SCALE, 1)
         return f"window is {window} frames", "8 k + 1 (17, 25, … 121)", f"Use {low} or {high}."
-    if overlap is not None and (overlap < TIME_SCALE or overlap % TIME_SCALE or (window and overlap >= window)):
+    if overlap is None:
+        return None
+    if overlap < TIME_SCALE or overlap % TIME_SCALE or (window and overlap >= window):
         return f"overlap is {overlap} frames", "a multiple of 8 that is less than the window", "Use 24."
     return None
 

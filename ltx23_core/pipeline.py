@@ -52,12 +52,15 @@ class Pipeline:
             block by block), "resident", "stream" (as little as possible), or a budget in GB.
     """
 
-    def __init__(self, overlay: Overlay | str | Path, *, device: str | torch.device = "auto", dtype: str = "auto",
-                 attention: str = "auto", residency: Residency | None = None, lora_mode: str = "auto",
-                 memory: str | float = "auto") -> None:
-        self.overlay = overlay if isinstance(overlay, Overlay) else Overlay.load(overlay)
-        chosen = device if isinstance(device, torch.device) else choose_device(device)
-        self.residency: Residency = residency or LocalResidency(chosen, memory=memory)
+    def __init__(self, overlay: Overlay | str | Path, *, device: str | torch.device = "auto",
+                 dtype: str = "auto", attention: str = "auto", residency: Residency | None = None,
+                 lora_mode: str = "auto", memory: str | float = "auto") -> None:
+        if not isinstance(overlay, Overlay):
+            overlay = Overlay.load(overlay)
+        if not isinstance(device, torch.device):
+            device = choose_device(device)
+        self.overlay = overlay
+        self.residency: Residency = residency or LocalResidency(device, memory=memory)
         self.dtype = choose_dtype(dtype, self.residency.device)
         check_backend(attention, self.residency.device, self.dtype)
         self._shared = Shared(self.overlay, self.residency, self.dtype, attention_backend(attention))
@@ -127,7 +130,8 @@ class Pipeline:
         view = Pipeline.__new__(Pipeline)
         view.overlay, view.residency, view.dtype = self.overlay, self.residency, self.dtype
         view._shared, view._lora_mode, view._loras = self._shared, self._lora_mode, tuple(loras)
-        view._origin = self._origin or self  # kept alive: who wants the same model again finds it and its weights
+        # Kept alive: who wants the same model again finds it and its weights.
+        view._origin = self._origin or self
         return view
 
     @property
@@ -218,7 +222,8 @@ class Pipeline:
         return self.plan(Settings(**settings)).run(context, on_step, preview=preview)
 
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------
-    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int], masked: bool = False) -> torch.nn.Module:
+    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int],
+                        masked: bool = False) -> torch.nn.Module:
         """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens.
 
         ``masked``: the video self attention has a mask.
@@ -226,7 +231,8 @@ class Pipeline:
         video, audio = tokens
         nag = stage.guidance is not None and stage.guidance.nag_alone() is not None
         need = sampling_bytes(self.transformer_config, video, audio, passes=stage.passes, batch=1,
-                              bytes_per_value=self.dtype.itemsize, nag=nag, masked=masked, fused=prepare_kernels())
+                              bytes_per_value=self.dtype.itemsize, nag=nag, masked=masked,
+                              fused=prepare_kernels())
         component = self.component("transformer")
         component.set_loras(self._transformer_loras(stage, component, need))
         self.residency.use(component, activation_bytes=need)
@@ -296,7 +302,8 @@ class Pipeline:
         """Decode an audio latent (B, C, T, bins) to 48 kHz stereo, (B, 2, samples) float32 on the CPU."""
         return coding.decode_audio(self._shared, latent)
 
-    def decode_to_file(self, latents: Latents, path: str | Path, tiling: Tiling | str | None = AUTO_TILING) -> Path:
+    def decode_to_file(self, latents: Latents, path: str | Path,
+                       tiling: Tiling | str | None = AUTO_TILING) -> Path:
         """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path.
 
         Where a condition gave the sound (`Latents.waveform`), the file gets that and not what the latents decode to.

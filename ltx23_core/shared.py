@@ -94,8 +94,8 @@ class Shared:
         entry = self.overlay.require("text_encoder_vision")
         module = VisionEncoder(self.overlay.require("text_encoder").config)
         tensors = vision_tensors(module, entry.tensors)
-        return Component("text_encoder_vision", lambda: module, tensors, self.dtype, verify=self.overlay.verify,
-                         after_load=restore_positions)
+        return Component("text_encoder_vision", lambda: module, tensors, self.dtype,
+                         verify=self.overlay.verify, after_load=restore_positions)
 
     def encoded(self, keys: Sequence[ContextKey], encode: Callable[[list[str]], list[PromptContext]]) -> (
             list[PromptContext]):

@@ -32,7 +32,7 @@ def encode(shared: Shared, use: Callable[..., list[nn.Module]], texts: Sequence[
     check = shared.residency.check
     shared.overlay.require("text_encoder")
     tokenizer = Tokenizer(tokenizer_folder(shared.overlay))
-    ids = [tokenizer.encode(text) for text in texts]
+    ids = list(map(tokenizer.encode, texts))
     [gemma] = use("text_encoder", activation_bytes=TEXT_BYTES)
     states = [hidden_states(gemma, tokens, check) for tokens in ids]
     projection, connectors = use("text_projection", "connectors", activation_bytes=TEXT_BYTES)

@@ -36,10 +36,13 @@ class LTX23Extension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the node classes, in the order of the menu."""
-        return [OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode, DecodeVideoNode,
-                DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode, GuidanceRangeNode,
-                NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode, KeyframeNode, ReferenceVideoNode,
-                SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode, LoraNode, ReferenceVoiceNode]
+        return [
+            OverlayNode, LoadNode, PromptNode, ImageConditionNode, GuidanceNode, SamplerNode,
+            DecodeVideoNode, DecodeAudioNode, DecodeToFileNode, FetchNode, LatentUpscaleNode, LongVideoNode,
+            GuidanceRangeNode, NAGNode, APGNode, SolverNode, SigmasNode, EnhancePromptNode, KeyframeNode,
+            ReferenceVideoNode, SourceAudioNode, SourceVideoNode, RetakeNode, ExtendNode, InpaintNode,
+            LoraNode, ReferenceVoiceNode,
+        ]
 
 
 async def comfy_entrypoint() -> LTX23Extension:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 OWN_LISTS = frozenset({"checkpoint", "text_encoder", "upsampler", "distilled_lora", "lora", "text_projection",
                        "video_vae", "audio_vae"})  # of files: `model.files` says what is wrong with a name
-MAY_BE_NOTHING = frozenset({"LATENT", "AUDIO", "VIDEO"})  # a run or a clip without that stream: the node has words
+# A run or a clip without that stream: the node has words.
+MAY_BE_NOTHING = frozenset({"LATENT", "AUDIO", "VIDEO"})
 LONGEST_NAME = 4096  # characters of a file's name with its folders
 
 
@@ -51,7 +52,11 @@ def guarded(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 def left_out(cls: type[io.ComfyNode], given: Mapping[str, Any]) -> list[str]:
     """Optional inputs that are null: as if they were not there, so that their defaults act."""
     schema = cls.SCHEMA or cls.define_schema()
-    return [item.id for item in schema.inputs if item.optional and item.id in given and given[item.id] is None]
+    names = []
+    for item in schema.inputs:
+        if item.optional and item.id in given and given[item.id] is None:
+            names.append(item.id)
+    return names
 
 
 def before_the_run(*names: str) -> classmethod:
@@ -64,7 +69,8 @@ def before_the_run(*names: str) -> classmethod:
         return problem_of(cls, given) or True
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter("cls", kind), *(inspect.Parameter(name, kind, default=None) for name in names)]
+    parameters = [inspect.Parameter("cls", kind)]
+    parameters += [inspect.Parameter(name, kind, default=None) for name in names]
     validate_inputs.__signature__ = inspect.Signature(parameters)  # which ComfyUI reads
     return classmethod(validate_inputs)
 
@@ -107,10 +113,9 @@ def problems(cls: type[io.ComfyNode], given: Mapping[str, Any]) -> Iterator[Prob
 
 def _problem(item: io.Input, value: Any) -> Problem | None:  # noqa: ANN401
     if isinstance(item, io.Combo.Input):
-        return text_problem(item.id, value, LONGEST_NAME) if item.id in OWN_LISTS else _list_problem(item, value)
+        return _choice_problem(item, value)
     if isinstance(item, io.Boolean.Input):
-        right = isinstance(value, bool)
-        return None if right else (f"{item.id} is {shown(value)}", "true or false", "Use true or false.")
+        return _switch_problem(item, value)
     if isinstance(item, (io.Int.Input, io.Float.Input)) and not getattr(item, "force_input", False):
         return number_problem(item.id, value, item.min, item.max, whole=isinstance(item, io.Int.Input))
     if isinstance(item, io.Float.Input):
@@ -120,11 +125,20 @@ def _problem(item: io.Input, value: Any) -> Problem | None:  # noqa: ANN401
     return _socket_problem(item, value)
 
 
-def _list_problem(item: io.Combo.Input, value: Any) -> Problem | None:  # noqa: ANN401
+def _switch_problem(item: io.Boolean.Input, value: Any) -> Problem | None:  # noqa: ANN401
+    if isinstance(value, bool):
+        return None
+    return f"{item.id} is {shown(value)}", "true or false", "Use true or false."
+
+
+def _choice_problem(item: io.Combo.Input, value: Any) -> Problem | None:  # noqa: ANN401
+    if item.id in OWN_LISTS:
+        return text_problem(item.id, value, LONGEST_NAME)
     options = list(item.options or ())
     if isinstance(value, str) and value in options:
         return None
-    return f"{item.id} is {shown(value)}", f"one of {', '.join(options)}", f"Choose {item.default or options[0]}."
+    fix = f"Choose {item.default or options[0]}."
+    return f"{item.id} is {shown(value)}", f"one of {', '.join(options)}", fix
 
 
 def problems_of_socket(name: str, kind: str, value: Any) -> Iterator[Problem]:  # noqa: ANN401
@@ -140,9 +154,13 @@ def _socket_problem(item: io.Input, value: Any) -> Problem | None:  # noqa: ANN4
     if value is None and kind in MAY_BE_NOTHING:
         return None
     look = SOCKETS.get(kind)
-    if value is None or isinstance(value, (bool, int, float, str, list)) or (isinstance(value, dict) and not look):
-        return f"{item.id} is {shown(value)}, no link", f"a link to a node that gives {kind}", f"Connect {item.id}."
-    return None if look is None else look(item.id, value)
+    typed_in = value is None or isinstance(value, (bool, int, float, str, list))
+    if typed_in or (isinstance(value, dict) and look is None):
+        found = f"{item.id} is {shown(value)}, no link"
+        return found, f"a link to a node that gives {kind}", f"Connect {item.id}."
+    if look is None:
+        return None
+    return look(item.id, value)
 
 
 def _image_problem(name: str, value: Any) -> Problem | None:  # noqa: ANN401
@@ -166,8 +184,15 @@ def _sigmas_problem(name: str, value: Any) -> Problem | None:  # noqa: ANN401
     return _number_problem(name, value)
 
 
+def part_of(value: Any, key: str, kind: type = dict) -> Any:  # noqa: ANN401
+    """What a LATENT or an AUDIO (any Mapping) has under this key; None where it has nothing, or is no such thing."""
+    if not isinstance(value, kind):
+        return None
+    return value.get(key)
+
+
 def _latent_problem(name: str, value: Any) -> Problem | None:  # noqa: ANN401
-    samples = value.get("samples") if isinstance(value, dict) else None
+    samples = part_of(value, "samples")
     if len(getattr(samples, "shape", ())) not in (4, 5) or 0 in samples.shape:
         return _shape(name, samples, "a latent of LTX-2.3: video (count, channels, frames, height, width) or "
                                      "sound (count, channels, time, bins)")
@@ -175,8 +200,8 @@ def _latent_problem(name: str, value: Any) -> Problem | None:  # noqa: ANN401
 
 
 def _audio_problem(name: str, value: Any) -> Problem | None:  # noqa: ANN401
-    waveform = value.get("waveform") if isinstance(value, Mapping) else None
-    rate = value.get("sample_rate") if isinstance(value, Mapping) else None
+    waveform = part_of(value, "waveform", Mapping)
+    rate = part_of(value, "sample_rate", Mapping)
     if len(getattr(waveform, "shape", ())) != 3 or 0 in waveform.shape:
         return _shape(name, waveform, "a sound (1, channels, samples), at least one sample")
     found = number_problem(f"the sample rate of {name}", rate, 1, 1_000_000, whole=True)
@@ -185,7 +210,9 @@ def _audio_problem(name: str, value: Any) -> Problem | None:  # noqa: ANN401
 
 def _shape(name: str, value: Any, expected: str) -> Problem:  # noqa: ANN401
     shape = getattr(value, "shape", None)
-    found = f"{name} is {shown(value)}" if shape is None else f"{name} has shape {tuple(shape)}"
+    found = f"{name} is {shown(value)}"
+    if shape is not None:
+        found = f"{name} has shape {tuple(shape)}"
     return found, expected, "Connect another node."
 
 

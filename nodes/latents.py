@@ -5,6 +5,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ..ltx23_core.errors import RequestError
+from .checks import part_of
 from .host import memory
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] 
     with the same stream of noise (seed, drawn). The audio of a run on a given sound has it, too (waveform).
     """
     shared = {"fps": latents.fps, "frames": latents.frames, "seed": latents.seed, "drawn": latents.drawn}
-    video, audio = (None if part is None else {"samples": memory.intermediate(part), **shared}
-                    for part in (latents.video, latents.audio))
-    if audio is not None and latents.waveform is not None:
-        audio["waveform"] = latents.waveform
+    video = audio = None
+    if latents.video is not None:
+        video = {"samples": memory.intermediate(latents.video), **shared}
+    if latents.audio is not None:
+        audio = {"samples": memory.intermediate(latents.audio), **shared}
+        if latents.waveform is not None:
+            audio["waveform"] = latents.waveform
     return video, audio
 
 
@@ -37,9 +41,10 @@ def samples_of(latent: dict[str, Any] | None, what: str) -> Tensor:
     if latent is None:
         raise RequestError(f"there is no {what} latent", f"a run that makes {what}",
                            f"Set streams of Sampler to both or {what}.")
-    samples = latent.get("samples") if isinstance(latent, dict) else None
+    samples = part_of(latent, "samples")
     if samples is None or not len(getattr(samples, "shape", ())) or not len(samples):
-        raise RequestError(f"the {what} latent has no samples", "at least one", "Connect the latent of a Sampler.")
+        raise RequestError(f"the {what} latent has no samples", "at least one",
+                           "Connect the latent of a Sampler.")
     return samples
 
 
@@ -60,7 +65,8 @@ def sound_of(model: Pipeline, audio: dict[str, Any], index: int | None = None) -
         index = 0
     if not 0 <= index < len(samples):
         raise RequestError(f"sound {index + 1} is wanted and the audio latent has {len(samples)}",
-                           "one sound for all videos, or one for each", "Connect the audio latent of the same Sampler.")
+                           "one sound for all videos, or one for each",
+                           "Connect the audio latent of the same Sampler.")
     return model.decode_audio(samples[index:index + 1])
 
 
@@ -84,12 +90,14 @@ def check_together(video: dict[str, Any] | None, audio: dict[str, Any] | None) -
 
 def tell_rates(video: dict[str, Any], audio: dict[str, Any]) -> None:
     """Say in the log where two latents last differently long, as those of runs with other frames or fps do."""
-    lengths = [latent["frames"] / latent["fps"] for latent in (video, audio) if latent.get("fps")
-               and latent.get("frames")]
-    if len(lengths) == 2 and abs(lengths[0] - lengths[1]) > RATE_SLACK:
-        log.warning("the video latent lasts %.2f s (%d frames at %g fps) and the audio latent %.2f s (%d at %g): "
-                    "picture and sound will not be in step", lengths[0], video["frames"], video["fps"], lengths[1],
-                    audio["frames"], audio["fps"])
+    for latent in (video, audio):
+        if not latent.get("fps") or not latent.get("frames"):
+            return
+    seen, heard = video["frames"] / video["fps"], audio["frames"] / audio["fps"]
+    if abs(seen - heard) > RATE_SLACK:
+        log.warning("the video latent lasts %.2f s (%d frames at %g fps) and the audio latent %.2f s (%d at "
+                    "%g): picture and sound will not be in step",
+                    seen, video["frames"], video["fps"], heard, audio["frames"], audio["fps"])
 
 
 def from_latents(video: dict[str, Any] | None, audio: dict[str, Any] | None, frames: int, fps: float) -> (
@@ -103,7 +111,12 @@ def from_latents(video: dict[str, Any] | None, audio: dict[str, Any] | None, fra
     if video is not None and audio is not None:
         tell_rates(video, audio)
     elif audio is None:
-        log.info("start_audio is not linked: the sound, where one is made, begins from noise and follows the picture")
-    samples = (None if latent is None else samples_of(latent, what)
-               for latent, what in ((video, "video"), (audio, "audio")))
-    return Latents(*samples, fps, frames, known.get("seed"), tuple(known.get("drawn", ())))
+        log.info("start_audio is not linked: the sound, where one is made, begins from noise and follows "
+                 "the picture")
+    pictures = sound = None
+    if video is not None:
+        pictures = samples_of(video, "video")
+    if audio is not None:
+        sound = samples_of(audio, "audio")
+    return Latents(pictures, sound, fps=fps, frames=frames, seed=known.get("seed"),
+                   drawn=tuple(known.get("drawn", ())))

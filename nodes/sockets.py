@@ -10,12 +10,12 @@ CATEGORY = "LTX-2.3"
 ALIASES = ["ltx", "ltx2", "ltx 2.3", "ltxv", "lightricks"]
 
 Overlay = io.Custom("LTX23_OVERLAY")        # ltx23_core.overlay.Overlay: what the files hold, no weights
-Model = io.Custom("LTX23_MODEL")            # ltx23_core.pipeline.Pipeline: the stages; holds weights once used
-Context = io.Custom("LTX23_CONTEXT")        # ltx23_core.plan.latents.PromptPair: a prompt and its negative, encoded
+Model = io.Custom("LTX23_MODEL")            # ltx23_core.pipeline.Pipeline: the stages; holds weights
+Context = io.Custom("LTX23_CONTEXT")        # ltx23_core.plan.latents.PromptPair: encoded, with its negative
 Conditions = io.Custom("LTX23_CONDITIONS")  # tuple of ltx23_core.conditioning.base.Condition, in order
 Guidance = io.Custom("LTX23_GUIDANCE")      # ltx23_core.plan.guidance.Guidance: strengths for video and audio
 Solver = io.Custom("LTX23_SOLVER")          # ltx23_core.plan.solver.Solver: which solver, with its options
-Windows = io.Custom("LTX23_WINDOWS")        # ltx23_core.plan.windows.Windows: how a long video is cut, its prompts
+Windows = io.Custom("LTX23_WINDOWS")        # ltx23_core.plan.windows.Windows: cuts of a long video, prompts
 
 
 def advanced(widget: io.Input) -> io.Input:

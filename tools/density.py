@@ -32,9 +32,13 @@ class Rates(NamedTuple):
 LIMITS = Rates(15, 20, 20)
 # Rooms that keep the limits; a room that comes to keep them is added here.
 UNFOLDED = (
+    "ltx23_core",
     "ltx23_core/cli",
+    "ltx23_core/conditioning",
     "ltx23_core/decode",
+    "ltx23_core/hub",
     "ltx23_core/lora",
+    "ltx23_core/media",
     "ltx23_core/models",
     "ltx23_core/models/audio",
     "ltx23_core/models/text",
@@ -50,8 +54,11 @@ UNFOLDED = (
     "ltx23_core/prompt",
     "ltx23_core/run",
     "ltx23_core/sampling",
+    "nodes",
+    "nodes/conditions",
     "nodes/host",
     "nodes/model",
+    "nodes/output",
     "nodes/prompt",
     "nodes/sampling",
 )

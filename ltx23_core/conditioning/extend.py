@@ -52,10 +52,11 @@ class Extend:
     def __post_init__(self) -> None:
         """Refuse settings that no clip can have."""
         if self.direction not in DIRECTIONS:
-            raise RequestError(f"the direction of Extend is {self.direction!r}", f"one of {', '.join(DIRECTIONS)}",
-                               "Choose forward.")
+            raise RequestError(f"the direction of Extend is {self.direction!r}",
+                               f"one of {', '.join(DIRECTIONS)}", "Choose forward.")
         if not 0 <= self.blend <= MAX_BLEND:
-            raise RequestError(f"the blend of Extend is {self.blend}", f"0 to {MAX_BLEND} latent frames", "Use 0 or 2.")
+            raise RequestError(f"the blend of Extend is {self.blend}", f"0 to {MAX_BLEND} latent frames",
+                               "Use 0 or 2.")
 
     @property
     def forward(self) -> bool:
@@ -65,33 +66,37 @@ class Extend:
     @property
     def roles(self) -> Mapping[str, str]:
         """See `Condition.roles`. Sound that comes with frames is left out where none is made."""
-        return {"video": ADDS} if self.source.frames is not None else {"audio": ADDS}
+        if self.source.frames is None:
+            return {"audio": ADDS}
+        return {"video": ADDS}
 
     def frames_in(self, fps: float) -> int:
         """Frames of the result that the source holds: 8 k + 1 forward, 8 k backward."""
         whole = (len(self.source.picks(fps)) - 1) // TIME_SCALE * TIME_SCALE
-        return whole + 1 if self.forward else whole
+        return whole + int(self.forward)
 
     def check(self, clip: Clip) -> None:
         """See `Condition.check`."""
         if self.source.frames is None:
             held, made = latents_in(self.source.audio.seconds), latents_in(clip.seconds)
             if held >= made:
-                raise RequestError(f"the sound to extend lasts {self.source.audio.seconds:.2f} s and the result "
-                                   f"{clip.seconds:.2f} s", "a result that is longer than the sound",
+                raise RequestError(f"the sound to extend lasts {self.source.audio.seconds:.2f} s and the "
+                                   f"result {clip.seconds:.2f} s", "a result that is longer than the sound",
                                    "Set frames to a longer clip, or shorten the sound.")
             return
         held = self.frames_in(clip.fps)
         if held < 1:
             raise RequestError(f"the clip to extend backward has {len(self.source.picks(clip.fps))} frames",
-                               f"at least {TIME_SCALE + 1}", "Use a longer clip, or Image Condition for one frame.")
+                               f"at least {TIME_SCALE + 1}",
+                               "Use a longer clip, or Image Condition for one frame.")
         if held >= clip.frames:
             raise RequestError(f"the clip to extend has {held} frames and the result {clip.frames}",
                                "a result that is longer than the clip",
                                f"Set frames to at least {(held // TIME_SCALE + 1) * TIME_SCALE + 1}.")
         count = len(self.source.picks(clip.fps))
         if count > held:
-            log.info("Extend: %d frames of the clip next to the seam fill no latent and are left out", count - held)
+            log.info("Extend: %d frames of the clip next to the seam fill no latent and are left out",
+                     count - held)
         if clip.audio and self.source.audio is None:
             log.info("Extend: the clip has no sound, so sound is generated for the whole result")
         elif clip.audio and self.source.audio.seconds < count / clip.fps - 1 / AUDIO_LATENTS_PER_SECOND:
@@ -108,13 +113,14 @@ class Extend:
 
     def _video(self, state: StreamState, stage: StageSetting) -> StreamState:
         picks, held = self.source.picks(stage.fps), self.frames_in(stage.fps)
-        used = picks[:held] if self.forward else picks[-held - 1:]
         area = stage.grid.height * stage.grid.width
-        tokens = video_tokens(stage, self.source.frames, used)
-        tokens = tokens if self.forward else tokens[:, area:]
+        if self.forward:
+            tokens, start = video_tokens(stage, self.source.frames, picks[:held]), 0
+        else:  # the first latent covers one frame alone, as none inside the result does
+            tokens = video_tokens(stage, self.source.frames, picks[-held - 1:])[:, area:]
+            start = stage.grid.tokens - tokens.shape[1]
         of_frames = self._strength(tokens.shape[1] // area, self.blend)
         strength = repeat(of_frames, "f 1 -> (f area) 1", area=area)
-        start = 0 if self.forward else stage.grid.tokens - tokens.shape[1]
         return _held(state, tokens, start, strength)
 
     def _audio(self, state: StreamState, stage: StageSetting) -> StreamState:
@@ -131,8 +137,10 @@ class Extend:
             start, first = self._shift(stage)
             tokens, start = tokens[:, first:count], start + first
         tokens = tokens[:, :max(0, state.clean.shape[1] - start)]
+        if not tokens.shape[1]:
+            return state
         ramp = round(self.blend * TIME_SCALE / fps * AUDIO_LATENTS_PER_SECOND)
-        return _held(state, tokens, start, self._strength(tokens.shape[1], ramp)) if tokens.shape[1] else state
+        return _held(state, tokens, start, self._strength(tokens.shape[1], ramp))
 
     def _shift(self, stage: StageSetting) -> tuple[int, int]:
         """Backward: audio latents before the source's time 0 in the result, and the first one of it that is held."""

@@ -53,7 +53,9 @@ class ImageCondition:
     @property
     def order(self) -> int:
         """See `Condition.order`."""
-        return REPLACE if self.frame == 0 and self.placement == "auto" else KEYFRAME
+        if self.frame == 0 and self.placement == "auto":
+            return REPLACE
+        return KEYFRAME
 
     @property
     def roles(self) -> Mapping[str, str]:
@@ -66,7 +68,9 @@ class ImageCondition:
 
     def frame_in(self, frames: int) -> int:
         """The condition's frame in a clip, counted from 0; `RequestError` if the clip has no such frame."""
-        frame = self.frame + frames if self.frame < 0 else self.frame
+        frame = self.frame
+        if frame < 0:
+            frame += frames
         if not 0 <= frame < frames:
             raise RequestError(f"an image is set at frame {self.frame} of a clip of {frames} frames",
                                f"{-frames} to {frames - 1}", "Use 0 for the first frame or -1 for the last.")
@@ -74,7 +78,9 @@ class ImageCondition:
 
     def pixels(self, width: int, height: int) -> Tensor:
         """The picture as the encoder takes it: float32 (1, 3, 1, height, width) in [-1, 1]."""
-        image = compress_image(to_uint8(self.image), self.crf) if self.crf else self.image
+        image = self.image
+        if self.crf:
+            image = compress_image(to_uint8(image), self.crf)
         return resize_and_crop(image, height, width)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
@@ -84,8 +90,11 @@ class ImageCondition:
             return states
         grid = stage.grid
         frame = self.frame_in(grid.pixel_frames)
-        latent = stage.once(self.image, (stage.width, stage.height, self.crf), lambda: stage.encoders.encode_video(
-            self.pixels(stage.width, stage.height)))
+
+        def make() -> Tensor:
+            return stage.encoders.encode_video(self.pixels(stage.width, stage.height))
+
+        latent = stage.once(self.image, (stage.width, stage.height, self.crf), make)
         return self.place(video, latent, frame, stage.fps), audio
 
     def place(self, video: StreamState, latent: Tensor, frame: int, fps: float) -> StreamState:
@@ -119,12 +128,18 @@ def keyframes(images: Tensor, frames: Sequence[int], strengths: Sequence[float],
     count = len(images)
     if len(frames) != count:
         raise RequestError(f"{count} keyframe images and {len(frames)} frame numbers are given",
-                           "one frame number for each image", "Give as many numbers as images, such as 0, 60, -1.")
+                           "one frame number for each image",
+                           "Give as many numbers as images, such as 0, 60, -1.")
     if len(strengths) not in (1, count):
         raise RequestError(f"{len(strengths)} keyframe strengths are given for {count} images", f"1 or {count}",
                            "Give one strength for all, or one for each image.")
     if len(set(frames)) < count:
-        raise RequestError("two keyframe images have the same frame number", "a frame number of its own for each",
-                           "Change one of the numbers.")
-    strengths = list(strengths) * count if len(strengths) == 1 else strengths
-    return tuple(from_batch(images[i:i + 1], frames[i], strengths[i], crf, placement) for i in range(count))
+        raise RequestError("two keyframe images have the same frame number",
+                           "a frame number of its own for each", "Change one of the numbers.")
+    if len(strengths) == 1:
+        strengths = list(strengths) * count
+    made = []
+    for index, (frame, strength) in enumerate(zip(frames, strengths, strict=True)):
+        image = images[index:index + 1]
+        made.append(from_batch(image, frame, strength, crf=crf, placement=placement))
+    return tuple(made)

@@ -55,5 +55,7 @@ class Inpaint:
         picks = self.source.first(stage.grid.pixel_frames, stage.fps)
         tokens = video_tokens(stage, self.source.frames, picks).to(video.clean).expand_as(video.clean)
         mask = latent_mask(self.mask, picks, stage.grid, tuple(self.source.frames.shape[1:3])).to(video.mask)
-        initial = tokens if stage.fresh else video.initial
-        return replace(video, initial=initial, clean=tokens, mask=mask.expand_as(video.mask).contiguous()), audio
+        video = replace(video, clean=tokens, mask=mask.expand_as(video.mask).contiguous())
+        if stage.fresh:
+            video = replace(video, initial=tokens)
+        return video, audio

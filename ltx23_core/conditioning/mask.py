@@ -17,9 +17,10 @@ def check_mask(mask: Tensor, frames: int) -> None:
     """Refuse what is not (F or 1, H, W) in [0, 1] for a clip of F frames. Raises `MediaError`."""
     if mask.ndim != 3 or len(mask) not in (1, frames) or 0 in mask.shape:
         raise MediaError(f"the mask has shape {tuple(mask.shape)}",
-                         f"({frames}, height, width), one for each frame of the clip, or (1, height, width) for all",
+                         f"({frames}, height, width), one for each frame of the clip, or (1, height, width) "
+                         "for all",
                          "Give as many masks as frames, or one.")
-    low, high = (float(value) for value in torch.aminmax(mask.float()))
+    low, high = map(float, torch.aminmax(mask.float()))
     if not (low >= 0 and high <= 1):
         raise MediaError(f"the mask has values from {low:g} to {high:g}", "values from 0 to 1",
                          "Scale the mask to 0 to 1.")
@@ -36,9 +37,20 @@ def visible(mask: Tensor, height: int, width: int, picture: tuple[int, int] | No
     mask = _stretched(mask, picture)
     rows, columns = mask.shape[1:]
     scale = max(height / rows, width / columns)
-    top, left = (math.floor(max(0.0, size - side / scale) / 2 + 1e-6)
-                 for size, side in ((rows, height), (columns, width)))
+    top, left = _hidden(rows, height / scale), _hidden(columns, width / scale)
     return mask[:, top:rows - top, left:columns - left]
+
+
+def _hidden(size: int, seen: float) -> int:
+    """Whole rows or columns cut off at each end where so many of ``size`` are seen."""
+    return math.floor(max(0.0, size - seen) / 2 + 1e-6)
+
+
+def of_frames(mask: Tensor, picks: Sequence[int]) -> Tensor:
+    """float32 masks of some frames, (k, H, W); one for the whole clip stays one."""
+    if len(mask) == 1:
+        return mask.float()
+    return mask[list(picks)].float()
 
 
 def _stretched(mask: Tensor, picture: tuple[int, int] | None) -> Tensor:
@@ -65,8 +77,7 @@ def latent_mask(mask: Tensor, picks: Sequence[int], grid: VideoGrid,
     Returns:
         float32 (F' H' W', 1), token order.
     """
-    frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
-    seen = visible(frames, grid.height * 32, grid.width * 32, picture)
+    seen = visible(of_frames(mask, picks), grid.height * 32, grid.width * 32, picture)
     cells = functional.adaptive_max_pool2d(seen[:, None], (grid.height, grid.width))[:, 0]
     if len(cells) == 1:
         return repeat(cells, "1 h w -> (f h w) 1", f=grid.frames)

@@ -17,7 +17,7 @@ from ..geometry import TIME_SCALE, VideoGrid, video_positions
 from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
 from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
-from .mask import check_mask, visible
+from .mask import check_mask, of_frames, visible
 from .scales import reference_scales as reference_scales
 from .source import SourceClip, encode_frames, note_cut
 
@@ -73,8 +73,9 @@ class ReferenceVideo:
             if size // clip.shrink % step:
                 near = max(1, round(size / (step * clip.shrink))) * step * clip.shrink
                 raise RequestError(
-                    f"the {side} of the stage that sees the reference is {size // clip.shrink}, and the reference is "
-                    f"made {self.downscale} times smaller", f"a multiple of {step}", f"Set {side} to {near}.")
+                    f"the {side} of the stage that sees the reference is {size // clip.shrink}, and the "
+                    f"reference is made {self.downscale} times smaller", f"a multiple of {step}",
+                    f"Set {side} to {near}.")
         note_cut(self.name, len(self.source.picks(clip.fps)) - clip.frames)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
@@ -112,11 +113,12 @@ def mask_weights(mask: Tensor, picks: tuple[int, ...], size: tuple[int, int, int
     Returns:
         float32 (1, tokens).
     """
-    frames = mask.float() if len(mask) == 1 else mask[list(picks)].float()
-    cells = functional.interpolate(visible(frames, *target, picture)[:, None], size=tuple(size[1:]), mode="area")[:, 0]
+    seen = visible(of_frames(mask, picks), *target, picture)
+    cells = functional.interpolate(seen[:, None], size=tuple(size[1:]), mode="area")[:, 0]
     if len(cells) == 1:
         return repeat(cells, "1 h w -> 1 (f h w)", f=size[0])
-    later = reduce(cells[1:], "(f frames) h w -> f h w", "mean", f=size[0] - 1)  # a latent frame is several frames
+    # A latent frame is several frames.
+    later = reduce(cells[1:], "(f frames) h w -> f h w", "mean", f=size[0] - 1)
     return rearrange(torch.cat((cells[:1], later)), "f h w -> 1 (f h w)")
 
 
@@ -132,8 +134,8 @@ def reference_positions(size: tuple[int, int, int], fps: float, downscale: int, 
     return positions
 
 
-def append_reference(state: StreamState, latent: Tensor, target_tokens: int, fps: float, reference: ReferenceVideo,
-                     weights: Tensor | None = None) -> StreamState:
+def append_reference(state: StreamState, latent: Tensor, target_tokens: int, fps: float,
+                     reference: ReferenceVideo, weights: Tensor | None = None) -> StreamState:
     """Append an encoded reference (1, C, f, h, w) to the video state.
 
     Args:
@@ -152,5 +154,7 @@ def append_reference(state: StreamState, latent: Tensor, target_tokens: int, fps
         return state  # without a mask all tokens see each other
     if attention is None:
         attention = Seen.of_clip(before, target_tokens, state.clean.device)
-    seen = torch.ones(tokens.shape[1]) if weights is None else weights.flatten()
+    seen = torch.ones(tokens.shape[1])
+    if weights is not None:
+        seen = weights.flatten()
     return replace(state, attention=attention.with_reference(seen * reference.attention_strength))

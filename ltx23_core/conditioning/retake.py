@@ -45,13 +45,15 @@ class Retake:
     def __post_init__(self) -> None:
         """Refuse settings that no clip can have."""
         if self.regenerate not in STREAMS:
-            raise RequestError(f"regenerate is {self.regenerate!r}", f"one of {', '.join(STREAMS)}", "Choose both.")
+            raise RequestError(f"regenerate is {self.regenerate!r}", f"one of {', '.join(STREAMS)}",
+                               "Choose both.")
         if not 0 <= self.start < self.end:
             raise RequestError(f"the stretch to make anew is {self.start:g} to {self.end:g} seconds",
                                "a start of 0 or more and a later end", "Give start and end in seconds.")
         if self.regenerate == "audio" and self.source.audio is None:
             raise RequestError("the clip of Retake has no sound of which a stretch could be made anew",
-                               "a clip with sound", "Link its sound, or use Source Video to make sound for all of it.")
+                               "a clip with sound",
+                               "Link its sound, or use Source Video to make sound for all of it.")
         if self.regenerate != "audio" and self.source.frames is None:
             raise RequestError("the clip of Retake has no frames of which a stretch could be made anew",
                                "a clip with frames", "Link its frames, or set regenerate to audio.")
@@ -59,9 +61,17 @@ class Retake:
     @property
     def roles(self) -> Mapping[str, str]:
         """See `Condition.roles`."""
-        parts = (("video", self.source.frames), ("audio", self.source.audio))
-        return {stream: FILLS if self.regenerate in (stream, "both") else FREEZES
-                for stream, part in parts if part is not None}
+        roles = {}
+        if self.source.frames is not None:
+            roles["video"] = self._role("video")
+        if self.source.audio is not None:
+            roles["audio"] = self._role("audio")
+        return roles
+
+    def _role(self, stream: str) -> str:
+        if self.regenerate in (stream, "both"):
+            return FILLS
+        return FREEZES
 
     def check(self, clip: Clip) -> None:
         """See `Condition.check`."""
@@ -122,7 +132,11 @@ def retake_stream(state: StreamState, tokens: Tensor, start: float, end: float, 
         fresh: the initial latents become the source's; False: they stay those of the stage before.
     """
     tokens = tokens.to(state.clean).expand_as(state.clean)
-    filled = replace(state, clean=tokens, initial=tokens if fresh or not regenerate else state.initial)
-    if regenerate:
-        return replace(filled, mask=region_mask(state.positions, start, end).expand_as(state.mask).contiguous())
-    return replace(filled, mask=torch.zeros_like(state.mask), frozen=True, start_mask=torch.ones_like(state.mask))
+    if not regenerate:
+        return replace(state, clean=tokens, initial=tokens, mask=torch.zeros_like(state.mask),
+                       frozen=True, start_mask=torch.ones_like(state.mask))
+    initial = state.initial
+    if fresh:
+        initial = tokens
+    mask = region_mask(state.positions, start, end).expand_as(state.mask).contiguous()
+    return replace(state, clean=tokens, initial=initial, mask=mask)

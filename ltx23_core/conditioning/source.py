@@ -48,7 +48,8 @@ class SourceClip:
         if self.audio is not None:
             check_sound(self.audio)
         if self.fps is not None and not 0 < self.fps <= MAX_RATE:
-            raise RequestError(f"the source clip has {self.fps} frames a second", f"above 0 and up to {MAX_RATE:g}",
+            raise RequestError(f"the source clip has {self.fps} frames a second",
+                               f"above 0 and up to {MAX_RATE:g}",
                                "Use the rate of the file it comes from, or 0 for that of the result.")
 
     def need_frames(self, what: str) -> None:
@@ -58,8 +59,11 @@ class SourceClip:
 
     def picks(self, fps: float) -> tuple[int, ...]:
         """The source frame of each frame of the source at another rate; nearest in time, earlier if between two."""
-        count = 0 if self.frames is None else len(self.frames)
-        return tuple(range(count)) if self.fps is None else nearest_frames(count, self.fps, fps)
+        if self.frames is None:
+            return ()
+        if self.fps is None:
+            return tuple(range(len(self.frames)))
+        return nearest_frames(len(self.frames), self.fps, fps)
 
     def first(self, frames: int, fps: float) -> tuple[int, ...]:
         """`picks` of a result of so many frames."""
@@ -75,7 +79,8 @@ class SourceClip:
         if count < frames:
             known = max(1, (count - 1) // TIME_SCALE * TIME_SCALE + 1)
             raise RequestError(f"the clip of {what} has {count} frames at {fps:g} fps, the result {frames}",
-                               "a clip at least as long as the result", f"Set frames to {known}, or use Extend.")
+                               "a clip at least as long as the result",
+                               f"Set frames to {known}, or use Extend.")
         note_cut(what, count - frames)
 
 
@@ -101,7 +106,8 @@ def video_tokens(stage: StageSetting, frames: Tensor, picks: Sequence[int]) -> T
     return video_to_tokens(encode_frames(stage, frames, picks, stage.width, stage.height))
 
 
-def encode_frames(stage: StageSetting, frames: Tensor, picks: Sequence[int], width: int, height: int) -> Tensor:
+def encode_frames(stage: StageSetting, frames: Tensor, picks: Sequence[int],
+                  width: int, height: int) -> Tensor:
     """Latent (1, C, k, height / 32, width / 32) of some frames (F, H, W, 3), made once a run."""
     def make() -> Tensor:
         return stage.encoders.encode_video(resize_frames(frames, picks, height, width, stage.encoders.dtype))
@@ -122,7 +128,9 @@ def cut_sound(audio: Audio, start: float, seconds: float, pad: bool = False) -> 
     first, count = round(start * audio.sample_rate), round(seconds * audio.sample_rate)
     waveform = audio.waveform[..., first:first + count]
     missing = count - waveform.shape[-1]
-    return Audio(functional.pad(waveform, (0, missing)) if pad and missing else waveform, audio.sample_rate)
+    if pad and missing:
+        waveform = functional.pad(waveform, (0, missing))
+    return Audio(waveform, audio.sample_rate)
 
 
 def latents_in(seconds: float) -> int:

@@ -42,10 +42,11 @@ class SourceAudio:
         """Refuse what is no sound."""
         check_sound(self.audio)
         if not 0 <= self.noise <= 1:
-            raise RequestError(f"the noise on the source sound is {self.noise}", "a number from 0 to 1", "Use 0.")
+            raise RequestError(f"the noise on the source sound is {self.noise}", "a number from 0 to 1",
+                               "Use 0.")
         if not 0 <= self.start < self.audio.seconds:
-            raise RequestError(f"the source sound is to begin at {self.start:g} s and lasts {self.audio.seconds:.2f} s",
-                               "a start within the sound", "Use 0.")
+            raise RequestError(f"the source sound is to begin at {self.start:g} s and lasts "
+                               f"{self.audio.seconds:.2f} s", "a start within the sound", "Use 0.")
 
     @property
     def roles(self) -> Mapping[str, str]:
@@ -59,7 +60,8 @@ class SourceAudio:
                                "a run that makes a picture", "Set streams to both.")
         lacking = clip.seconds - (self.audio.seconds - self.start)
         if lacking > 1 / AUDIO_LATENTS_PER_SECOND:
-            log.warning("Source Audio: the sound is %.2f s shorter than the clip; silence fills the rest", lacking)
+            log.warning("Source Audio: the sound is %.2f s shorter than the clip; silence fills the rest",
+                        lacking)
 
     def waveform(self, clip: Clip) -> Audio:
         """The original sound as long as the clip, for the file: stereo float32 on the CPU, without the noise."""
@@ -78,9 +80,9 @@ class SourceAudio:
 
         def make() -> Tensor:
             sound = cut_sound(self.audio, self.start, seconds)
-            short = sound.seconds < seconds - MARGIN
-            heard = self._noisy(cut_sound(sound, 0, seconds, pad=True) if short else sound)
-            return fit_latent_length(stage.encoders.encode_audio(heard), stage.audio_length)
+            if sound.seconds < seconds - MARGIN:
+                sound = cut_sound(sound, 0, seconds, pad=True)
+            return fit_latent_length(stage.encoders.encode_audio(self._noisy(sound)), stage.audio_length)
 
         return stage.once(self.audio, (self.start, self.noise, stage.audio_length), make)
 
@@ -89,7 +91,8 @@ class SourceAudio:
             return sound
         waveform = sound.waveform.detach().float().cpu()
         generator = torch.Generator().manual_seed(NOISE_SEED)
-        return replace(sound, waveform=waveform + self.noise * torch.randn(waveform.shape, generator=generator))
+        noise = torch.randn(waveform.shape, generator=generator)
+        return replace(sound, waveform=waveform + self.noise * noise)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class ReferenceVoice:
         """Refuse what is no sound, and numbers out of range."""
         check_sound(self.audio, "the reference voice")
         if not 0 <= self.identity <= MAX_IDENTITY:
-            raise RequestError(f"the identity guidance is {self.identity}", f"a number from 0 to {MAX_IDENTITY:g}",
+            raise RequestError(f"the identity guidance is {self.identity}",
+                               f"a number from 0 to {MAX_IDENTITY:g}",
                                "Use 3, or 0.5 to 1 with a distilled model.")
         if not 1 / AUDIO_LATENTS_PER_SECOND <= self.seconds <= MAX_SECONDS:
             raise RequestError(f"{self.seconds} s of the reference voice are to be used",

@@ -25,8 +25,11 @@ def is_broken_connection(error: BaseException) -> bool:
     """Whether an exception of any HTTP client says that the way to the server failed, not the server's answer."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return not isinstance(error, HfHubHTTPError) and (
-        isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.split(".")[0] in _CLIENTS)
+    if isinstance(error, HfHubHTTPError):
+        return False
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    return type(error).__module__.split(".")[0] in _CLIENTS
 
 
 def status_of(error: BaseException) -> int:
@@ -65,8 +68,8 @@ def _explain(error: Exception, request: Request, address: str, manual: str) -> H
 
     what = f"{request.repo} ({request.revision})"
     if isinstance(error, theirs.OfflineModeIsEnabled):
-        return OfflineError(f"{request.name} is not on this computer and HF_HUB_OFFLINE forbids to download it",
-                            "a connection", f"Unset HF_HUB_OFFLINE. {manual}".rstrip())
+        return OfflineError(f"{request.name} is not on this computer and HF_HUB_OFFLINE forbids to download "
+                            "it", "a connection", f"Unset HF_HUB_OFFLINE. {manual}".rstrip())
     if isinstance(error, theirs.GatedRepoError):
         return _gated(request, address)
     if isinstance(error, theirs.RepositoryNotFoundError):
@@ -85,36 +88,40 @@ def _explain(error: Exception, request: Request, address: str, manual: str) -> H
         return _refused(status, request, address)
     if is_broken_connection(error):
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-        return OfflineError(f"{request.name} is not on this computer and the hub cannot be reached ({reason})",
-                            f"a connection to {address}",
+        return OfflineError(f"{request.name} is not on this computer and the hub cannot be reached "
+                            f"({reason})", f"a connection to {address}",
                             f"Try again when there is one; what has arrived is kept. {manual}".rstrip())
     return None
 
 
 def not_a_hub(address: str) -> HubError:
     """For an answer that no hub gives."""
-    return HubError(f"{address} is not answered as a Hugging Face hub does", "size, commit and hash of the file",
+    return HubError(f"{address} is not answered as a Hugging Face hub does",
+                    "size, commit and hash of the file",
                     "Check HF_ENDPOINT and the proxy: a login page of the network answers like this.")
 
 
 def _gated(request: Request, address: str) -> HubError:
     from huggingface_hub import get_token
 
-    other = f" Or fetch {request.instead}, which needs no login." if request.instead else ""
+    other = ""
+    if request.instead:
+        other = f" Or fetch {request.instead}, which needs no login."
     if get_token() is None:
         return HubError(f"{request.repo} is gated and you are not logged in to Hugging Face",
                         "a login whose account has accepted the owner's terms",
-                        f"Accept them at {address}, run `hf auth login` (older: `huggingface-cli login`) or set "
-                        f"HF_TOKEN, and try again.{other}")
+                        f"Accept them at {address}, run `hf auth login` (older: `huggingface-cli login`) or "
+                        f"set HF_TOKEN, and try again.{other}")
     return HubError(f"{request.repo} is gated and the account of your Hugging Face token has no access",
                     "an account that has accepted the owner's terms",
-                    f"Accept them at {address} with the same account; a fine-grained token also needs the permission "
-                    f"for gated repositories.{other}")
+                    f"Accept them at {address} with the same account; a fine-grained token also needs the "
+                    f"permission for gated repositories.{other}")
 
 
 def _refused(status: int, request: Request, address: str) -> HubError:
     fixes = {
-        _UNAUTHORISED: "Your token is not valid: run `hf auth login` again, or unset HF_TOKEN for public files.",
+        _UNAUTHORISED:
+            "Your token is not valid: run `hf auth login` again, or unset HF_TOKEN for public files.",
         _FORBIDDEN: f"Open {address} in a browser: your account, token or network may not read it.",
         _TOO_MANY: "Wait some minutes; a login (`hf auth login`) raises the limit.",
     }

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import RequestError
@@ -22,6 +25,8 @@ GB = 10**9
 # What stays free on a disk: the computer needs room to work. Whichever is less.
 RESERVED_SHARE, RESERVED = 0.10, 20 * GB
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST,
+              errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG)
 THERE, IN_CACHE = "already there", "in the Hugging Face cache"
 
 
@@ -43,7 +48,9 @@ class Item:
     @property
     def to_load(self) -> int:
         """Bytes that have to come from the hub, an earlier part included."""
-        return 0 if self.cached or self.is_there else self.file.size
+        if self.cached or self.is_there:
+            return 0
+        return self.file.size
 
     @property
     def is_there(self) -> bool:
@@ -63,9 +70,30 @@ class Fetched:
     @property
     def line(self) -> str:
         """One line for the user."""
-        each = ", ".join(f"{self.ways.count(way)} {way}" if len(self.ways) > 1 else way
-                         for way in dict.fromkeys(self.ways))
-        return f"{self.request.name}: {size_text(self.size)}, {each} -> {self.path}"
+        counts = Counter(self.ways)
+        each = list(counts)
+        if len(self.ways) > 1:
+            each = [f"{count} {way}" for way, count in counts.items()]
+        return f"{self.request.name}: {size_text(self.size)}, {', '.join(each)} -> {self.path}"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request, the folder that it goes to, and its files."""
+
+    request: Request
+    root: Path | None
+    items: list[Item]
+
+    @property
+    def path(self) -> Path:
+        """Where the request as a whole lies in the end."""
+        first = self.items[0]
+        if not self.request.is_folder:
+            return first.target or first.cached
+        if self.root is not None:
+            return self.request.target(self.root)
+        return first.cached.parents[first.file.path.removeprefix(self.request.path).count("/")]
 
 
 def fetch(wanted: Sequence[tuple[Request, Path | None]], on_progress: Progress = lambda *_: None,
@@ -82,9 +110,11 @@ def fetch(wanted: Sequence[tuple[Request, Path | None]], on_progress: Progress =
         RequestError: a place is taken by another file, or none was named for a file that is not in the cache.
     """
     hub = hub or Hub()
-    settled = [(request, _settled(request, root)) for request, root in dict.fromkeys(wanted)]
-    plans = [(request, root, plan(hub, request, root)) for request, root in settled]
-    items = [item for *_, items in plans for item in items]
+    plans, items = [], []
+    for request, named in dict.fromkeys(wanted):
+        root = _settled(request, named)
+        plans.append(_Plan(request, root, plan(hub, request, root)))
+        items += plans[-1].items
     _check_targets(items)
     _check_space(items)
     total, done = sum(item.to_load for item in items), 0
@@ -94,17 +124,20 @@ def fetch(wanted: Sequence[tuple[Request, Path | None]], on_progress: Progress =
         done += bytes_
         on_progress(done, total, name)
 
-    results = []
-    for request, root, items in plans:
-        with hub.explained(request, root):
-            ways = [_provide(hub, item, lambda n, item=item: tick(item.request.name, n)) for item in items]
-        results.append(Fetched(request, _place(request, root, items), sum(item.file.size for item in items),
-                               tuple(ways)))
-    return results
+    return [_carried_out(hub, each, partial(tick, each.request.name)) for each in plans]
 
 
-def fetch_missing(names: Iterable[str], folders: Callable[[str], Path], on_progress: Progress = lambda *_: None,
-                  hub: Hub | None = None) -> list[Fetched]:
+def _carried_out(hub: Hub, plan: _Plan, tick: Callable[[int], None]) -> Fetched:
+    ways, size = [], 0
+    with hub.explained(plan.request, plan.root):
+        for item in plan.items:
+            ways.append(_provide(hub, item, tick))
+            size += item.file.size
+    return Fetched(plan.request, plan.path, size, tuple(ways))
+
+
+def fetch_missing(names: Iterable[str], folders: Callable[[str], Path],
+                  on_progress: Progress = lambda *_: None, hub: Hub | None = None) -> list[Fetched]:
     """Provide files of the catalogue in one call: those that are there, in any sub-folder, stay as they are.
 
     Args:
@@ -117,7 +150,7 @@ def fetch_missing(names: Iterable[str], folders: Callable[[str], Path], on_progr
         HubError: as `fetch`.
         RequestError: as `fetch`, or a name that is not known.
     """
-    requests = [parse(name) for name in dict.fromkeys(names)]
+    requests = list(map(parse, dict.fromkeys(names)))
     return fetch([(request, folders(request.folder)) for request in requests], on_progress, hub)
 
 
@@ -126,36 +159,54 @@ def _settled(request: Request, root: Path | None) -> Path | None:
     if root is None or not request.is_folder:
         return root
     found = folder_below(root, request.name)
-    return root if found is None else found.parent
+    if found is None:
+        return root
+    return found.parent
 
 
 def plan(hub: Hub, request: Request, root: Path | None) -> list[Item]:
     """Find out what there is, here and at the hub. Where the hub refuses or is away, the cache serves alone."""
-    def item(file: RemoteFile, cached: Path | None) -> Item:
-        return Item(request, file, None if root is None else _target(request, root, file), cached)
-
+    items = []
     try:
-        return [item(file, hub.cached(request, file)) for file in hub.files(request, root)]
+        for file in hub.files(request, root):
+            items.append(Item(request, file, _target(request, root, file), hub.cached(request, file)))
     except HubError:
-        if cached := hub.cached_unasked(request):
-            return [item(_unasked(name, path), path) for name, path in cached.items()]
-        if root is not None and (path := present(request, root)) is not None:
-            files = files_below(path, request.path) if request.is_folder else {request.path: path}
-            return [item(_unasked(name, path), None) for name, path in files.items()]
-        raise
+        items = _unasked(hub, request, root)
+        if not items:
+            raise
+    return items
 
 
-def _target(request: Request, root: Path, file: RemoteFile) -> Path:
+def _unasked(hub: Hub, request: Request, root: Path | None) -> list[Item]:
+    """The files of a request that the hub could not be asked about, taken as they are; none where some lack."""
+    items = []
+    cached = hub.cached_unasked(request)
+    for name, path in (cached or _there(request, root)).items():
+        file = RemoteFile(name, "", path.stat().st_size, commit="", etag="")
+        items.append(Item(request, file, _target(request, root, file), cached.get(name)))
+    return items
+
+
+def _there(request: Request, root: Path | None) -> dict[str, Path]:
+    """What lies in the request's folder, by paths in the repository; empty unless it is complete."""
+    if root is None:
+        return {}
+    path = present(request, root)
+    if path is None:
+        return {}
+    if request.is_folder:
+        return files_below(path, request.path)
+    return {request.path: path}
+
+
+def _target(request: Request, root: Path | None, file: RemoteFile) -> Path | None:
     """The place of a file: where an equal one lies in a sub-folder, else where the request puts it."""
+    if root is None:
+        return None
     usual = request.target(root, file.path)
     if request.is_folder or is_real(usual):
         return usual
     return file_below(root, request.name, file.size) or usual
-
-
-def _unasked(name: str, path: Path) -> RemoteFile:
-    """A file that the hub could not be asked about, taken as it is."""
-    return RemoteFile(name, "", path.stat().st_size, "", "")
 
 
 def present(request: Request, root: Path) -> Path | None:
@@ -163,20 +214,16 @@ def present(request: Request, root: Path) -> Path | None:
     if not request.is_folder:
         return file_below(root, request.name)
     path = folder_below(root, request.name)
-    return path if path is not None and is_complete(path) else None
+    if path is None or not is_complete(path):
+        return None
+    return path
 
 
 def size_text(size: float) -> str:
     """Bytes for people."""
-    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / 10**6:.1f} MB"
-
-
-def _place(request: Request, root: Path | None, items: Sequence[Item]) -> Path:
-    first = items[0]
-    if root is not None:
-        return request.target(root) if request.is_folder else first.target
-    return first.cached.parents[first.file.path.removeprefix(request.path).count("/")] if request.is_folder else (
-        first.cached)
+    if size >= GB / 10:
+        return f"{size / GB:.1f} GB"
+    return f"{size / 10**6:.1f} MB"
 
 
 def _check_targets(items: Iterable[Item]) -> None:
@@ -185,37 +232,46 @@ def _check_targets(items: Iterable[Item]) -> None:
     for item in items:
         if item.target is None:
             if item.cached is None:
-                raise RequestError(f"{item.request.name} ({size_text(item.file.size)}) is not in the Hugging Face "
-                                   "cache", "a folder to download it to", "Name one: --to or --comfyui.")
+                raise RequestError(f"{item.request.name} ({size_text(item.file.size)}) is not in the Hugging "
+                                   "Face cache", "a folder to download it to", "Name one: --to or --comfyui.")
             continue
         other = taken.setdefault(item.target, item)
         if other.file.etag != item.file.etag:
-            raise RequestError(f"{item.request.repo} and {other.request.repo} both have a file {item.target.name}",
-                               "files of different names in one folder", "Fetch one of them to another folder.")
+            raise RequestError(f"{item.request.repo} and {other.request.repo} both have a file "
+                               f"{item.target.name}", "files of different names in one folder",
+                               "Fetch one of them to another folder.")
         if item.is_there and item.target.stat().st_size != item.file.size:
             raise RequestError(
                 f"{item.target} has {item.target.stat().st_size} bytes, the hub's file {item.file.size}",
-                "no file in this place, or the same", "If it is a broken download, delete it; else rename it.")
+                "no file in this place, or the same",
+                "If it is a broken download, delete it; else rename it.")
 
 
 def _check_space(items: Iterable[Item]) -> None:
     needed: dict[int, tuple[Path, int]] = {}
     for item in items:
         if item.to_load:
-            partial = partial_path(item.target, item.file)
-            have = partial.stat().st_size if partial.is_file() else 0
             folder = _existing(item.target)
             device = folder.stat().st_dev
-            needed[device] = folder, needed.get(device, (folder, 0))[1] + max(0, item.file.size - have)
+            needed[device] = folder, needed.get(device, (folder, 0))[1] + _lacking(item)
     for folder, size in needed.values():
         _check_room(folder, size)
+
+
+def _lacking(item: Item) -> int:
+    """Bytes that an earlier run has not brought."""
+    part = partial_path(item.target, item.file)
+    if not part.is_file():
+        return item.file.size
+    return max(0, item.file.size - part.stat().st_size)
 
 
 def _check_room(folder: Path, size: int) -> None:
     free, reserved = room_on(folder)
     needed = size + reserved
     if free < needed:
-        raise HubError(f"the disk of {folder} has {size_text(free)} free, {size_text(size)} are to be written",
+        raise HubError(f"the disk of {folder} has {size_text(free)} free, {size_text(size)} are to be "
+                       "written",
                        f"{size_text(needed)} free: {size_text(reserved)} of this disk stay free",
                        f"Free {size_text(needed - free)} there, or choose a folder on another disk.")
 
@@ -240,7 +296,7 @@ def _provide(hub: Hub, item: Item, tick: Callable[[int], None]) -> str:
         if item.cached:
             return f"{IN_CACHE}, {_link(item.cached.resolve(), item.target, tick)}"
         way = download(hub, item.file, item.target, tick)
-        for leftover in item.target.parent.glob(f".{_escaped(item.target.name)}.*.incomplete"):
+        for leftover in item.target.parent.glob(f".{glob.escape(item.target.name)}.*.incomplete"):
             leftover.unlink(missing_ok=True)  # of an older version of the file
         return way
 
@@ -257,10 +313,10 @@ def _alone(target: Path) -> Iterator[None]:
         raise HubError(f"another process is downloading {target}", "one at a time",
                        f"Wait for it, or delete {error.path} if there is none.") from error
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
-                               errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG):
+        if error.errno not in UNWRITABLE:
             raise
-        raise HubError(f"{target} cannot be written ({error.strerror})", "a folder with room that you may write to",
+        raise HubError(f"{target} cannot be written ({error.strerror})",
+                       "a folder with room that you may write to",
                        "Choose another folder, or free some room; what has arrived is kept.") from error
 
 
@@ -283,7 +339,3 @@ def _link(source: Path, target: Path, tick: Callable[[int], None]) -> str:
     finally:
         temporary.unlink(missing_ok=True)
     return "copied"
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

@@ -86,16 +86,18 @@ class Partial:
         got = self._digest.hexdigest()
         if self.is_cut and not _is_hash(self.file.etag):
             self.path.unlink()
-            raise HubError(f"the server sent more than {target.name} is, and states no hash to tell what it is",
-                           f"{self.file.size} bytes, as the hub says", "Try again; if it happens again, do not use "
-                                                                       "this server or proxy.")
+            raise HubError(f"the server sent more than {target.name} is, and states no hash to tell what it "
+                           "is", f"{self.file.size} bytes, as the hub says",
+                           "Try again; if it happens again, do not use this server or proxy.")
         if self.size != self.file.size or (_is_hash(self.file.etag) and got != self.file.etag):
             self.path.unlink()
-            more = " and more" if self.is_cut else ""
-            raise HubError(f"what arrived as {target.name} is {self.size} bytes{more} with the hash {got[:_SHOWN]}…",
+            size = f"{self.size} bytes"
+            if self.is_cut:
+                size += " and more"
+            raise HubError(f"what arrived as {target.name} is {size} with the hash {got[:_SHOWN]}…",
                            f"{self.file.size} bytes with the hash {self.file.etag[:_SHOWN]}…",
-                           "Try again: the damaged download was deleted. If it happens again, a proxy, a virus "
-                           "scanner or the disk changes data.")
+                           "Try again: the damaged download was deleted. If it happens again, a proxy, a "
+                           "virus scanner or the disk changes data.")
         os.replace(self.path, target)
 
     def _count(self, bytes_: int) -> None:
@@ -136,11 +138,17 @@ def download(hub: Hub, file: RemoteFile, target: Path, tick: Callable[[int], Non
                 if partial.size == before:
                     raise ConnectionError("the server sent nothing")
             except Exception as error:
-                failures = 1 if partial.size > before else failures + 1
+                if partial.size > before:
+                    failures = 0
+                failures += 1
                 if failures > RETRIES or not is_passing(error):
                     raise
                 time.sleep(RETRY_PAUSE * failures)
                 tick(0)
         partial.finish(target)
-    cut = ", the server sent more than that: cut off" if partial.is_cut else ""
-    return (DOWNLOADED if _is_hash(file.etag) else UNCHECKED) + cut
+    way = UNCHECKED
+    if _is_hash(file.etag):
+        way = DOWNLOADED
+    if partial.is_cut:
+        way += ", the server sent more than that: cut off"
+    return way

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHUNK = 1 << 18  # bytes; an interruption waits for one
-QUICK = 2.0      # seconds; a refusal that took longer was retried by the library itself (0.36 to 1.x: for 23 s)
+# Seconds; a refusal that took longer was retried by the library itself (0.36 to 1.x: for 23 s).
+QUICK = 2.0
+_PARTIAL_CONTENT = 206
 _LOGIN = re.compile(r"//[^/@]*@")
 # What a model is made of. No program code, no pickles, no pictures.
 PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
@@ -86,7 +88,8 @@ class Hub:
             names = [each.rfilename for each in info.siblings or () if _belongs(each.rfilename, request.path)]
             if not names:
                 raise HubError(f"{request.repo} {request.path} holds no model files".replace("  ", " "),
-                               f"files such as {', '.join(PATTERNS)}", f"Look at {self.address(request)}/tree/main.")
+                               f"files such as {', '.join(PATTERNS)}",
+                               f"Look at {self.address(request)}/tree/main.")
             return [self._file(request, name, info.sha or request.revision) for name in names]
 
     def _file(self, request: Request, path: str, revision: str) -> RemoteFile:
@@ -107,15 +110,20 @@ class Hub:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(request.repo, file.path, cache_dir=self.cache, revision=file.commit)
-        return Path(found) if isinstance(found, str) and Path(found).stat().st_size == file.size else None
+        if not isinstance(found, str) or Path(found).stat().st_size != file.size:
+            return None
+        return Path(found)
 
     def cached_unasked(self, request: Request) -> dict[str, Path]:
         """What the cache has of a request, without a hub to compare it with; empty unless it is complete."""
         from huggingface_hub import try_to_load_from_cache
 
         if not request.is_folder:
-            found = try_to_load_from_cache(request.repo, request.path, cache_dir=self.cache, revision=request.revision)
-            return {request.path: Path(found)} if isinstance(found, str) else {}
+            found = try_to_load_from_cache(request.repo, request.path, cache_dir=self.cache,
+                                           revision=request.revision)
+            if not isinstance(found, str):
+                return {}
+            return {request.path: Path(found)}
         config = try_to_load_from_cache(request.repo, f"{request.path}config.json", cache_dir=self.cache,
                                         revision=request.revision)
         if not isinstance(config, str) or not is_complete(Path(config).parent):
@@ -135,27 +143,36 @@ class Hub:
             headers["Range"] = f"bytes={start}-"
         session = get_session()
         if callable(getattr(session, "stream", None)):  # httpx, from huggingface_hub 1.0 on
-            opened = session.stream("GET", file.url, headers=headers, timeout=_timeout(), follow_redirects=True)
+            opened = session.stream("GET", file.url, headers=headers, timeout=_timeout(),
+                                    follow_redirects=True)
         else:  # requests
             opened = session.get(file.url, headers=headers, timeout=_timeout(), stream=True)
         with opened as answer:
             hf_raise_for_status(answer)
-            chunks = answer.iter_bytes(CHUNK) if hasattr(answer, "iter_bytes") else answer.iter_content(CHUNK)
-            yield start if answer.status_code == 206 else 0, chunks
+            if answer.status_code != _PARTIAL_CONTENT:
+                start = 0
+            read = getattr(answer, "iter_bytes", None) or answer.iter_content  # httpx, requests
+            yield start, read(CHUNK)
 
     def explained(self, request: Request, root: Path | None) -> AbstractContextManager[None]:
         """Errors in our words around questions to the hub; `root` is where the files are to be."""
         address = self.address(request)
-        where = address + (f"/tree/{request.revision}" if request.is_folder else
-                           f"/resolve/{request.revision}/{request.path}")
-        manual = f"Or download {where} on another computer and put it into {root} as {request.name}." if root else ""
+        where = f"{address}/resolve/{request.revision}/{request.path}"
+        if request.is_folder:
+            where = f"{address}/tree/{request.revision}"
+        manual = ""
+        if root:
+            manual = f"Or download {where} on another computer and put it into {root} as {request.name}."
         return errors.explained(request, address, manual)
 
 
 def files_below(folder: Path, prefix: str) -> dict[str, Path]:
     """The model files in a folder by their paths in the repository, where the folder is called `prefix`."""
-    return {prefix + path.relative_to(folder).as_posix(): path
-            for path in sorted(folder.rglob("*")) if path.is_file() and _belongs(path.name, "")}
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and _belongs(path.name, ""):
+            found[prefix + path.relative_to(folder).as_posix()] = path
+    return found
 
 
 def is_complete(folder: Path) -> bool:
@@ -174,7 +191,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def _belongs(path: str, prefix: str) -> bool:
-    return path.startswith(prefix) and any(fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in PATTERNS)
+    name = path.rsplit("/", 1)[-1]
+    return path.startswith(prefix) and any(fnmatch(name, pattern) for pattern in PATTERNS)
 
 
 def _timeout() -> float:

@@ -63,9 +63,12 @@ def parse(text: str) -> Request:
     match = _ADDRESS.fullmatch(text) or _SPEC.fullmatch(text)
     if match is None or not is_safe(match["path"] or "x"):
         raise RequestError(f"{text!r} names no file to download",
-                           f"one of {', '.join(ENTRIES)}, or org/repo, org/repo@revision, org/repo:path/in/repo",
+                           f"one of {', '.join(ENTRIES)}, or org/repo, org/repo@revision, "
+                           "org/repo:path/in/repo",
                            "Choose a name from `python -m ltx23_core fetch --list`.")
-    path = unquote(match["path"] or "") if text.startswith("http") else match["path"] or ""
+    path = match["path"] or ""
+    if text.startswith("http"):
+        path = unquote(path)
     return Request(match["repo"], path, unquote(match["revision"] or "main"))
 
 

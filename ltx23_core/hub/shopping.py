@@ -37,8 +37,10 @@ class Wanted:
     @property
     def address(self) -> str:
         """The page to read about it, to accept its terms, and to download it by hand."""
-        where = f"/blob/main/{self.entry.path}" if self.entry.path else ""
-        return f"{_PAGE}{self.entry.repo}{where}"
+        page = f"{_PAGE}{self.entry.repo}"
+        if not self.entry.path:
+            return page
+        return f"{page}/blob/main/{self.entry.path}"
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,14 @@ class Basket:
     reserved: int
 
     @property
+    def missing(self) -> list[Wanted]:
+        """What has to be loaded."""
+        return [wanted for wanted in self.files if wanted.there is None]
+
+    @property
     def size(self) -> int:
         """Bytes to load, as published."""
-        return sum(wanted.size for wanted in self.files if wanted.there is None)
+        return sum(wanted.size for wanted in self.missing)
 
     @property
     def fits(self) -> bool:
@@ -73,17 +80,23 @@ def basket_of(entries: Iterable[Entry], roots: Callable[[str], Sequence[Path]]) 
         entries: of the catalogue.
         roots: kind of models ("checkpoints") -> its folders, the preferred one first.
     """
-    files = tuple(_wanted(entry, roots(entry.folder)) for entry in dict.fromkeys(entries))
-    rooms = [room_on(wanted.root) for wanted in files if wanted.there is None]
+    files, rooms = [], []
+    for entry in dict.fromkeys(entries):
+        wanted = _wanted(entry, roots(entry.folder))
+        files.append(wanted)
+        if wanted.there is None:
+            rooms.append(room_on(wanted.root))
     free, reserved = min(rooms, key=lambda room: room[0] - room[1], default=(0, 0))
-    return Basket(files, free, reserved)
+    return Basket(tuple(files), free, reserved)
 
 
 def _wanted(entry: Entry, folders: Sequence[Path]) -> Wanted:
     request = Request(entry.repo, entry.path, "main", entry.folder, entry.instead)
-    found = ((root, present(request, root)) for root in folders)
-    root, there = next(((root, path) for root, path in found if path is not None), (folders[0], None))
-    return Wanted(entry, request, root, there)
+    for root in folders:
+        there = present(request, root)
+        if there is not None:
+            return Wanted(entry, request, root, there)
+    return Wanted(entry, request, folders[0], None)
 
 
 def get(basket: Basket, on_progress: Progress = lambda *_: None, hub: Hub | None = None) -> list[Fetched]:
@@ -92,4 +105,4 @@ def get(basket: Basket, on_progress: Progress = lambda *_: None, hub: Hub | None
     Raises:
         HubError, RequestError: as of `fetch`.
     """
-    return fetch([(wanted.request, wanted.root) for wanted in basket.files if wanted.there is None], on_progress, hub)
+    return fetch([(wanted.request, wanted.root) for wanted in basket.missing], on_progress, hub)

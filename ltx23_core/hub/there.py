@@ -1,6 +1,7 @@
 """What lies on the disk already: in any sub-folder, and really, not as the pointer of a clone without Git LFS."""
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 MAX_DEPTH = 4  # of sub-folders; people sort models by maker and kind
 MAX_FILES = 50_000  # names looked at; more is no folder of models
 # Names that hundreds of repositories give to their files: in a sub-folder they say nothing.
-_GENERIC = ("model.", "model-", "diffusion_pytorch_model", "pytorch_model", "pytorch_lora_weights", "adapter_model")
+_GENERIC = ("model.", "model-", "diffusion_pytorch_model", "pytorch_model", "pytorch_lora_weights",
+            "adapter_model")
 _POINTER = b"version https://git-lfs"
 _POINTER_BYTES = 1024  # at most, by the specification of Git LFS
 
@@ -37,7 +39,7 @@ def file_below(root: Path, name: str, size: int | None = None) -> Path | None:
     """
     places = _walk(root)
     if name.lower().startswith(_GENERIC):
-        places = (place for place in places if place[0] == root)
+        places = itertools.islice(places, 1)  # the folder itself
     for folder, _, files in places:
         path = folder / name
         if name in files and is_real(path) and (size is None or path.stat().st_size == size):
@@ -47,7 +49,10 @@ def file_below(root: Path, name: str, size: int | None = None) -> Path | None:
 
 def folder_below(root: Path, name: str) -> Path | None:
     """A folder of this name below another, nearest first."""
-    return next((folder / name for folder, folders, _ in _walk(root) if name in folders), None)
+    for folder, folders, _ in _walk(root):
+        if name in folders:
+            return folder / name
+    return None
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -61,7 +66,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             if seen > MAX_FILES:
                 return
             yield folder, folders, files
-            below += [folder / name for name in folders]
+            below += map(folder.joinpath, folders)
         level = below
 
 
@@ -70,5 +75,10 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return [], []
-    folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return folders, [entry.name for entry in entries if not entry.is_dir()]
+    folders, files = [], []
+    for entry in entries:
+        if not entry.is_dir():
+            files.append(entry.name)
+        elif not entry.name.startswith("."):
+            folders.append(entry.name)
+    return folders, files

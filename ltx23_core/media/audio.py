@@ -1,6 +1,7 @@
 """Sound as the pipeline hands it on, and from any layout to stereo."""
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -67,7 +68,9 @@ def as_stereo(waveform: Tensor) -> Tensor:
     if channels <= 2:
         return waveform.expand(-1, 2, -1)
     mixed = torch.tensor(_gains(channels)).T.to(waveform) @ waveform
-    peak = mixed.abs().amax().clamp(min=1.0) if mixed.numel() else 1.0
+    peak = 1.0
+    if mixed.numel():
+        peak = mixed.abs().amax().clamp(min=1.0)
     return mixed / peak
 
 
@@ -81,7 +84,8 @@ def _check_layout(waveform: Tensor) -> None:
 def _gains(channels: int) -> list[tuple[float, float]]:
     """(left, right) of each channel; beyond eight they come as pairs of more speakers (heights), at -3 dB."""
     known = LAYOUTS[min(channels, 8)]
-    return [*known, *((SIDE_LEFT, SIDE_RIGHT)[index % 2] for index in range(channels - len(known)))]
+    more = itertools.islice(itertools.cycle((SIDE_LEFT, SIDE_RIGHT)), channels - len(known))
+    return [*known, *more]
 
 
 def as_float(waveform: Tensor) -> Tensor:
@@ -102,7 +106,8 @@ def check_sound(audio: Audio, what: str = "the source sound") -> None:
     _check_layout(audio.waveform)
     if audio.waveform.shape[0] != 1 or not audio.waveform.shape[2] or not 0 < audio.sample_rate < math.inf:
         raise MediaError(f"{what} has shape {tuple(audio.waveform.shape)} at {audio.sample_rate} Hz",
-                         "(1, channels, samples), at least one sample, at a rate above 0", "Give one waveform.")
+                         "(1, channels, samples), at least one sample, at a rate above "
+                         "0", "Give one waveform.")
     if not is_finite(audio.waveform):
         raise MediaError(f"{what} holds NaN or infinity", "finite samples in [-1, 1]",
                          "Make it again; a step before this one went wrong.")

@@ -29,7 +29,8 @@ def load_image(path: str | os.PathLike[str]) -> torch.Tensor:
         raise MediaError(f"there is no file {os.fspath(path)}", "an image file",
                          "Check the path of the image.") from None
     except UnidentifiedImageError:
-        raise MediaError(f"{os.fspath(path)} is not an image that Pillow can read", "PNG, JPEG, WebP or similar",
+        raise MediaError(f"{os.fspath(path)} is not an image that Pillow can read", "PNG, JPEG, WebP or "
+                                                                                    "similar",
                          "Convert the image to PNG.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MediaError(f"{os.fspath(path)} cannot be read as an image ({error})", "a complete image file",
@@ -65,7 +66,8 @@ def compress_image(image: torch.Tensor, crf: int) -> torch.Tensor:
     import av  # here, so that sampling without pictures does not need it
     check_image(image)
     if not 0 <= crf <= MAX_CRF:
-        raise MediaError(f"image compression (CRF) is {crf}", f"0 (off) to {MAX_CRF}", "Use 33, the official value.")
+        raise MediaError(f"image compression (CRF) is {crf}", f"0 (off) to {MAX_CRF}", "Use 33, the official "
+                                                                                       "value.")
     if crf == 0:
         return image
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
@@ -123,11 +125,14 @@ def resize_frames(frames: torch.Tensor, picks: Sequence[int], height: int, width
 
 def _cover(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(F, H, W, 3) -> float32 (F, 3, height, width) in [-1, 1], see `resize_and_crop`."""
-    pixels = frames.float() if frames.dtype == torch.uint8 else frames.float() * 255.0
+    pixels = frames.float()
+    if frames.dtype != torch.uint8:
+        pixels = pixels * 255.0
     rows, columns = frames.shape[1:3]
     scale = max(height / rows, width / columns)
     size = (math.ceil(rows * scale), math.ceil(columns * scale))
-    resized = functional.interpolate(pixels.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
+    resized = functional.interpolate(pixels.permute(0, 3, 1, 2), size=size, mode="bilinear",
+                                     align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return resized[:, :, top:top + height, left:left + width] / 127.5 - 1.0
 

@@ -29,7 +29,9 @@ def frame_rate(fps: float | Fraction) -> Fraction:
 def resampled_count(frames: int, source: float, fps: float) -> int:
     """Frames of a clip at another rate: the nearest whole number to its duration times ``fps``, at least 1."""
     exact = frames * frame_rate(fps) / frame_rate(source)
-    return max(1, math.ceil(exact - Fraction(1, 2))) if frames else 0
+    if not frames:
+        return 0
+    return max(1, math.ceil(exact - Fraction(1, 2)))
 
 
 def nearest_frames(frames: int, source: float, fps: float) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..atomic import publish_free, sweep, temporary_beside
 from ..errors import MediaError
 from .audio import Audio
-from .video import readable_errors, writable_sound
+from .video import mp4_options, readable_errors, writable_sound
 
 SUFFIXES = (".m4a", ".mp4")
 PARTS = ".*.m4a*.part"
@@ -27,7 +27,8 @@ def write_sound(path: Path, audio: Audio, *, metadata: Mapping[str, str] | None 
         MediaError: another suffix, a sound that is none, or a folder that cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise MediaError(f"the sound file is {path}", "a name that ends in .m4a", f"Use {path.with_suffix('.m4a')}.")
+        raise MediaError(f"the sound file is {path}", "a name that ends in "
+                                                      ".m4a", f"Use {path.with_suffix('.m4a')}.")
     samples, rate = writable_sound(audio)
     part = temporary_beside(path, ".part")
     sweep(path.parent, PARTS)
@@ -41,8 +42,7 @@ def write_sound(path: Path, audio: Audio, *, metadata: Mapping[str, str] | None 
 
 
 def _encode(part: Path, samples: np.ndarray, rate: int, metadata: Mapping[str, str]) -> None:
-    flags = "faststart+use_metadata_tags" if metadata else "faststart"
-    with av.open(str(part), "w", format="mp4", options={"movflags": flags}) as container:
+    with av.open(str(part), "w", format="mp4", options=mp4_options(metadata)) as container:
         container.metadata.update(metadata)
         stream = container.add_stream("aac", rate=rate, layout="stereo")
         for start in range(0, samples.shape[1], _BLOCK):

@@ -36,9 +36,11 @@ def check_output_path(path: str | os.PathLike[str]) -> Path:
     """The path of a video to be written, refused if it cannot become one. Ask before hours of work, not after."""
     path = Path(path)
     if path.suffix.lower() != ".mp4":
-        raise MediaError(f"the output file is {path}", "a name that ends in .mp4", f"Use {path.with_suffix('.mp4')}.")
+        raise MediaError(f"the output file is {path}", "a name that ends in .mp4",
+                         f"Use {path.with_suffix('.mp4')}.")
     if path.is_dir():
-        raise MediaError(f"the output {path} is a folder", "a file name", "Name the file, for example out.mp4.")
+        raise MediaError(f"the output {path} is a folder", "a file name",
+                         "Name the file, for example out.mp4.")
     if not path.parent.is_dir():
         raise MediaError(f"there is no folder {path.parent}", "an existing folder for the video",
                          "Create the folder or choose another one.")
@@ -68,7 +70,9 @@ class VideoWriter:
                  next_path: Callable[[], Path] | None = None) -> None:
         """Check the request; nothing is opened before the first frames."""
         self.path, self.rate, self.frames = check_output_path(path), frame_rate(fps), 0
-        self._samples, self._sample_rate = (None, 0) if audio is None else writable_sound(audio)
+        self._samples, self._sample_rate = None, 0
+        if audio is not None:
+            self._samples, self._sample_rate = writable_sound(audio)
         self._next_path = next_path
         self._metadata, self._options = dict(metadata or {}), {"crf": str(crf), "preset": preset}
         self._position = 0  # samples already encoded
@@ -109,12 +113,14 @@ class VideoWriter:
 
     def _open(self, height: int, width: int) -> None:
         """Create the temporary file and its streams."""
-        flags = "faststart+use_metadata_tags" if self._metadata else "faststart"
         sweep(self.path.parent, PARTS)
         with readable_errors(self.path):
-            self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": flags})
+            options = mp4_options(self._metadata)
+            self._container = av.open(str(self._part), "w", format="mp4", options=options)
         self._container.metadata.update(self._metadata)
-        options = self._options | ({} if width % MBTREE_STEP == 0 else {"x264-params": "mbtree=0"})
+        options = dict(self._options)
+        if width % MBTREE_STEP:
+            options["x264-params"] = "mbtree=0"
         self._video = self._container.add_stream("libx264", rate=self.rate, options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         context = self._video.codec_context
@@ -128,8 +134,9 @@ class VideoWriter:
         """Encode the sound up to a time in seconds; None: all that is left."""
         if self._samples is None:
             return
-        total = self._samples.shape[1]
-        end = total if until is None else min(total, int(until * self._sample_rate))
+        end = self._samples.shape[1]
+        if until is not None:
+            end = min(end, int(until * self._sample_rate))
         if end > self._position:
             block = np.ascontiguousarray(self._samples[:, self._position:end])
             frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
@@ -141,7 +148,8 @@ class VideoWriter:
     def _finish(self) -> None:
         """Flush both encoders, bring the file to the disk, give it its name."""
         if self._container is None:
-            raise MediaError("there are no frames", "at least one frame", "Decode the video before writing it.")
+            raise MediaError("there are no frames", "at least one frame",
+                             "Decode the video before writing it.")
         with readable_errors(self.path):
             self._write_audio(until=None)
             self._container.mux(self._video.encode(None))
@@ -162,11 +170,11 @@ class VideoWriter:
             raise MediaError(f"the frames are {width}x{height} pixels", "an even width and height",
                              f"Crop to {max(width // 2 * 2, 2)}x{max(height // 2 * 2, 2)}.")
         if self._size not in (None, (height, width)):
-            raise MediaError(f"a frame is {width}x{height} pixels", f"{self._size[1]}x{self._size[0]}, as the first",
-                             "Give all frames the same size.")
+            raise MediaError(f"a frame is {width}x{height} pixels",
+                             f"{self._size[1]}x{self._size[0]}, as the first", "Give all frames the same size.")
         if frames.is_floating_point() and not bool(torch.isfinite(frames).all()):
-            raise MediaError(f"the picture holds NaN or infinity from frame {self.frames} on", "finite pixels",
-                             NAN_FIX)
+            raise MediaError(f"the picture holds NaN or infinity from frame {self.frames} on",
+                             "finite pixels", NAN_FIX)
 
 
 def write_aside(writer: VideoWriter, chunks: Iterable[torch.Tensor]) -> None:
@@ -180,8 +188,8 @@ def write_aside(writer: VideoWriter, chunks: Iterable[torch.Tensor]) -> None:
     use_aside(chunks, encode)
 
 
-def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float, audio: Audio | None = None,
-                *, metadata: Mapping[str, str] | None = None) -> int:
+def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float,
+                audio: Audio | None = None, *, metadata: Mapping[str, str] | None = None) -> int:
     """Write an mp4 from chunks (f, H, W, 3), float32 in [0, 1] or uint8, as they come; returns the number of frames.
 
     A chunk is encoded in a thread of its own while the iterator makes the next one. Nothing is left behind if the
@@ -192,26 +200,40 @@ def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fp
     return writer.frames
 
 
+def mp4_options(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The muxer's options: the index before the content, and tags of any name where there are some."""
+    flags = "faststart"
+    if metadata:
+        flags += "+use_metadata_tags"
+    return {"movflags": flags}
+
+
 @contextlib.contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
     """Turn what FFmpeg or the file system says (disk full, no permission) into a `MediaError`."""
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(f"{path} could not be written ({error})", "free space and write access in its folder",
+        raise MediaError(f"{path} could not be written ({error})",
+                         "free space and write access in its folder",
                          "Free some space, close programs that hold the file, or choose another folder.") from error
 
 
 def writable_sound(audio: Audio) -> tuple[np.ndarray, int]:
     """A sound as the encoder takes it: ((2, samples) float32, rate); refuses batches and NaN."""
-    waveform = audio.waveform[None] if audio.waveform.ndim == 2 else audio.waveform
+    waveform = audio.waveform
+    if waveform.ndim == 2:
+        waveform = waveform[None]
     if waveform.ndim != 3 or waveform.shape[0] != 1:
-        raise MediaError(f"the sound has shape {tuple(audio.waveform.shape)}", "(1, channels, samples): one waveform",
+        raise MediaError(f"the sound has shape {tuple(audio.waveform.shape)}",
+                         "(1, channels, samples): one waveform",
                          "Write one video for each item of a batch.")
     if not is_finite(waveform):
         raise MediaError("the sound holds NaN or infinity", "finite samples in [-1, 1]", NAN_FIX)
     stereo = as_stereo(as_float(waveform.detach())).cpu()
-    rate = audio.sample_rate if audio.sample_rate in _aac_rates() else FALLBACK_SOUND_RATE
+    rate = audio.sample_rate
+    if rate not in _aac_rates():
+        rate = FALLBACK_SOUND_RATE
     return resample(stereo, audio.sample_rate, rate)[0].numpy(), rate
 
 

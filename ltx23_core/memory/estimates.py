@@ -26,7 +26,8 @@ def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: i
     most in the self attention: queries, keys and values (3), queries and keys normed (2), the result, the gated
     result, the output: 2 passes + 10. Text attention and feed-forward take 3 less, but keys and values of the prompts
     are there meanwhile. The run keeps 1.5 (rotary tables) and latents. That none of this is forgotten, and none
-    counted twice, is tested by counting live bytes (`tests/unit/memory/test_estimates.py`).
+    counted twice, is tested by counting live bytes (`tests/unit/memory/test_estimates.py`). Recorded forwards are not
+    in it: they are made where there is twice as much room, and count as the component's (`models.transformer.graphs`).
 
     Args:
         video_tokens, audio_tokens: tokens of each stream, conditions included.
@@ -110,8 +111,9 @@ def generation_bytes(config: Mapping[str, Any], tokens: int, new_tokens: int, by
         bytes_per_value: of cache and activations.
         image: a picture goes through the vision tower first.
 
-    The cache is counted twice, since it grows by copying, and whole in layers with a window too. The question's pass
-    holds about three hidden layers and six widths a token. Scores are float32, sorted and summed for the draw; a
+    The cache is counted twice, since transformers' grows by copying and ours (`models.text.step`) is made beside what
+    was heard of the question, and whole in layers with a window too. The question's pass holds about three hidden
+    layers and six widths a token. Scores are float32, sorted and summed for the draw; a
     quantised head unfolds pieces of its table (`ROWS_AT_ONCE`). The tower runs over 4096 patches.
     """
     c = gemma_config(config)

@@ -12,6 +12,7 @@ from ..errors import OutOfMemoryError, RequestError
 
 SLOTS = 2  # places on the device that streamed blocks share: one computes while the next one arrives
 KEPT_WITHIN = 2  # blocks
+SPARE = 0.02  # of a budget: what the device's allocator may lose between pieces of different sizes
 MODES = ("auto", "resident", "stream")
 
 
@@ -48,7 +49,7 @@ class Memory:
 
     def capacity(self, free: float) -> float:
         """Bytes that may be used where ``free`` bytes are there."""
-        return free if self.budget is None else min(free, float(self.budget))
+        return free if self.budget is None else min(free, self.budget * (1 - SPARE))
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ def _whole(need: Need) -> Placement:
     return Placement(0, len(need.blocks), need.weights, need.weights + need.work)
 
 
+def placed_so(need: Need, streamed: int) -> Placement:
+    """The placement in which that many blocks are streamed; 0: everything is resident."""
+    return _streamed(need, streamed) if streamed else _whole(need)
+
+
 def _streamed(need: Need, count: int) -> Placement:
     away = sum(need.blocks[number] for number in streamed_blocks(len(need.blocks), count))
     weights = need.weights - need.apart - away + min(SLOTS, count) * need.slot
@@ -153,7 +159,7 @@ def fitting(need: Need, room: float, memory: Memory = Memory(), now: int | None 
 
 def freeing(need: Need, now: int, bytes_to_free: float) -> Placement | None:
     """The placement with most resident blocks that gives back that many bytes of weights; None where none does."""
-    present = _streamed(need, now) if now else _whole(need)
+    present = placed_so(need, now)
     for streamed in range(max(now + 1, min(SLOTS + 1, len(need.blocks))), len(need.blocks) + 1):
         placed = _streamed(need, streamed)
         if present.weights - placed.weights >= bytes_to_free:

@@ -11,8 +11,9 @@ from .pick import kernels
 def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """gelu(layer(x)), tanh form.
 
-    Relative L2 to float64 on random data: float32 3e-7 in all forms; bfloat16 3e-3 with a product rounded before the
-    GELU, 2e-3 with an epilogue (`tests/unit/test_ops.py`).
+    Relative L2 to float64 on random data: float32 3e-7 in all forms (CPU, `tests/unit/ops/test_ops.py`); bfloat16
+    2.7e-3 with a product rounded before the GELU, 1.7e-3 with an epilogue (H100, `bench ops`: 1.26 against 1.30 ms for
+    6,144 tokens of the 22B model, 6.43 against 7.27 for 32,640).
 
     Args:
         x: (…, in).

@@ -6,7 +6,7 @@ one is read off the memory at each call: it is always true, whoever put the weig
 """
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -94,17 +94,24 @@ class Together:
             for i, name in enumerate(names):
                 self._slots[f"{name}.{kind}"] = (names[0], kind), sum(outs[:i]), sum(outs)
 
+    def room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype,
+             take: Callable[[str, tuple[int, ...], torch.dtype], Tensor]) -> Tensor:
+        """Memory for a tensor that is about to be read: its part of its group's, which ``take`` gives, or its own."""
+        if name not in self._slots:
+            return take(name, shape, dtype)
+        key, row, rows = self._slots[name]
+        if key not in self._buffers:
+            self._buffers[key] = take(name, (rows, *shape[1:]), dtype)
+        whole = self._buffers[key]
+        return whole[row:row + shape[0]] if whole.dtype == dtype else torch.empty(
+            shape, dtype=dtype, device=whole.device)  # as stored, and stored in several dtypes
+
     def placed(self, name: str, tensor: Tensor) -> Tensor:
         """A loaded tensor where it belongs: itself, or its values in its group's memory."""
         if name not in self._slots:
             return tensor
-        key, row, rows = self._slots[name]
-        if key not in self._buffers:
-            self._buffers[key] = tensor.new_empty(rows, *tensor.shape[1:])
-        whole = self._buffers[key]
-        if whole.dtype != tensor.dtype:  # as stored, and stored in several dtypes
-            return tensor
-        return whole[row:row + len(tensor)].copy_(tensor)
+        return self.room(name, tuple(tensor.shape), tensor.dtype,
+                         lambda _, shape, dtype: tensor.new_empty(shape, dtype=dtype)).copy_(tensor)
 
 
 def pack(module: nn.Module) -> None:

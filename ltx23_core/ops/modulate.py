@@ -52,7 +52,8 @@ def add_norm_modulate(x: Tensor, update: Update | None, wanted: Sequence[Modulat
 
     x' = x + value gate, rounded to x's dtype; rms(x') scale + shift for each wanted part. Relative L2 to float64 on
     random data, W = 4096: float32 2e-7 in both forms; bfloat16 2.4e-3 (norm and product rounded) in the torch form,
-    1.7e-3 in Triton's (`tests/unit/test_ops.py`).
+    1.7e-3 in Triton's (CPU, `tests/unit/ops/test_ops.py`). On an H100 the forms differ by 1.5e-3, and 32,640 tokens
+    take 1.05 ms and 0.51 (`bench ops`; two outputs: 1.7e-3, 1.83 and 0.61).
 
     Args:
         x: (B, N, W); never changed in place.

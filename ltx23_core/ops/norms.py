@@ -12,7 +12,8 @@ def norm_rope(x: Tensor, weight: Tensor, rope: Rope | None, heads: int, eps: flo
     """Queries or keys as an attention takes them: normed over the full width, rotated head by head.
 
     Relative L2 to float64 on random data, W = 4096: float32 2e-7 in both forms; bfloat16 2.9e-3 in the torch form,
-    which rounds four times, 1.7e-3 in Triton's, which rounds once (`tests/unit/test_ops.py`).
+    which rounds four times, 1.7e-3 in Triton's, which rounds once (CPU, `tests/unit/ops/test_ops.py`).
+    On an H100 the forms differ by 3.1e-3; queries and keys of 32,640 tokens take 3.32 ms and 0.59 (`bench ops`).
 
     Args:
         x: (B, N, W), rows contiguous; rows may be apart from each other (a part of a wider product).

@@ -13,10 +13,26 @@ _log = logging.getLogger("ltx23")
 
 
 def allowed(device: torch.device) -> bool:
-    """Whether work on a device may be recorded; ``LTX23_GRAPHS=0`` in the environment keeps it off."""
+    """Whether work on a device may be recorded: on a GPU, without gradients, with torch's native allocator.
+
+    ``LTX23_GRAPHS=0`` in the environment keeps it off. Nothing turns it on under another allocator:
+    ``cudaMallocAsync`` ties memory to the graph that took it, and ends the process where a tensor outlives that.
+    """
     if device.type != "cuda" or torch.version.cuda is None or os.environ.get("LTX23_GRAPHS", "auto") == "0":
         return False
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing())
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return False
+    backend = torch.cuda.get_allocator_backend()
+    if backend != "native":
+        _say_off(backend)
+    return backend == "native"
+
+
+@lru_cache(maxsize=4)
+def _say_off(backend: str) -> None:
+    """Once: on an NVIDIA GPU ComfyUI takes this allocator unless told otherwise."""
+    _log.info("CUDA graphs: off, torch's allocator is %s. Small sizes run faster where ComfyUI is started with "
+              "--disable-cuda-malloc.", backend)
 
 
 @lru_cache(maxsize=16)

@@ -31,7 +31,10 @@ class BlockSource(Protocol):
     """Gives the bytes of blocks."""
 
     def fetch(self, parts: Parts) -> Arrival:
-        """Begin to fill targets, after all that has been asked of the current stream so far."""
+        """Begin to fill targets, after all that has been asked of the current stream so far.
+
+        The same parts may be asked for again and again: the same object then, unchanged.
+        """
 
     def close(self) -> None:
         """Wait for what is under way, and close the files."""
@@ -102,6 +105,7 @@ class DeviceSource:
         self._thread: ThreadPoolExecutor | None = None
         self._ring: tuple[SourceReader, Upload] | None = None
         self._last: Future[None] | None = None
+        self._copies: dict[int, tuple[Parts, list[Tensor], list[Tensor]]] = {}  # by the parts' id, which they keep
 
     def fetch(self, parts: Parts) -> Arrival:
         """See `BlockSource`."""
@@ -110,20 +114,32 @@ class DeviceSource:
         there = torch.cuda.Event()
         for _, target in parts[:1]:  # all lie in one place, which must outlive its copies even where nobody waits
             target.record_stream(self._stream)
-        spans = [None if self._pages is None else self._pages.spans(ref) for ref, _ in parts]
+        copies = self._from_pages(parts)
         idle = self._last is None or self._last.done()
-        if idle and all(found is not None for found in spans):
+        if idle and copies is not None:
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(asked)
-                for (_, target), found in zip(parts, spans, strict=True):
-                    for host, offset in found:
-                        target[offset:offset + len(host)].copy_(host, non_blocking=True)
+                torch._foreach_copy_(*copies, non_blocking=True)  # one call: the host is what small sizes wait for
                 there.record()
             return _Copy(self._device, there, None)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="ltx23-stream")
         self._last = self._thread.submit(self._read, parts, asked, there)
         return _Copy(self._device, there, self._last)
+
+    def _from_pages(self, parts: Parts) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Targets and registered pages, piece by piece, made once for a block in a place; None: not all is registered.
+
+        Pages that are registered stay so until they are closed, which is after this source.
+        """
+        if id(parts) not in self._copies:
+            spans = [None if self._pages is None else self._pages.spans(ref) for ref, _ in parts]
+            if any(found is None for found in spans):
+                return None
+            pairs = [(target[offset:offset + len(host)], host) for (_, target), found in zip(parts, spans, strict=True)
+                     for host, offset in found]
+            self._copies[id(parts)] = parts, [target for target, _ in pairs], [host for _, host in pairs]
+        return self._copies[id(parts)][1:]
 
     def _read(self, parts: Parts, asked: torch.cuda.Event, there: torch.cuda.Event) -> None:
         """In the thread: read, and start the copies."""
@@ -156,3 +172,4 @@ class DeviceSource:
             self._thread = None
         self._drop_ring()
         self._stream.synchronize()
+        self._copies.clear()

@@ -186,6 +186,8 @@ class Component:
             if fresh:
                 self._drop()
             raise
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what was let go is free for everybody, and in whole pieces
         self._device, self._policy, self._placed = device, policy, dict(self._wanted)
         self.loads += fresh
         return self.loaded_bytes
@@ -239,8 +241,9 @@ class Component:
                                             self.dtype, check=check, name=self.name).bytes
         new = {name: self.refs[name] for name in self.refs if name in wanted and name not in self._there}
         if new:
-            self.bytes_read += load_tensors(self.module, new, device, self.dtype, self._wanted, pages=self._pages,
-                                            check=check, name=self.name).bytes
+            self.bytes_read += load_tensors(self.module, new, device, self.dtype, self._wanted,
+                                            groups=self._sizes.groups, pages=self._pages, check=check,
+                                            name=self.name).bytes
             self._there |= new.keys()
             self._applied |= {name: parts for name, parts in self._wanted.items() if name in new}
 

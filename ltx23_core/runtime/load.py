@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 
 import torch
@@ -21,6 +21,7 @@ from ..quant.layers import logical_shapes, replace_layers
 from ..weights.count import ReadCounter, byte_text
 from ..weights.pages import Pages
 from ..weights.reader import RangeReader, in_file_order
+from .arena import Arenas, loaded_dtype
 
 _log = logging.getLogger("ltx23")
 
@@ -63,8 +64,8 @@ def prepare_module(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.d
 
 
 def load_tensors(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None,
-                 plan: LoraPlan, *, pages: Pages | None = None, check: Callable[[], None] | None = None,
-                 name: str = "module") -> ReadCounter:
+                 plan: LoraPlan, *, groups: Collection[Collection[str]] = (), pages: Pages | None = None,
+                 check: Callable[[], None] | None = None, name: str = "module") -> ReadCounter:
     """Give a module some of its weights, all of these or none; what they have of LoRAs is as planned.
 
     Args:
@@ -72,10 +73,12 @@ def load_tensors(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.de
         refs: those to read.
         device, dtype, check, name: as in `load_module`.
         plan: of `plan_loras`; entries of other parameters do not count.
+        groups: names of tensors that lie in one piece of memory each.
         pages: registered pages to read from where they can be had.
     """
     counter, begin = ReadCounter(), time.perf_counter()
-    state, at_use = _read(module, refs, device, dtype, plan, pages, check, counter)
+    memory = Arenas(groups, refs, device, dtype)
+    state, at_use = _read(module, refs, device, dtype, plan, memory, pages, check, counter)
     module.load_state_dict(state, strict=False, assign=True)
     for key, changes in at_use.items():
         set_layer_changes(module, key, changes)
@@ -93,7 +96,7 @@ def _check_names(name: str, module: nn.Module, refs: Mapping[str, AnyRef]) -> No
 
 
 def _read(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, dtype: torch.dtype | None,
-          plan: LoraPlan, pages: Pages | None, check: Callable[[], None] | None,
+          plan: LoraPlan, memory: Arenas, pages: Pages | None, check: Callable[[], None] | None,
           counter: ReadCounter) -> tuple[dict[str, Tensor], dict[str, Sequence[Change]]]:
     """The module's tensors, LoRAs fused, and what acts at use. Those that stay quantised come part by part."""
     state: dict[str, Tensor] = {}
@@ -111,9 +114,12 @@ def _read(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, d
             if check is not None:
                 check()
             quantised = stays_quantised(key, ref)
-            parts = {name: read(part, None if quantised else dtype) for name, part in _stored(key, ref).items()}
-            if not quantised:
-                parts[key] = places.placed(key, parts[key])
+            numbers = None if quantised else dtype
+            parts = {}
+            for name, part in _stored(key, ref).items():
+                kind, take = loaded_dtype(part, numbers), memory.take
+                out = take(key, part.shape, kind) if quantised else places.room(key, part.shape, kind, take)
+                parts[name] = read(part, numbers, out)
             state |= parts
             loras = plan.get(key)
             if loras is None:

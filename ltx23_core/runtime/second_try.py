@@ -30,8 +30,8 @@ def shrink(component: Component, activation_bytes: int) -> bool:
         return False
     log.warning("Activations need more than the planned %s: one more try with %s %s.", gb(activation_bytes),
                 component.name.replace("_", " "), placed.text)
-    component.place(policy_for(placed), component.device)
     torch.cuda.empty_cache()
+    component.place(policy_for(placed), component.device)
     return True
 
 

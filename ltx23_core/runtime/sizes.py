@@ -15,12 +15,18 @@ from ..overlay.packed.sizes import bytes_on_device, kept_parts, stays_quantised
 from ..weights.reader import TORCH_DTYPES
 from .file_embedding import can_stay
 
+PIECE, LARGE = 2 << 20, 10 << 20  # bytes: of what the CUDA allocator gives from LARGE on, whole pieces
 ALIGNMENT = 256  # bytes: every tensor begins where the allocator would let it begin, so that products choose alike
 
 
 def aligned(size: int) -> int:
     """The next multiple of `ALIGNMENT`."""
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def in_pieces(size: int) -> int:
+    """What a piece of memory takes on a CUDA device: from 10 MiB on a multiple of 2 MiB."""
+    return size if size < LARGE else -(-size // PIECE) * PIECE
 
 
 def stored_parts(ref: AnyRef) -> list[TensorRef]:
@@ -65,6 +71,21 @@ class Sizes:
                 found.setdefault(int(name[len(prefix):].partition(".")[0]), []).append(name)
         return tuple(tuple(found[number]) for number in sorted(found))
 
+    @cached_property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Names of tensors that lie in one piece of memory: each block, and what is beside the blocks but the table."""
+        if not self.blocks:
+            return ()
+        inside = {name for names in self.blocks for name in names}
+        return (*self.blocks, tuple(name for name in self._refs if name not in inside and name != self.table))
+
+    @cached_property
+    def _rounding(self) -> tuple[int, ...]:
+        """Of each block: bytes that its piece of memory takes beyond its tensors."""
+        exact = [sum(self._each[name] for name in names) for names in self.blocks]
+        return tuple(in_pieces(size + len(names) * ALIGNMENT) - size if size >= LARGE else 0
+                     for names, size in zip(self.blocks, exact, strict=True))
+
     @property
     def table(self) -> str | None:
         """The parameter that stays in its file when blocks are streamed."""
@@ -72,10 +93,12 @@ class Sizes:
         return table if table in self._refs and can_stay(self._refs[table]) else None
 
     def bytes(self, names: Iterable[str], plan: LoraPlan) -> int:
-        """Of some tensors, with the factors of LoRAs that act at use."""
+        """Of some tensors, with the factors of LoRAs that act at use, and what whole blocks are rounded up by."""
         chosen = set(names)
+        rounding = sum(more for block, more in zip(self.blocks, self._rounding, strict=True)
+                       if more and chosen.issuperset(block))
         factors = {name: parts for name, parts in plan.items() if name in chosen}
-        return sum(self._each[name] for name in chosen) + factor_bytes(factors, self._dtype.itemsize)
+        return sum(self._each[name] for name in chosen) + rounding + factor_bytes(factors, self._dtype.itemsize)
 
     def need(self, plan: LoraPlan) -> Need:
         """Of the whole component with these LoRAs, for `memory.room.place`."""

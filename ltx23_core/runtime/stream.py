@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..memory.room import SLOTS
 from ..quant.layers import QuantWeight, join_products
 from .block_content import BlockContent
-from .block_source import Arrival, BlockSource
+from .block_source import Arrival, BlockSource, Parts
 
 
 class BlockStream:
@@ -41,8 +41,10 @@ class BlockStream:
             join_products(block)
         self._current: int | None = None
         largest = max((content.size for content in contents.values()), default=0)
-        self._places = [torch.empty(largest, dtype=torch.uint8, device=device)
-                        for _ in range(min(SLOTS, len(contents)))]
+        count = min(SLOTS, len(contents))
+        memory = torch.empty(count * largest, dtype=torch.uint8, device=device)  # one piece: no holes
+        self._places = [memory[i * largest:(i + 1) * largest] for i in range(count)]
+        self._parts: dict[tuple[int, int], Parts] = {}  # (block, place) -> what is read where, made once
         self._holds: list[int | None] = [None] * len(self._places)  # number of the block in each place
         self._arrivals: list[Arrival | None] = [None] * len(self._places)
         self._handles: list[RemovableHandle] = []
@@ -94,7 +96,7 @@ class BlockStream:
             self._source.close()
         for content in self._contents.values():
             content.close()
-        self._places, self._arrivals, self._contents, self._handles = [], [], {}, []
+        self._places, self._arrivals, self._contents, self._handles, self._parts = [], [], {}, [], {}
 
     def _leave(self) -> None:
         if self._current is None:
@@ -117,7 +119,9 @@ class BlockStream:
                 continue
             place = next(i for i, held in enumerate(self._holds) if held not in wanted)
             self._holds[place] = None  # should it fail, the block is asked for again at the next attempt
-            self._arrivals[place] = self._source.fetch(self._contents[block].parts(self._places[place]))
+            if (block, place) not in self._parts:
+                self._parts[block, place] = self._contents[block].parts(self._places[place])
+            self._arrivals[place] = self._source.fetch(self._parts[block, place])
             self._holds[place] = block
 
     def _next(self, number: int) -> list[int]:

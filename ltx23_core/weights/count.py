@@ -24,11 +24,11 @@ class ReadCounter:
         self.tensors += 1
         self.bytes += ref.size_bytes
 
-    def reading(self, reader: RangeReader) -> Callable[[AnyRef, torch.dtype | None], Tensor]:
+    def reading(self, reader: RangeReader) -> Callable[..., Tensor]:
         """`RangeReader.read` that is counted here."""
-        def read(ref: AnyRef, dtype: torch.dtype | None) -> Tensor:
+        def read(ref: AnyRef, dtype: torch.dtype | None, out: Tensor | None = None) -> Tensor:
             self.count(ref)
-            return reader.read(ref, dtype)
+            return reader.read(ref, dtype, out)
 
         return read
 

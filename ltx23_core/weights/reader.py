@@ -54,13 +54,14 @@ class RangeReader:
         if self._upload is not None:
             self._upload.expect(part for ref in refs for part in _read_parts(ref).values())
 
-    def read(self, ref: AnyRef, dtype: torch.dtype | None) -> Tensor:
+    def read(self, ref: AnyRef, dtype: torch.dtype | None, out: Tensor | None = None) -> Tensor:
         """One tensor; a quantised weight becomes numbers on the device.
 
         Args:
             ref: its byte range, or the parts of a quantised weight.
             dtype: wanted dtype of floating-point tensors; None, and all other tensors: as stored (quantised weights:
                 bfloat16, which they stand for).
+            out: where it shall be: contiguous, of its shape and dtype, on the device; None: in memory of its own.
 
         Raises:
             WeightsError: the file is too short, unreadable, or of a dtype that torch does not have.
@@ -68,21 +69,22 @@ class RangeReader:
         """
         if isinstance(ref, QuantRef):
             parts = {name: self.read(part, None) for name, part in _read_parts(ref).items()}
-            return dequantise(ref.format, parts, ref.parameters, ref.shape, dtype or torch.bfloat16)
+            return dequantise(ref.format, parts, ref.parameters, ref.shape, dtype or torch.bfloat16, out)
         stored = TORCH_DTYPES.get(ref.dtype)
         if stored is None:
             raise WeightsError(f"a tensor of {ref.path} has dtype {ref.dtype}", f"one of {', '.join(TORCH_DTYPES)}",
                                "Use another file of this model.")
         wanted = dtype if dtype is not None and stored.is_floating_point else stored
         place = self.device if self._upload is not None else torch.device("cpu")
-        target = torch.empty(ref.shape, dtype=wanted, device=place)
+        direct = out is not None and out.device.type == place.type
+        target = out if direct else torch.empty(ref.shape, dtype=wanted, device=place)
         if self._upload is not None:
             self._upload.upload(ref, target.view(-1), stored)
         elif wanted == stored:
             self._source.fill(ref, memoryview(target.view(-1).view(torch.uint8).numpy()), 0)
         else:
             self._read_and_cast(ref, target.view(-1), stored)
-        return target.to(self.device)
+        return target.to(self.device) if out is None or direct else out.copy_(target)
 
     def _read_and_cast(self, ref: TensorRef, target: Tensor, stored: torch.dtype) -> None:
         if self._staging is None:

@@ -27,26 +27,28 @@ class RetakeNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Retake", display_name="Retake", aliases=["edit", "regenerate", "redo", "video to video"],
-            description="Makes a stretch of time of a clip anew, in picture, sound or both; the rest is held. Set "
-                        "the sampler's frames and fps to those of the clip.",
+            node_id="LTX23Retake", display_name="Retake",
+            aliases=["edit", "regenerate", "redo", "video to video"],
+            description="Makes a stretch of time of a clip anew, in picture, sound or both; the rest is "
+                        "held. Set the sampler's frames and fps to those of the clip.",
             inputs=[
                 io.Float.Input("start", default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=(
-                    "Seconds from the beginning where the stretch starts. Default 0. The grain is 8 frames of "
-                    "picture and 0.04 s of sound.")),
+                    "Seconds from the beginning where the stretch starts. Default 0. The grain is 8 frames "
+                    "of picture and 0.04 s of sound.")),
                 io.Float.Input("end", default=1.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=(
-                    "Seconds from the beginning where the stretch ends; beyond the clip means to its end. Default 1.")),
+                    "Seconds from the beginning where the stretch ends; beyond the clip means to its end. "
+                    "Default 1.")),
                 io.Combo.Input("regenerate", options=REGENERATE, default="both", tooltip=(
-                    "What is made anew: both (default), video, or audio. The other one stays the clip's. Without "
-                    "sound in the clip, sound is generated for all of it.")),
+                    "What is made anew: both (default), video, or audio. The other one stays the clip's. "
+                    "Without sound in the clip, sound is generated for all of it.")),
                 *clip_inputs(), rate_input(), chained(),
             ],
             outputs=[output()],
         )
 
     @classmethod
-    def validate_inputs(cls, start: float | None = None, end: float | None = None, regenerate: str | None = None,
-                        source_fps: float | None = None) -> bool | str:
+    def validate_inputs(cls, start: float | None = None, end: float | None = None,
+                        regenerate: str | None = None, source_fps: float | None = None) -> bool | str:
         """Refuse numbers out of range and a stretch that ends before it begins."""
         given = {"start": start, "end": end, "regenerate": regenerate, "source_fps": source_fps}
         return problem_of(cls, given, lambda: _check_stretch(start, end)) or True
@@ -54,8 +56,8 @@ class RetakeNode(io.ComfyNode):
     @classmethod
     @guarded
     def execute(cls, start: float, end: float, regenerate: str, video: Any = None,  # noqa: ANN401
-                images: torch.Tensor | None = None, audio: dict[str, Any] | None = None, source_fps: float = 0.0,
-                conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+                images: torch.Tensor | None = None, audio: dict[str, Any] | None = None,
+                source_fps: float = 0.0, conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the clip and the stretch."""
         from ...ltx23_core.conditioning.retake import Retake
 
@@ -77,17 +79,20 @@ class ExtendNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Extend", display_name="Extend", aliases=["continue", "longer", "extend video", "join"],
-            description="Continues a clip forward or backward, with its sound. The sampler's frames are those of the "
-                        "whole result. One node forward and one backward join two clips.",
+            node_id="LTX23Extend", display_name="Extend",
+            aliases=["continue", "longer", "extend video", "join"],
+            description="Continues a clip forward or backward, with its sound. The sampler's frames are "
+                        "those of the whole result. One node forward and one backward join two clips.",
             inputs=[
                 io.Combo.Input("direction", options=DIRECTIONS, default="forward", tooltip=(
-                    "forward (default): the clip is the beginning of the result. backward: the clip is its end.")),
+                    "forward (default): the clip is the beginning of the result. backward: the clip is its "
+                    "end.")),
                 io.Int.Input("blend", default=0, min=0, max=MAX_BLEND, tooltip=(
-                    "Latent frames (8 frames each) of the clip next to the seam that may change, less and less away "
-                    "from it, with the sound of the same time. 0 (default): the clip is held exactly; 1 to 3 "
-                    "smooth a visible seam.")),
-                *clip_inputs(length="Shorter than the result; frames beyond 8 k + 1 are left out at the seam."),
+                    "Latent frames (8 frames each) of the clip next to the seam that may change, less and "
+                    "less away from it, with the sound of the same time. 0 (default): the clip is held "
+                    "exactly; 1 to 3 smooth a visible seam.")),
+                *clip_inputs(length=(
+                    "Shorter than the result; frames beyond 8 k + 1 are left out at the seam.")),
                 rate_input(), chained(),
             ],
             outputs=[output()],
@@ -97,9 +102,9 @@ class ExtendNode(io.ComfyNode):
 
     @classmethod
     @guarded
-    def execute(cls, direction: str, blend: int, video: Any = None, images: torch.Tensor | None = None,  # noqa: ANN401
-                audio: dict[str, Any] | None = None, source_fps: float = 0.0,
-                conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+    def execute(cls, direction: str, blend: int, video: Any = None,  # noqa: ANN401
+                images: torch.Tensor | None = None, audio: dict[str, Any] | None = None,
+                source_fps: float = 0.0, conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the clip."""
         from ...ltx23_core.conditioning.extend import Extend
 
@@ -115,12 +120,13 @@ class InpaintNode(io.ComfyNode):
         """See each input's tooltip."""
         return schema(
             node_id="LTX23Inpaint", display_name="Inpaint", aliases=["mask", "outpaint", "replace", "remove"],
-            description="Makes what a mask marks in a clip anew, in space and time; the rest is held. The sound is "
-                        "generated; chain Source Audio to keep the clip's.",
+            description="Makes what a mask marks in a clip anew, in space and time; the rest is held. The "
+                        "sound is generated; chain Source Audio to keep the clip's.",
             inputs=[
                 io.Mask.Input("mask", tooltip=(
-                    "What is made anew: 1 anew, 0 kept; one mask for the whole clip, or one for each of its frames. "
-                    "The grain is 32x32 pixels and 8 frames: a cell is made anew if any of its pixels is marked.")),
+                    "What is made anew: 1 anew, 0 kept; one mask for the whole clip, or one for each of its "
+                    "frames. The grain is 32x32 pixels and 8 frames: a cell is made anew if any of its "
+                    "pixels is marked.")),
                 *clip_inputs(sound=False), rate_input(), chained(),
             ],
             outputs=[output()],
@@ -130,8 +136,9 @@ class InpaintNode(io.ComfyNode):
 
     @classmethod
     @guarded
-    def execute(cls, mask: torch.Tensor, video: Any = None, images: torch.Tensor | None = None,  # noqa: ANN401
-                source_fps: float = 0.0, conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+    def execute(cls, mask: torch.Tensor, video: Any = None,  # noqa: ANN401
+                images: torch.Tensor | None = None, source_fps: float = 0.0,
+                conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
         """Add the clip and the mask."""
         from ...ltx23_core.conditioning.inpaint import Inpaint
 

@@ -20,7 +20,8 @@ MAX_FRAME = 10_000
 
 def chained() -> io.Input:
     """The input for the conditions before."""
-    return Conditions.Input("conditions", optional=True, tooltip="Earlier conditions; this one is added to them.")
+    return Conditions.Input("conditions", optional=True, tooltip=(
+        "Earlier conditions; this one is added to them."))
 
 
 def output() -> io.Output:
@@ -30,13 +31,16 @@ def output() -> io.Output:
 
 def clip_inputs(sound: bool = True, length: str = "At least as long as the result.") -> list[io.Input]:
     """video, images, audio (with ``sound``) and source_fps; all optional, since a video stands for the others."""
+    parts = "frames and rate"
+    if sound:
+        parts = "frames, sound and rate"
     inputs = [
         io.Video.Input("video", optional=True, tooltip=(
-            f"The clip as a video, from Load Video: frames{', sound' if sound else ''} and rate. {length} Any size: "
+            f"The clip as a video, from Load Video: {parts}. {length} Any size: "
             "scaled to cover the result and cut in the middle.")),
         io.Image.Input("images", optional=True, tooltip=(
-            "The clip's frames as images, in place of the video's. They are taken frame for frame unless source_fps "
-            "says otherwise.")),
+            "The clip's frames as images, in place of the video's. They are taken frame for frame unless "
+            "source_fps says otherwise.")),
     ]
     if sound:
         inputs.append(io.Audio.Input("audio", optional=True, tooltip=(
@@ -46,13 +50,16 @@ def clip_inputs(sound: bool = True, length: str = "At least as long as the resul
 
 def rate_input() -> io.Input:
     """Frames per second of the source."""
-    return advanced(io.Float.Input("source_fps", optional=True, default=0.0, min=0.0, max=1000.0, step=0.01, tooltip=(
-        "Frames per second of the clip. Where it differs from the sampler's fps, frames are left out or repeated. "
-        "0 (default): the rate of the video; images are taken frame for frame.")))
+    tooltip = (
+        "Frames per second of the clip. Where it differs from the sampler's fps, frames are left out or "
+        "repeated. 0 (default): the rate of the video; images are taken frame for frame.")
+    return advanced(io.Float.Input("source_fps", optional=True, default=0.0, min=0.0, max=1000.0, step=0.01,
+                                   tooltip=tooltip))
 
 
-def source_clip(video: Any = None, images: torch.Tensor | None = None, audio: dict[str, Any] | None = None,  # noqa: ANN401 (ComfyUI's VIDEO)
-                source_fps: float = 0.0, sound: bool = True) -> SourceClip:
+def source_clip(video: Any = None, images: torch.Tensor | None = None,  # noqa: ANN401 (ComfyUI's VIDEO)
+                audio: dict[str, Any] | None = None, source_fps: float = 0.0,
+                sound: bool = True) -> SourceClip:
     """A source clip from a node's inputs; linked images and audio take the place of the video's.
 
     Raises:
@@ -60,14 +67,18 @@ def source_clip(video: Any = None, images: torch.Tensor | None = None, audio: di
     """
     from ...ltx23_core.conditioning.source import SourceClip
 
-    parts = None if video is None else video.get_components()
-    if images is None and parts is not None:
-        images, source_fps = parts.images, source_fps or float(parts.frame_rate)
-    if audio is None and parts is not None:
-        audio = parts.audio
+    if video is not None:
+        parts = video.get_components()
+        if images is None:
+            images, source_fps = parts.images, source_fps or float(parts.frame_rate)
+        if audio is None:
+            audio = parts.audio
     if images is not None:
         images = colours(images)
-    return SourceClip(images, to_audio(audio) if sound and audio is not None else None, source_fps or None)
+    heard = None
+    if sound and audio is not None:
+        heard = to_audio(audio)
+    return SourceClip(images, heard, source_fps or None)
 
 
 def colours(images: torch.Tensor) -> torch.Tensor:
@@ -75,7 +86,9 @@ def colours(images: torch.Tensor) -> torch.Tensor:
     once."""
     if images.ndim != 4 or images.shape[-1] == 3:
         return images
-    return images.expand(*images.shape[:3], 3) if images.shape[-1] == 1 else images[..., :3]
+    if images.shape[-1] == 1:
+        return images.expand(*images.shape[:3], 3)
+    return images[..., :3]
 
 
 def to_audio(audio: dict[str, Any] | None) -> Audio:
@@ -93,6 +106,8 @@ def to_audio(audio: dict[str, Any] | None) -> Audio:
                            "Link another sound, or take the link away.")
     refuse(problems_of_socket("audio", "AUDIO", audio))
     waveform = as_float(audio["waveform"][:1].detach().cpu())
-    sound = Audio(as_stereo(waveform) if waveform.shape[1] > 2 else waveform, int(audio["sample_rate"]))
+    if waveform.shape[1] > 2:
+        waveform = as_stereo(waveform)
+    sound = Audio(waveform, int(audio["sample_rate"]))
     check_sound(sound, "the sound")
     return sound

@@ -5,6 +5,7 @@ wants the room (`Residency`).
 """
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
@@ -12,10 +13,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...ltx23_core.errors import LTX23Error
-from ...ltx23_core.memory.room import Memory, Need, Placement, fitting, freeing, place
+from ...ltx23_core.memory.memory_plan import plan_line
+from ...ltx23_core.memory.room import Memory, Need, Placement, fitting, freeing, place, placed_so
+from . import progress
 
 if TYPE_CHECKING:
     from ...ltx23_core.runtime.component import Component
+
+log = logging.getLogger("ltx23")
 
 
 def device_memory() -> int:
@@ -133,6 +138,7 @@ class Residency:
         """
         self._wish = Memory.parse(memory)
         self._patchers: dict[int, _ComponentPatcher] = {}
+        self._said = ""
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +152,15 @@ class Residency:
             return float("inf")
         loaded = sum(each.model_loaded_memory() for each in mm.current_loaded_models
                      if each.model is not None and each.device == self.device)
-        return mm.get_free_memory(self.device) + loaded - mm.extra_reserved_memory()
+        return mm.get_free_memory(self.device) + loaded - mm.extra_reserved_memory() - self._recorded_bytes
+
+    @property
+    def _recorded_bytes(self) -> int:
+        """Bytes of recorded forwards: ComfyUI takes them for free, since no tensor is alive in them."""
+        recorded = 0
+        for patcher in self._patchers.values():
+            recorded += patcher.model.component.recorded_bytes
+        return recorded
 
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
         """Bring components onto their devices, after ComfyUI has made room for them and for the activations.
@@ -157,10 +171,20 @@ class Residency:
             OutOfMemoryError: they do not fit, however little of them is resident.
         """
         needs = [component.need() for component in components]
-        place(needs, self.capacity_bytes, activation_bytes, self._wish)  # refuses before a byte is read
+        capacity = self.capacity_bytes
+        place(needs, capacity, activation_bytes, self._wish)  # refuses before a byte is read
         work = sum(max(need.work, need.streamed_work) for need in needs)
         mm.load_models_gpu([self._patcher(component) for component in components],
-                           memory_required=activation_bytes + work)
+                           memory_required=activation_bytes + work + self._recorded_bytes)
+        placed = [placed_so(need, component.streamed) for need, component in zip(needs, components, strict=True)]
+        self._say(plan_line(needs, placed, self._wish.capacity(capacity), activation_bytes))
+
+    def _say(self, line: str) -> None:
+        """Show in the node where the weights are; log it, unless it is the last one again: a stage runs many times."""
+        progress.add(line)
+        if line.partition(":")[2] != self._said:
+            log.info("%s", line)
+            self._said = line.partition(":")[2]
 
     def use_less(self, component: Component, activation_bytes: int) -> bool:
         """See `runtime.residency.Residency`."""

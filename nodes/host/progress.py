@@ -35,8 +35,26 @@ def step_progress() -> Callable[[StepInfo], None]:
     return on_step
 
 
+_said = ("", "")  # the node that said something last, and what
+
+
 def say(text: str) -> None:
     """Show a text in the node that runs; nothing happens where there is no server or no node (unit tests)."""
+    global _said
+    context = get_executing_context()
+    _said = ("" if context is None else context.node_id, text)
+    _show(text)
+
+
+def add(line: str) -> None:
+    """Show a line under what the running node said last; the next one takes its place."""
+    context = get_executing_context()
+    node, text = _said
+    mine = context is not None and node == context.node_id
+    _show(f"{text}\n{line}" if mine else line)
+
+
+def _show(text: str) -> None:
     instance = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     context = get_executing_context()
     if instance is not None and context is not None:

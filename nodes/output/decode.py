@@ -1,6 +1,7 @@
 """LTX23DecodeVideo, LTX23DecodeAudio, LTX23DecodeToFile: from latents to frames, sound and files."""
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,14 +34,15 @@ class DecodeVideoNode(io.ComfyNode):
         """See each input's tooltip."""
         return schema(
             node_id="LTX23DecodeVideo", display_name="Decode Video", aliases=["vae decode"],
-            description="Decodes the video latent to images, with the official tiles where it is large or long.",
+            description="Decodes the video latent to images, with the official tiles where it is large or "
+                        "long.",
             inputs=[
                 Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Latent.Input("video", tooltip="Video latent, from Sampler."),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip=(
-                "All frames, 0 to 1; those of a batch one after the other. They are held in RAM (121 frames of "
-                "768x512: 571 MB); for long videos use Decode To File."))],
+                "All frames, 0 to 1; those of a batch one after the other. They are held in RAM (121 frames "
+                "of 768x512: 571 MB); for long videos use Decode To File."))],
         )
 
     validate_inputs = before_the_run("model", "video")
@@ -52,7 +54,8 @@ class DecodeVideoNode(io.ComfyNode):
         latent = samples_of(video, "video")
         frames, *size = _pixels(latent)
         images, start = torch.empty(len(latent) * frames, *size, 3), 0
-        for chunk in progress.counted(len(images))(c for one in latent.split(1) for c in model.decode_video(one)):
+        decoded = itertools.chain.from_iterable(map(model.decode_video, latent.split(1)))
+        for chunk in progress.counted(len(images))(decoded):
             images[start:start + len(chunk)] = chunk
             start += len(chunk)
         return io.NodeOutput(images)
@@ -93,20 +96,22 @@ class DecodeToFileNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """An output node: it runs without anything behind it."""
         return schema(
-            node_id="LTX23DecodeToFile", display_name="Decode To File", aliases=["save video", "vae decode", "mp4"],
-            description="Decodes video and sound into an mp4 in the output folder, one for each result of a batch. "
-                        "Frames go to the encoder as they are ready, so memory does not grow with the length.",
+            node_id="LTX23DecodeToFile", display_name="Decode To "
+                                                      "File", aliases=["save video", "vae decode", "mp4"],
+            description="Decodes video and sound into an mp4 in the output folder, one for each result of a "
+                        "batch. Frames go to the encoder as they are ready, so memory does not grow with the "
+                        "length.",
             is_output_node=True,
             inputs=[
                 Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Latent.Input("video", tooltip="Video latent, from Sampler."),
                 io.Latent.Input("audio", tooltip=(
-                    "Audio latent, from Sampler. Where it made none, the file is silent; where it made sound alone, "
-                    "the file is an m4a.")),
+                    "Audio latent, from Sampler. Where it made none, the file is silent; where it made sound "
+                    "alone, the file is an m4a.")),
                 io.String.Input("filename_prefix", default="video/LTX-2.3", tooltip=(
-                    "Start of the file name in ComfyUI's output folder; folders and the marks of ComfyUI's Save nodes "
-                    "are allowed, such as %date:yyyy-MM-dd% and %Sampler.seed%. A number is added. Default "
-                    "video/LTX-2.3.")),
+                    "Start of the file name in ComfyUI's output folder; folders and the marks of ComfyUI's "
+                    "Save nodes are allowed, such as %date:yyyy-MM-dd% and %Sampler.seed%. A number is "
+                    "added. Default video/LTX-2.3.")),
                 io.Float.Input("fps", optional=True, force_input=True, tooltip=(
                     "Frames per second of the file. Not linked: those of the latent, else 24. Another value "
                     "plays picture and sound out of step.")),
@@ -116,10 +121,11 @@ class DecodeToFileNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None, model: Any = None, video: Any = None,  # noqa: ANN401
-                        audio: Any = None) -> bool | str:  # noqa: ANN401
+    def validate_inputs(cls, filename_prefix: str | None = None, model: Any = None,  # noqa: ANN401
+                        video: Any = None, audio: Any = None) -> bool | str:  # noqa: ANN401
         """Refuse a name that no file can have, outside the output folder or in one that cannot be written."""
-        wrong = problem_of(cls, {"filename_prefix": filename_prefix, "model": model, "video": video, "audio": audio})
+        given = {"filename_prefix": filename_prefix, "model": model, "video": video, "audio": audio}
+        wrong = problem_of(cls, given)
         if wrong is None and filename_prefix is not None:
             wrong = outputs.output_problem(filename_prefix)
         return wrong or True
@@ -148,12 +154,14 @@ class DecodeToFileNode(io.ComfyNode):
         return outputs.saved_videos(saved)
 
 
-def _sound_files(model: Pipeline, audio: dict[str, Any], prefix: str, hidden: io.HiddenHolder) -> io.NodeOutput:
+def _sound_files(model: Pipeline, audio: dict[str, Any], prefix: str,
+                 hidden: io.HiddenHolder) -> io.NodeOutput:
     """Files of a run that made sound alone, one for each sample."""
     from ...ltx23_core.media.sound_file import write_sound
 
     files, saved = outputs.OutputFiles(prefix, 0, 0, hidden, ".m4a"), []
     for index in range(len(samples_of(audio, "audio"))):
         sound = sound_of(model, audio, index)
-        saved.append(write_sound(files.next(), sound, metadata=outputs.metadata(hidden), next_path=files.next))
+        path = files.next()
+        saved.append(write_sound(path, sound, metadata=outputs.metadata(hidden), next_path=files.next))
     return outputs.saved_sounds(saved)

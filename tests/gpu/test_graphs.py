@@ -1,6 +1,9 @@
 """On a GPU: recorded forwards give the bytes of unrecorded ones, record once a kind, end with the weights' place."""
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ import torch
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU on this machine", allow_module_level=True)
+if torch.cuda.get_allocator_backend() != "native":
+    pytest.skip("nothing is recorded under this allocator", allow_module_level=True)
 
 from bench.models import Work, config_22b, random_transformer
 from ltx23_core import Lora, Pipeline, materialize
@@ -36,6 +41,28 @@ def model(request):
 
 def work(model, size: str = "tiny", text: int = 64) -> Work:
     return Work.make(size, TransformerConfig.from_dict(config_22b(tiny=True)), DEVICE, model.proj_out.bias.dtype, text)
+
+
+ELSEWHERE = """
+import torch
+from bench.models import Work, config_22b, random_transformer
+from ltx23_core.config import TransformerConfig
+device, raw = torch.device("cuda"), config_22b(tiny=True)
+with torch.no_grad():
+    model = random_transformer(raw, device, torch.bfloat16)
+    call = Work.make("tiny", TransformerConfig.from_dict(raw), device, torch.bfloat16, 64).ours(model)
+    first = call()
+    assert all(torch.equal(a, b) for _ in range(3) for a, b in zip(first[0], call()[0], strict=True))
+print(torch.cuda.get_allocator_backend(), model.graphs.captures)
+"""
+
+
+def test_nothing_is_recorded_under_the_other_allocator():
+    env = os.environ | {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync", "LTX23_GRAPHS": "1"}
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], env=env, cwd=TINY.parents[2], capture_output=True,
+                          text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["cudaMallocAsync", "0"]
 
 
 def equal(one: list, other: list) -> bool:

@@ -33,7 +33,8 @@ def fake_device() -> None:
     """Make ComfyUI believe in a GPU with `BUDGET` bytes."""
     def free_memory(device: torch.device | None = None, torch_free_too: bool = False) -> object:
         # What is there counts, listed or not: ComfyUI takes a model out of its list while it loads it again.
-        held = sum(component.loaded_bytes for component in FakeComponent.all)
+        # A recording's memory has no live tensor, so ComfyUI takes it for free.
+        held = sum(component.loaded_bytes - component.recorded_bytes for component in FakeComponent.all)
         listed = (model.model for model in mm.current_loaded_models if model.model)
         held += sum(model.loaded_size() for model in listed
                     if not isinstance(getattr(model.model, "component", None), FakeComponent))
@@ -64,7 +65,7 @@ class FakeComponent:
 
     def __init__(self, name: str, megabytes: int, blocks: int = 0) -> None:
         self.name, self.size_bytes, self.loaded_bytes, self.loads = name, megabytes * MB, 0, 0
-        self.blocks, self.streamed = blocks, 0
+        self.blocks, self.streamed, self.recorded_bytes = blocks, 0, 0
         self.device = torch.device("meta")
         FakeComponent.all.add(self)
 
@@ -83,6 +84,7 @@ class FakeComponent:
 
     def release(self, pages: bool = False) -> None:
         self.device, self.loaded_bytes, self.streamed = torch.device("meta"), 0, 0
+        self.recorded_bytes = 0
 
 
 def foreign_model(megabytes: int) -> ModelPatcher:
@@ -116,7 +118,10 @@ def partly(host: object) -> dict[str, object]:
     errors = importlib.import_module("pack_x_path.ltx23_core.errors")
     residency, found = host.Residency(), {}
     large = FakeComponent("transformer", 8000, blocks=40)
+    shown: list[str] = []
+    host.progress._show = shown.append
     residency.use(large, activation_bytes=1000 * MB)
+    found["shown"] = list(shown)
     found["large_megabytes"], found["large_streamed"] = large.loaded_bytes // MB, large.streamed
     found["large_listed"] = [model.model.loaded_size() // MB for model in mm.current_loaded_models]
     residency.use(large, activation_bytes=1000 * MB)
@@ -208,6 +213,9 @@ def main() -> None:
     changed = FakeComponent("transformer", 1000)
     residency.use(changed)
     found["capacity"] = [residency.capacity_bytes, BUDGET - mm.extra_reserved_memory()]
+    changed.recorded_bytes = 500 * MB
+    changed.loaded_bytes += changed.recorded_bytes
+    found["capacity_beside_recordings"] = residency.capacity_bytes
     changed.place = lambda policy, device, check: check()
     mm.interrupt_current_processing(True)
     try:

@@ -94,7 +94,7 @@ def test_interrupt_while_loras_change(found: dict) -> None:
 
 
 def test_capacity_is_all_that_could_be_free(found: dict) -> None:
-    assert found["capacity"][0] == found["capacity"][1]
+    assert found["capacity"][0] == found["capacity"][1] == found["capacity_beside_recordings"]
 
 
 def test_a_part_larger_than_the_device_is_partly_there_within_the_budget(found: dict) -> None:
@@ -102,6 +102,12 @@ def test_a_part_larger_than_the_device_is_partly_there_within_the_budget(found: 
     assert found["large_megabytes"] == 4600 and found["large_streamed"] == 19
     assert found["large_listed"] == [4600], "ComfyUI sees what is there"
     assert found["large_again"] == [4600, 1]
+
+
+def test_the_node_says_where_the_weights_are(found: dict) -> None:
+    """What ComfyUI gave, not what we would have taken."""
+    [line] = found["shown"]
+    assert line.endswith("GB free: transformer streamed 19 of 40 blocks; peak 5.9 GB"), line
 
 
 def test_another_model_gets_blocks_back_and_not_everything(found: dict) -> None:

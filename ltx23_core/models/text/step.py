@@ -61,11 +61,25 @@ class Norm:
         return rms_norm(x.float(), self._weight.shape, self._weight, self._eps).to(x.dtype)
 
 
+class HeadNorm:
+    """The norms of queries and keys, as `Norm`, for both at once: a step is limited by how many kernels it launches."""
+
+    def __init__(self, attention: nn.Module, eps: float) -> None:
+        query, key = 1 + attention.q_norm.weight.float(), 1 + attention.k_norm.weight.float()
+        heads = attention.q_proj.out_features // attention.head_dim
+        self._eps, self.key_heads = eps, attention.k_proj.out_features // attention.head_dim
+        self._weight = torch.cat((query.expand(heads, -1), key.expand(self.key_heads, -1)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, heads, d) -> the same: all query heads and then the key heads, or the key heads alone."""
+        normed = rms_norm(x.float(), x.shape[-1:], None, self._eps)
+        return (normed * self._weight[-x.shape[-2]:]).to(x.dtype)
+
+
 def rotated(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions, halves of a head as pairs: x (1, N, heads, d), cos and sin (1, N, d)."""
+    """Rotary positions, halves of a head as pairs: x (1, N, heads, d), cos and signed sin (1, N, d) of `_tables`."""
     cos, sin = table[0][:, :, None], table[1][:, :, None]  # (1, N, 1, d): the same for all heads
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def _in_places(x: Tensor, places: int) -> Tensor:
@@ -82,7 +96,7 @@ class LayerStep:
     Args:
         layer: of transformers' model.
         heard: keys and values of the question, as its projections gave them.
-        table: cos and sin of all positions that there may be, (1, L, d).
+        table: of `_tables`, for all positions that there may be, (1, L, d).
         eps: of the norms.
     """
 
@@ -94,11 +108,10 @@ class LayerStep:
         self._after = Norm(layer.post_attention_layernorm, eps)
         self._before_mlp = Norm(layer.pre_feedforward_layernorm, eps)
         self._after_mlp = Norm(layer.post_feedforward_layernorm, eps)
-        self._query_norm = Norm(self._attention.q_norm, eps)
-        self._key_norm = Norm(self._attention.k_norm, eps)
+        self._head_norm = HeadNorm(self._attention, eps)
         key, value = self._heads(heard[0]), self._heads(heard[1])
         length, places = key.shape[1], table[0].shape[1]
-        key = rotated(self._key_norm(key), (table[0][:, :length], table[1][:, :length]))
+        key = rotated(self._head_norm(key), (table[0][:, :length], table[1][:, :length]))
         self._keys = _in_places(key, places)
         self._values = _in_places(value, places)
 
@@ -119,11 +132,11 @@ class LayerStep:
 
     def _attended(self, x: Tensor, place: Tensor, table: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
         part = self._attention
-        query = rotated(self._query_norm(self._heads(part.q_proj(x))), table)
-        key = rotated(self._key_norm(self._heads(part.k_proj(x))), table)
+        both = self._heads(torch.cat((part.q_proj(x), part.k_proj(x)), dim=-1))
+        query, key = rotated(self._head_norm(both), table).tensor_split([-self._head_norm.key_heads], dim=2)
         self._keys.index_copy_(2, place, key.transpose(1, 2))
         self._values.index_copy_(2, place, self._heads(part.v_proj(x)).transpose(1, 2))
-        shared = query.view(1, self._keys.shape[1], -1, part.head_dim)  # the queries of one key head as its rows
+        shared = query.reshape(1, self._keys.shape[1], -1, part.head_dim)  # the queries of one key head as its rows
         made = scaled_dot_product_attention(shared, self._keys, self._values, bias, scale=part.scaling)
         return part.o_proj(made.reshape(1, 1, -1))
 
@@ -181,8 +194,19 @@ class Step:
 
 
 def _tables(gemma: nn.Module, like: Tensor, places: int) -> list[tuple[Tensor, Tensor]]:
-    """cos and sin (1, places, d) for layers that see everything, and for those with a window."""
-    positions = torch.arange(places, device=like.device)[None]
+    """cos and sin (1, places, d) for layers that see everything, and for those with a window.
+
+    The first half of the sines is negative: a head's halves then change places without a kernel for the sign.
+    """
+    tables = []
+    for cos, sin in _angles(gemma, like, torch.arange(places, device=like.device)[None]):
+        first, second = sin.chunk(2, dim=-1)
+        tables.append((cos, torch.cat((-first, second), dim=-1)))
+    return tables
+
+
+def _angles(gemma: nn.Module, like: Tensor, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """cos and sin as transformers has them."""
     if hasattr(gemma, "rotary_emb_local"):  # transformers 4
         return [gemma.rotary_emb(like, positions), gemma.rotary_emb_local(like, positions)]
     kinds = {kind: gemma.rotary_emb(like, positions, kind) for kind in set(gemma.config.layer_types)}

@@ -7,7 +7,6 @@ changes from step to step comes through tensors that are copied in, so that step
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable, Iterable
@@ -53,14 +52,8 @@ def room(latent: Tensor, width: int) -> int:
 
 
 def wanted(latent: Tensor, weight: Tensor) -> bool:
-    """Whether recording makes sense: on a GPU, without gradients, where launching is the limit.
-
-    ``LTX23_GRAPHS=0`` in the environment keeps it off. torch's other allocator (``cudaMallocAsync``) ties memory to
-    the graph that took it, and ours hand tensors on to each other: ``LTX23_GRAPHS=1`` records there all the same.
-    """
-    if not allowed(weight.device) or latent.shape[0] * latent.shape[1] > MOST_TOKENS:
-        return False
-    return os.environ.get("LTX23_GRAPHS") == "1" or torch.cuda.get_allocator_backend() == "native"
+    """Whether recording makes sense: it is possible (`ops.record`), and launching is the limit."""
+    return allowed(weight.device) and latent.shape[0] * latent.shape[1] <= MOST_TOKENS
 
 
 class Recording:
