@@ -12,10 +12,13 @@ from ...errors import OutOfMemoryError
 from ...memory.room import Memory, Need, gb, place
 from .identity import Identity
 
-# Number formats, the most exact first.
-EXACT = ("bf16", "fp16", "fp32", "GGUF BF16", "GGUF F16", "fp8 scaled", "GGUF Q8_0", "MXFP8", "int8", "fp8 e4m3",
-         "GGUF Q6_K", "w4a8 ConvRot", "NVFP4", "GGUF Q5_K", "GGUF Q5_1", "GGUF Q5_0", "GGUF Q4_K", "GGUF IQ4_XS",
-         "GGUF IQ4_NL", "GGUF Q4_1", "GGUF Q4_0", "fp8 e5m2", "int4 AWQ", "int4 ConvRot", "GGUF Q3_K", "GGUF Q2_K")
+# Number formats, the most exact first: by the relative error of normal weights with few outliers. Measured by
+# tests/unit/shelf/test_exact.py: Q8_0 0.54 %, int8 0.88, fp8 scaled and MXFP8 2.65 (equal within 1 %), fp8 e4m3 3.3,
+# Q5_1 3.8, Q5_0 4.3, fp8 e5m2 5.3, Q4_1 7.9, Q4_0 8.6, NVFP4 9.5, int4 ConvRot 14; bf16, fp16 and fp32 hold the
+# official numbers as they are. The others, which nothing here can write, stand where bits and block sizes put them.
+EXACT = ("bf16", "fp16", "fp32", "GGUF BF16", "GGUF F16", "GGUF Q8_0", "int8", "GGUF Q6_K", "fp8 scaled", "MXFP8",
+         "fp8 e4m3", "GGUF Q5_K", "GGUF Q5_1", "GGUF Q5_0", "fp8 e5m2", "GGUF Q4_K", "GGUF IQ4_XS", "GGUF IQ4_NL",
+         "GGUF Q4_1", "w4a8 ConvRot", "GGUF Q4_0", "NVFP4", "int4 AWQ", "int4 ConvRot", "GGUF Q3_K", "GGUF Q2_K")
 
 
 @dataclass(frozen=True, order=True)
