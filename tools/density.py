@@ -42,6 +42,7 @@ UNFOLDED = (
     "ltx23_core/overlay/bytes",
     "ltx23_core/overlay/lora",
     "ltx23_core/overlay/packed",
+    "ltx23_core/overlay/shelf",
     "ltx23_core/plan",
     "ltx23_core/prompt",
     "ltx23_core/run",

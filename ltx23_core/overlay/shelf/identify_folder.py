@@ -127,7 +127,9 @@ def _files(path: Path, tree: Tree) -> Iterator[tuple[str, Entry]]:
 
 def fingerprint(path: Path, tree: Tree | None = None) -> str:
     """Stands for names, sizes and times of everything in the folder that its identity depends on."""
-    lines = [f"{folder}/{entry.name}:{entry.info.key}" for folder, entry in _files(path, tree or Tree())]
+    lines = []
+    for folder, entry in _files(path, tree or Tree()):
+        lines.append(f"{folder}/{entry.name}:{entry.info.key}")
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -192,8 +194,13 @@ def _split_files(path: Path, parts: Sequence[Identity]) -> Identity | None:
 
 def _is_of_gguf(folder: Path) -> bool:
     """Whether its weights are GGUF, which states its own configuration."""
-    names = [each.name for each in folder.iterdir() if is_weights(each.name)]
-    return bool(names) and all(map(is_gguf_name, names))
+    found = False
+    for each in folder.iterdir():
+        if is_weights(each.name):
+            found = True
+            if not is_gguf_name(each.name):
+                return False
+    return found
 
 
 def _one_each(listing: Listing | None) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from ...errors import OutOfMemoryError
 from ...memory.room import Memory, Need, gb, place
@@ -53,12 +54,15 @@ class Score:
 
 def loss_of(format: str) -> int:
     """Place of a number format, the last one for those that are unknown."""
-    return EXACT.index(format) if format in EXACT else len(EXACT)
+    return [*EXACT, format].index(format)
 
 
 def first_difference(best: Score, second: Score) -> str:
     """Name of the first field in which two scores differ, "" where none does."""
-    return next((each.name for each in fields(Score) if getattr(best, each.name) != getattr(second, each.name)), "")
+    for each in fields(Score):
+        if getattr(best, each.name) != getattr(second, each.name):
+            return each.name
+    return ""
 
 
 # Field -> what to say where it is the first in which the best score differs from the second. {other}: the second file;
@@ -80,7 +84,7 @@ SAY: dict[str, str] = {
 # What is on the device together, and the activations beside it, in bytes: what the stages set aside for the 22B at
 # 768x512x121, with four passes (a test compares them).
 STAGES: dict[tuple[str, ...], int] = {
-    ("transformer",): 1_020_000_000,
+    ("transformer",): 1_140_000_000,
     ("text_encoder",): 1 << 29,
     ("text_projection", "connectors"): 1 << 29,
     ("video_encoder",): 78_000_000,
@@ -129,14 +133,21 @@ def need(identity: Identity, component: str, extra: int = 0) -> Need:
 
 def fit(identity: Identity, stage: tuple[str, ...], budget: int, extra: int = 0) -> Fit:
     """Whether the components of a stage that a file brings fit into the device."""
-    needs = [need(identity, name, extra) for name in stage if name in identity.brings]
     activations = STAGES[stage]
-    total = activations + sum(each.weights + each.work for each in needs)
+    needs, total = [], activations
+    for name in stage:
+        if name in identity.brings:
+            each = need(identity, name, extra)
+            needs.append(each)
+            total += each.weights + each.work
     try:
         placed = place(needs, budget or float("inf"), activations, Memory())
     except OutOfMemoryError:
         return Fit(stage, total, "does not fit")
-    return Fit(stage, total, next((each.text for each in placed if each.streamed), "resident"))
+    for each in placed:
+        if each.streamed:
+            return Fit(stage, total, each.text)
+    return Fit(stage, total, "resident")
 
 
 def stages_of(identity: Identity, components: Iterable[str]) -> list[tuple[str, ...]]:
@@ -150,6 +161,6 @@ def over_room(identity: Identity, components: Iterable[str], budget: int, extra:
     if not budget:
         return 0
     fits = [fit(identity, stage, budget, extra) for stage in stages_of(identity, components)]
-    if all(each.is_resident for each in fits):
+    if all(map(attrgetter("is_resident"), fits)):
         return 0
-    return max(each.total for each in fits)
+    return max(map(attrgetter("total"), fits))

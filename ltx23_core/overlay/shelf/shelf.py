@@ -140,6 +140,17 @@ def _fault(path: Path, error: Exception) -> Identity:
     return Identity(path, FAULT, f"could not be looked at ({why})", fix=REPORT_IT)
 
 
+def _real_path(place: Place, folders: dict[Path, str]) -> str:
+    """Where a file really is; a folder is asked only once."""
+    folder = folders.get(place.folder)
+    if folder is None:
+        folder = folders[place.folder] = os.path.realpath(place.folder)
+    path = os.path.join(folder, place.entry.name)
+    if place.entry.is_link:
+        return os.path.realpath(path)
+    return path
+
+
 class Shelf:
     """The model folders of one installation: one snapshot for everybody who asks.
 
@@ -216,10 +227,11 @@ class Shelf:
         found: dict[str, tuple[str, Place]] = {}
         real: dict[Path, str] = {}
         for key, root in roots:
-            for place in _Walk(self._tree).visit(root, "", 0, inside=False):
-                folder = real.get(place.folder) or real.setdefault(place.folder, os.path.realpath(place.folder))
-                path = os.path.join(folder, place.entry.name)
-                found.setdefault(os.path.realpath(path) if place.entry.is_link else path, (key, place))
+            try:
+                for place in _Walk(self._tree).visit(root, "", 0, inside=False):
+                    found.setdefault(_real_path(place, real), (key, place))
+            except Exception:  # ours; it must not hide the other folders, nor what was found before
+                log.exception("%s could not be looked through", root)
         return list(found.values())
 
     def _state(self, place: Place) -> object:

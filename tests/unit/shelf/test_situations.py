@@ -55,8 +55,8 @@ SITUATIONS = [
               {"checkpoint": DEV_FP8 if FP8_STAYS else Q4}, "" if FP8_STAYS else "takes 39"),
     Situation("the same on 80 GB", (DEV_FP8, Q4, *REST), 80, {"checkpoint": DEV_FP8}, "fp8 scaled is more exact"),
     Situation("bf16 on 80 GB", (DEV_FILE, DEV_FP8, Q8, GEMMA), 80, {"checkpoint": DEV_FILE}, "bf16 is more exact"),
-    Situation("bf16 on 39 GB: exactly one block too much", (DEV_FILE, Q8, *REST), 38.9, {"checkpoint": Q8},
-              "takes 39.0 GB on the device, which has 38.9 GB"),
+    Situation("bf16 on 39 GB: exactly one block too much", (DEV_FILE, Q8, *REST), 39, {"checkpoint": Q8},
+              "takes 39.1 GB on the device, which has 39.0 GB"),
     Situation("bf16 on 40 GB", (DEV_FILE, Q8, *REST), 40, {"checkpoint": DEV_FILE}),
     Situation("without a limit", (DEV_FILE, Q8, Q2, *REST), 0, {"checkpoint": DEV_FILE}),
     Situation("the largest GGUF that fits 24 GB", (Q8, Q6, Q4, Q2, *REST), 24, {"checkpoint": Q8}),
@@ -239,6 +239,6 @@ def test_what_must_be_streamed_is_said() -> None:
     choice = choose([item(*file) for file in (DEV_FILE, GEMMA)], {}, int(16e9))
     print(choice.notes)
     assert [note.split(":")[0] for note in choice.notes] == ["transformer", "text_encoder"]
-    assert "39.0 GB with activations, the device has 16.0 GB: streamed " in choice.notes[0]
+    assert "39.1 GB with activations, the device has 16.0 GB: streamed " in choice.notes[0]
     assert " of 48 blocks" in choice.notes[0]
     assert not choose([item(*file) for file in (DEV_FILE, GEMMA)], {}, int(80e9)).notes
