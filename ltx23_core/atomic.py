@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import secrets
@@ -130,6 +131,11 @@ def sweep(folder: Path, pattern: str, age: float = DAY) -> list[Path]:
                     file.unlink()
                     gone.append(file)
     return gone
+
+
+def sweep_of(path: Path) -> list[Path]:
+    """Delete what killed writers of one file left beside it, however young; see `sweep`."""
+    return sweep(path.parent, f".{glob.escape(path.name[:_KEPT])}.*{TEMPORARY}", age=0.0)
 
 
 def _is_owned(name: str) -> bool:

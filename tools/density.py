@@ -40,6 +40,7 @@ UNFOLDED = (
     "ltx23_core/models/text",
     "ltx23_core/models/video_vae",
     "ltx23_core/overlay/bytes",
+    "ltx23_core/overlay/export",
     "ltx23_core/overlay/lora",
     "ltx23_core/overlay/packed",
     "ltx23_core/overlay/shelf",

@@ -91,8 +91,10 @@ class OpenLora:
                      f"x video {lora.video:g}, audio {lora.audio:g}, cross-modal {lora.cross:g}; mode {lora.mode}")
         other = self._other_kinds()
         if other and lora.mode != "fused":
-            kinds = ", ".join(f"{count} {kind}" for kind, count in other.items())
-            lines.append(f"  as if fused in every mode: {kinds}")
+            kinds = []
+            for kind, count in other.items():
+                kinds.append(f"{count} {kind}")
+            lines.append(f"  as if fused in every mode: {', '.join(kinds)}")
         if lora.strength_in(2) and not lora.strength_in(1) and any(map(self.updates, TEXT)):
             lines.append("  its changes of the text connectors have no effect: the prompt is encoded once, "
                          "with the strength of stage 1")

@@ -114,7 +114,7 @@ app.registerExtension({
   name: "ltx23.get",
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
-    const button = node.addWidget("button", BUTTON, null, () => new Dialog().follow());
+    const button = node.addWidget("button", BUTTON, null, () => new Dialog().follow(), { serialize: false });
     button.serialize = false; // neither in the workflow nor in the prompt
   },
 });

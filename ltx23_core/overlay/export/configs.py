@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 from ...config import (
@@ -25,6 +26,8 @@ Config = dict[str, Any]
 
 VERSION = "0.42.0"  # of diffusers, the oldest that the tests load the files with
 _KINDS = {"space": "spatial", "time": "temporal", "all": "spatiotemporal"}
+_DESCRIBED = ("transformer", "connectors", "text_projection", "video_encoder", "video_decoder", "audio_decoder",
+              "vocoder")
 _UNFIT = "Export as monolith or split instead."
 
 
@@ -34,8 +37,7 @@ def component_configs(overlay: Overlay) -> dict[str, Config]:
     Raises:
         ExportError: sizes that diffusers has no words for (no released model has them).
     """
-    configs = {name: overlay.require(name).config for name in (
-        "transformer", "connectors", "text_projection", "video_encoder", "video_decoder", "audio_decoder", "vocoder")}
+    configs = {name: overlay.require(name).config for name in _DESCRIBED}
     audio = AudioVAEConfig.from_dict(configs["audio_decoder"])
     return {
         "transformer": _transformer(TransformerConfig.from_dict(configs["transformer"]), audio,
@@ -93,15 +95,19 @@ def _connectors(transformer: Mapping[str, Any], projection: TextProjectionConfig
 def _plan(blocks: tuple[tuple[str, int], ...]) -> tuple[list[int], list[str], list[int]]:
     """Layers of each residual stack, kind and multiplier of each step between them, from the pixel side."""
     stacks, steps = blocks[::2], blocks[1::2]
-    if len(blocks) % 2 == 0 or any(name != "res_x" for name, _ in stacks) or any(name == "res_x" for name, _ in steps):
+    stack_names, step_names = set(dict(stacks)), set(dict(steps))
+    if len(blocks) % 2 == 0 or stack_names != {"res_x"} or "res_x" in step_names:
         raise ExportError(f"the video VAE has the blocks {', '.join(name for name, _ in blocks)}",
                           "res_x and a change of resolution in turn: diffusers has no other plan", _UNFIT)
-    return ([layers for _, layers in stacks], [_KINDS[name.split("_")[1]] for name, _ in steps],
-            [multiplier for _, multiplier in steps])
+    kinds, multipliers = [], []
+    for name, multiplier in steps:
+        kinds.append(_KINDS[name.split("_")[1]])
+        multipliers.append(multiplier)
+    return [layers for _, layers in stacks], kinds, multipliers
 
 
 def _widths(base: int, multipliers: list[int]) -> list[int]:
-    return [base * prod(multipliers[:i + 1]) for i in range(len(multipliers))]
+    return list(accumulate(multipliers, mul, initial=base))[1:]
 
 
 def _video_vae(encoder: VideoVAEConfig, decoder: VideoVAEConfig) -> Config:
@@ -109,6 +115,8 @@ def _video_vae(encoder: VideoVAEConfig, decoder: VideoVAEConfig) -> Config:
         raise ExportError(f"the video VAE begins with {encoder.encoder_base_channels} channels for latents of "
                           f"{encoder.latent_channels}", "equal numbers: diffusers has one for both", _UNFIT)
     layers, kinds, multipliers = _plan(encoder.encoder_blocks)
+    in_space = len(kinds) - kinds.count("temporal")
+    in_time = len(kinds) - kinds.count("spatial")
     decoder_layers, decoder_kinds, factors = _plan(decoder.decoder_blocks)
     return _model(
         "AutoencoderKLLTX2Video", in_channels=3, out_channels=3, latent_channels=encoder.latent_channels,
@@ -121,8 +129,8 @@ def _video_vae(encoder: VideoVAEConfig, decoder: VideoVAEConfig) -> Config:
         upsample_residual=[False] * len(factors), upsample_factor=factors, timestep_conditioning=False,
         patch_size=encoder.patch_size, patch_size_t=1, resnet_norm_eps=1e-6, scaling_factor=1.0, encoder_causal=True,
         decoder_causal=False, encoder_spatial_padding_mode="zeros", decoder_spatial_padding_mode="zeros",
-        spatial_compression_ratio=encoder.patch_size * 2 ** sum(kind != "temporal" for kind in kinds),
-        temporal_compression_ratio=2 ** sum(kind != "spatial" for kind in kinds))
+        spatial_compression_ratio=encoder.patch_size * 2 ** in_space,
+        temporal_compression_ratio=2 ** in_time)
 
 
 def _mel_scale(config: AudioVAEConfig) -> int:
@@ -132,7 +140,8 @@ def _mel_scale(config: AudioVAEConfig) -> int:
 def _audio_vae(config: AudioVAEConfig) -> Config:
     if config.base_channels != config.latent_channels * config.latent_bins:
         raise ExportError(f"the audio VAE has {config.base_channels} channels and statistics for "
-                          f"{config.latent_channels * config.latent_bins}", "equal numbers: diffusers has one for both",
+                          f"{config.latent_channels * config.latent_bins}", "equal numbers: diffusers has "
+                                                                            "one for both",
                           _UNFIT)
     return _model(
         "AutoencoderKLLTX2Audio", base_channels=config.base_channels, output_channels=config.out_channels,
@@ -148,7 +157,7 @@ def _vocoder(config: VocoderConfig, audio: AudioVAEConfig) -> Config:
                 prefix + "out_channels": 2, prefix + "upsample_factors": list(part.rates),
                 prefix + "upsample_kernel_sizes": list(part.kernels),
                 prefix + "resnet_kernel_sizes": list(part.res_kernels),
-                prefix + "resnet_dilations": [list(dilations) for dilations in part.dilations],
+                prefix + "resnet_dilations": list(map(list, part.dilations)),
                 prefix + "act_fn": "snakebeta", prefix + "antialias": True, prefix + "antialias_ratio": 2,
                 prefix + "antialias_kernel_size": 12, prefix + "final_bias": False}
 
@@ -171,8 +180,9 @@ def upsampler_config(config: Mapping[str, Any]) -> Config:
 
 def scheduler_config(variant: str) -> Config:
     """The schedule: shifted by the number of tokens for dev weights, taken as given for distilled ones."""
-    dev = variant == "dev"
-    return _model("FlowMatchEulerDiscreteScheduler", num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=dev,
-                  base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, max_image_seq_len=4096, invert_sigmas=False,
-                  shift_terminal=0.1 if dev else None, time_shift_type="exponential", stochastic_sampling=False,
-                  use_beta_sigmas=False, use_exponential_sigmas=False, use_karras_sigmas=False)
+    terminal = {"dev": 0.1}.get(variant)
+    return _model(
+        "FlowMatchEulerDiscreteScheduler", num_train_timesteps=1000, shift=1.0,
+        use_dynamic_shifting=variant == "dev", base_shift=0.95, max_shift=2.05, base_image_seq_len=1024,
+        max_image_seq_len=4096, invert_sigmas=False, shift_terminal=terminal, time_shift_type="exponential",
+        stochastic_sampling=False, use_beta_sigmas=False, use_exponential_sigmas=False, use_karras_sigmas=False)

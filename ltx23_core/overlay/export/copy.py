@@ -13,7 +13,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from ...atomic import publish, write_whole
+from ...atomic import publish, sweep_of, write_whole
 from ...errors import ExportError
 from .files import ALIGN, OutputFile, Range
 from .sources import Sources, cannot_read, cannot_write
@@ -137,7 +137,8 @@ class FileWriter:
         if position != self.file.size:
             self.remove()
             raise ExportError(f"{self.target} came out different from its sources after byte {position}",
-                              "an exact copy", "Check the disk and the memory of this computer, then export again.")
+                              "an exact copy",
+                              "Check the disk and the memory of this computer, then export again.")
         return digest.hexdigest()
 
     def _expected(self) -> Iterator[bytearray | bytes]:
@@ -154,6 +155,7 @@ class FileWriter:
         try:
             publish(self.partial, self.target)
             self.journal.unlink(missing_ok=True)
+            sweep_of(self.journal)
         except OSError as error:
             raise cannot_write(self.target, error) from error
 

@@ -1,6 +1,8 @@
 """The layout ``diffusers``: a folder for `LTX2Pipeline.from_pretrained`, as a list of files (spec/01 §3)."""
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ...errors import ExportError
@@ -35,7 +37,8 @@ def diffusers_files(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
             configs[folder] = upsampler_config(overlay.components[component].config)
     files = []
     for folder, config in configs.items():
-        tensors = joined(*(_renamed(overlay, component) for component in FOLDERS[folder]))
+        parts = [_renamed(overlay, component) for component in FOLDERS[folder]]
+        tensors = joined(*parts)
         files += [json_file(f"{folder}/config.json", config),
                   *sharded(folder, "diffusion_pytorch_model", tensors, shard_bytes)]
     if "distilled_lora" in overlay.components:
@@ -53,24 +56,35 @@ def diffusers_files(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
 
 def _gemma_folder(overlay: Overlay) -> tuple[list[OutputFile], str]:
     """Text encoder and tokenizer, the files of their folders as they are; and the class that loads the first."""
-    weights = sorted({ref.path for name in ("text_encoder", "text_encoder_vision") if name in overlay.components
-                      for ref in overlay.components[name].tensors.values()})
+    paths = set()
+    for name in ("text_encoder", "text_encoder_vision"):
+        if name in overlay.components:
+            paths |= {ref.path for ref in overlay.components[name].tensors.values()}
+    weights = sorted(paths)
     folder, tokenizer = weights[0].parent, overlay.tokenizer
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    kind = _TEXT_MODELS.get(str(config.get("model_type")))
+    kind = None
+    if (folder / "config.json").is_file():
+        kind = _TEXT_MODELS.get(str(read_json(folder / "config.json").get("model_type")))
     if kind is None or tokenizer is None or any(path.parent != folder for path in weights):
         raise ExportError(f"the text encoder {weights[0]} is not part of a Hugging Face folder",
                           "config.json, tokenizer and model*.safetensors in one folder",
                           "Export an overlay that was made with such a folder, or without a text encoder.")
-    paths = {"text_encoder": [*(folder / name for name in _ENCODER_FILES), *weights],
-             "tokenizer": [tokenizer / name for name in _TOKENIZER_FILES]}
-    return [whole_file(f"{place}/{path.name}", path) for place, files in paths.items() for path in files
-            if path.is_file()], kind
+    encoder = _copies("text_encoder", [*map(folder.joinpath, _ENCODER_FILES), *weights])
+    return [*encoder, *_copies("tokenizer", map(tokenizer.joinpath, _TOKENIZER_FILES))], kind
+
+
+def _copies(place: str, paths: Iterable[Path]) -> list[OutputFile]:
+    """Those of these files that are there, as they are."""
+    return [whole_file(f"{place}/{path.name}", path) for path in paths if path.is_file()]
 
 
 def _renamed(overlay: Overlay, component: str) -> dict[str, AnyRef]:
     config = overlay.require(component).config
     blocks = {"video_encoder": "encoder_blocks", "video_decoder": "decoder_blocks"}.get(component)
-    steps = sum(name != "res_x" for name, _ in config[blocks]) if blocks else 0
-    tensors = stored_tensors(overlay, component, quantised=False)
-    return {to_diffusers(component, name, steps): ref for name, ref in tensors.items()}
+    steps = 0
+    for name, _ in config.get(blocks, ()):
+        steps += name != "res_x"
+    renamed = {}
+    for name, ref in stored_tensors(overlay, component, quantised=False).items():
+        renamed[to_diffusers(component, name, steps)] = ref
+    return renamed

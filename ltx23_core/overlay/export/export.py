@@ -41,10 +41,16 @@ class ExportReport:
     def __str__(self) -> str:
         """A few lines for people."""
         reused = sum(file.reused for file in self.files)
-        lines = [f"{self.folder} ({self.layout}): {len(self.files)} files, {self.bytes / 1e9:.2f} GB, "
-                 f"{self.seconds:.1f} s" + (f", {reused} of them were there" if reused else "")]
-        lines += [f"  {file.path.relative_to(self.folder).as_posix()}: {file.size} bytes, "
-                  f"{f'sha256 {file.sha256}' if file.sha256 else 'not compared'}" for file in self.files]
+        head = (f"{self.folder} ({self.layout}): {len(self.files)} files, {self.bytes / 1e9:.2f} GB, "
+                f"{self.seconds:.1f} s")
+        if reused:
+            head += f", {reused} of them were there"
+        lines = [head]
+        for file in self.files:
+            compared = "not compared"
+            if file.sha256:
+                compared = f"sha256 {file.sha256}"
+            lines.append(f"  {file.path.relative_to(self.folder).as_posix()}: {file.size} bytes, {compared}")
         return "\n".join(lines)
 
 
@@ -71,7 +77,8 @@ def export(overlay: Overlay | str | os.PathLike[str], layout: str, folder: str |
     """
     begin = time.perf_counter()
     if layout not in LAYOUTS:
-        raise ExportError(f"export layout {layout!r}", f"one of {', '.join(LAYOUTS)}", "Use one of these names.")
+        raise ExportError(f"export layout {layout!r}", f"one of {', '.join(LAYOUTS)}", "Use one of these "
+                                                                                       "names.")
     if isinstance(overlay, Overlay):
         overlay.verify()
     else:

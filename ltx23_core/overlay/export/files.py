@@ -33,6 +33,17 @@ class Range:
     start: int
     end: int
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
+    @property
+    def identity(self) -> list[str | int]:
+        """Stands for the content of these bytes."""
+        source = self.source
+        return [str(source.path), source.size, source.mtime_ns, source.head_sha256, self.start, self.end]
+
 
 @dataclass(frozen=True)
 class OutputFile:
@@ -51,13 +62,15 @@ class OutputFile:
     @cached_property
     def size(self) -> int:
         """Bytes."""
-        return len(self.head) + sum(part.end - part.start for part in self.ranges)
+        size = len(self.head)
+        for part in self.ranges:
+            size += part.size
+        return size
 
     @cached_property
     def fingerprint(self) -> str:
         """Equal for equal content, by the sources' identity."""
-        sources = [[str(r.source.path), r.source.size, r.source.mtime_ns, r.source.head_sha256, r.start, r.end]
-                   for r in self.ranges]
+        sources = [part.identity for part in self.ranges]
         return hashlib.sha256(self.head + json.dumps([self.name, sources]).encode()).hexdigest()
 
     def placed(self) -> Iterator[tuple[int, Range]]:
@@ -78,7 +91,8 @@ def whole_file(name: str, path: Path) -> OutputFile:
     try:
         source = SourceFile.of(path)
     except OSError as error:
-        raise ExportError(f"{path} cannot be read ({error.strerror or error})", "a file of the text encoder's folder",
+        raise ExportError(f"{path} cannot be read ({error.strerror or error})", "a file of the text "
+                                                                                "encoder's folder",
                           "Put the file back, or make the overlay again.") from error
     return OutputFile(name, b"", (Range(source, 0, source.size),))
 
@@ -92,18 +106,20 @@ def weights_file(name: str, tensors: Mapping[str, AnyRef], metadata: Mapping[str
         metadata: for the header.
     """
     plain, told = unpacked(tensors, metadata)
-    table: dict[str, Any] = {"__metadata__": told} if told else {}
+    table: dict[str, Any] = {}
+    if told:
+        table["__metadata__"] = told
     ranges: list[Range] = []
-    end = 0
+    end, element = 0, 1
     for key, ref in in_order(plain):
         start, end = end, end + ref.size_bytes
+        element = max(element, DTYPE_BITS[ref.dtype] // 8)
         table[key] = {"dtype": ref.dtype, "shape": list(ref.shape), "data_offsets": [start, end]}
         if ranges and ranges[-1].source.path == ref.path and ranges[-1].end == ref.start:
             ranges[-1] = Range(ranges[-1].source, ranges[-1].start, ref.end)
         elif ref.size_bytes:
             ranges.append(Range(ref.source or SourceFile.of(ref.path), ref.start, ref.end))
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    element = max((DTYPE_BITS[ref.dtype] // 8 for ref in plain.values()), default=1)
     text += b" " * _padding(8 + len(text), ranges, element)
     return OutputFile(name, len(text).to_bytes(8, "little") + text, tuple(ranges))
 
@@ -118,23 +134,23 @@ def sharded(folder: str, stem: str, tensors: Mapping[str, TensorRef], limit: int
         limit: bytes of tensors in one file, unless a single tensor is larger.
     """
     shards: list[dict[str, TensorRef]] = [{}]
-    size = 0
+    size = total = 0
     for key, ref in in_order(tensors):
         if shards[-1] and size + ref.size_bytes > limit:
             shards.append({})
             size = 0
         shards[-1][key] = ref
         size += ref.size_bytes
-    names = [shard_name(stem, i + 1, len(shards)) for i in range(len(shards))]
+        total += ref.size_bytes
     if len(shards) == 1:
-        names = [f"{stem}.safetensors"]
-    files = [weights_file(f"{folder}/{name}", shard, {"format": "pt"})
-             for name, shard in zip(names, shards, strict=True)]
-    if len(shards) > 1:
-        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-        total = sum(ref.size_bytes for ref in tensors.values())
-        files.append(json_file(f"{folder}/{stem}{INDEX}",
-                               {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}))
+        return [weights_file(f"{folder}/{stem}.safetensors", shards[0], {"format": "pt"})]
+    files, places = [], {}
+    for number, shard in enumerate(shards, 1):
+        name = shard_name(stem, number, len(shards))
+        files.append(weights_file(f"{folder}/{name}", shard, {"format": "pt"}))
+        places |= dict.fromkeys(shard, name)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    files.append(json_file(f"{folder}/{stem}{INDEX}", index))
     return files
 
 
@@ -155,7 +171,8 @@ def stored_tensors(overlay: Overlay, component: str, quantised: bool = True) -> 
     for name, ref in tensors.items():
         if ref.dtype not in allowed:
             raise ExportError(f"{component} has quantised weights ({name} is {ref.dtype})", ", ".join(allowed),
-                              "Export as monolith or split, or an overlay of the bf16 files." if ref.dtype in CARRIED
+                              "Export as monolith or split, or an overlay of the bf16 "
+                              "files." if ref.dtype in CARRIED
                               else "Export an overlay of the bf16 files; GGUF files are used as they are.")
     return tensors
 
@@ -202,7 +219,7 @@ def _padding(length: int, ranges: list[Range], element: int) -> int:
     least = -length % _HEADER_ALIGN
     if not ranges:
         return least
-    sizes = [part.end - part.start for part in ranges]
+    sizes = [part.size for part in ranges]
     largest = sizes.index(max(sizes))
     wanted = (ranges[largest].start - sum(sizes[:largest]) - length) % ALIGN
     return wanted if (length + wanted) % max(element, 1) == 0 else least

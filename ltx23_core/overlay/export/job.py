@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...atomic import is_leftover, write_whole
+from ...atomic import is_leftover, sweep_of, write_whole
 from ...errors import ExportError
 from ...locks import SOFT, Busy
 from ...locks import locked as locked_file
@@ -59,18 +59,25 @@ class Job:
 
     def refuse_sources(self) -> None:
         """Never replace a file that the export reads from."""
-        sources = {os.path.realpath(part.source.path) for file in self.files for part in file.ranges}
+        sources = set()
+        for file in self.files:
+            sources |= {os.path.realpath(part.source.path) for part in file.ranges}
         for file in self.files:
             if os.path.realpath(self.root / file.name) in sources:
-                raise ExportError(f"{self.root / file.name} is a source of the overlay", "a folder without sources",
+                raise ExportError(f"{self.root / file.name} is a source of the overlay", "a folder without "
+                                                                                         "sources",
                                   _OTHER_FOLDER)
 
     def read_marker(self) -> None:
         """Take over what an earlier run has completed; refuse a folder with anything else in it."""
         path = self.root / MARKER
         try:
-            names = {entry.name for entry in os.scandir(self.root)} if self.root.exists() else set()
-            stored = json.loads(path.read_text(encoding="utf-8")) if MARKER in names else None
+            names = set()
+            if self.root.exists():
+                names = set(os.listdir(self.root))
+            stored = None
+            if MARKER in names:
+                stored = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise cannot_write(self.root, error) from error
         except ValueError:
@@ -78,10 +85,12 @@ class Job:
         others = {name for name in names if name not in (LOCK, LOCK + SOFT) and not is_leftover(name, MARKER)}
         if stored is None and others:
             raise ExportError(f"{self.root} is not empty ({min(others)})",
-                              "an empty folder, or an export of the same overlay to be completed", _OTHER_FOLDER)
+                              "an empty folder, or an export of the same overlay to be "
+                              "completed", _OTHER_FOLDER)
         if stored is not None:
             if not isinstance(stored, dict) or {**stored, "files": {}} != {**self.marker, "files": {}}:
-                raise ExportError(f"{self.root} holds another export", "one of the same overlay with the same settings",
+                raise ExportError(f"{self.root} holds another export", "one of the same overlay with the "
+                                                                       "same settings",
                                   _OTHER_FOLDER)
             self.marker["files"] = dict(stored["files"])
 
@@ -96,9 +105,13 @@ class Job:
 
     def check_space(self) -> None:
         """Refuse before the first byte if the files cannot fit."""
-        needed = sum(file.size - FileWriter(self.root, file, Sources()).done for file in self.files
-                     if not self.complete(file))
-        parent = next(path for path in (self.root, *self.root.parents) if path.exists())
+        needed = 0
+        for file in self.files:
+            if not self.complete(file):
+                needed += file.size - FileWriter(self.root, file, Sources()).done
+        parent = self.root
+        while not parent.exists():
+            parent = parent.parent
         free = shutil.disk_usage(parent).free
         if needed > free and sum(copied_bytes(file, parent) for file in self.files) > free:
             raise ExportError(f"{parent} has {free / 1e9:.1f} GB free", f"{needed / 1e9:.1f} GB",
@@ -124,12 +137,15 @@ class Job:
             else:
                 entry = self._write(FileWriter(self.root, file, sources, step))
             written.append(ExportedFile(self.root / file.name, file.size, entry["sha256"], reused))
+        sweep_of(self.root / MARKER)
         return tuple(written)
 
     def _write(self, writer: FileWriter) -> dict[str, Any]:
         writer.step(writer.done)
         writer.copy()
-        digest = writer.compare() if self.verify else None
+        digest = None
+        if self.verify:
+            digest = writer.compare()
         stat = writer.partial.stat()
         entry = {"stat": [stat.st_size, stat.st_mtime_ns], "sha256": digest}
         self.marker["files"][writer.file.name] = entry

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...errors import OverlayError
@@ -50,7 +50,9 @@ def _monolith(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
 def _split(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
     files = []
     for name, components, strip in _SPLIT:
-        tensors = {key.removeprefix(strip): ref for key, ref in _official(overlay, components).items()}
+        tensors = {}
+        for key, ref in _official(overlay, components).items():
+            tensors[key.removeprefix(strip)] = ref
         metadata = {"model_version": overlay.model_version, "config": _text(_parts(overlay, components))}
         files.append(weights_file(name.format(stem=_stem(overlay)), tensors, metadata))
     if "text_encoder" in overlay.components:
@@ -61,7 +63,7 @@ def _split(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
             files.append(weights_file(f"latent_upscale_models/{_companion_name(entry, component)}.safetensors",
                                       stored_tensors(overlay, component), metadata))
     if lora := overlay.components.get("distilled_lora"):
-        tensors = {_LORA + name: ref for name, ref in stored_tensors(overlay, "distilled_lora").items()}
+        tensors = _prefixed(_LORA, stored_tensors(overlay, "distilled_lora"))
         files.append(weights_file(f"loras/{_companion_name(lora, 'distilled-lora')}.safetensors", tensors,
                                   _stored_metadata(lora)))
     return files
@@ -73,25 +75,38 @@ LAYOUTS: dict[str, Callable[[Overlay, int], list[OutputFile]]] = {
 
 def _official(overlay: Overlay, components: Iterable[str]) -> dict[str, AnyRef]:
     """The tensors of components under the keys of the official file."""
-    return joined(*({_official_key(component, name): ref for name, ref in stored_tensors(overlay, component).items()}
-                    for component in components))
+    parts = []
+    for component in components:
+        part = {}
+        for name, ref in stored_tensors(overlay, component).items():
+            part[_official_key(component, name)] = ref
+        parts.append(part)
+    return joined(*parts)
 
 
 def _official_key(component: str, name: str) -> str:
-    places = [(keep, prefix) for prefix, places in OFFICIAL.prefixes.items() for place, keep in places
-              if place == component and name.startswith(keep)]
-    keep, prefix = max(places, key=lambda place: len(place[0]))
+    found = []
+    for prefix, places in OFFICIAL.prefixes.items():
+        for place, keep in places:
+            if place == component and name.startswith(keep):
+                found.append((keep, prefix))
+    keep, prefix = max(found, key=lambda each: len(each[0]))
     return prefix + name[len(keep):]
 
 
 def _parts(overlay: Overlay, components: Iterable[str]) -> dict[str, Any]:
     """The parts of the metadata ``config`` that describe components, which may come from several files."""
     parts: dict[str, Any] = {}
-    for part in dict.fromkeys(OFFICIAL.config[name] for name in components):
+    for part in dict.fromkeys(map(OFFICIAL.config.__getitem__, components)):
         owner, guest, keys = _CONFIGS[part]
-        values = {key: value for key, value in overlay.require(owner).config.items() if not key.startswith(keys)}
-        parts[part] = values | {key: value for key, value in overlay.require(guest).config.items()
-                                if key.startswith(keys)}
+        values: dict[str, Any] = {}
+        for key, value in overlay.require(owner).config.items():
+            if not key.startswith(keys):
+                values[key] = value
+        for key, value in overlay.require(guest).config.items():
+            if key.startswith(keys):
+                values[key] = value
+        parts[part] = values
     return parts
 
 
@@ -103,8 +118,11 @@ def _full_metadata(overlay: Overlay) -> dict[str, str]:
     except (KeyError, ValueError, TypeError, RecursionError):
         stored, known = {}, {}
     config = known | _parts(overlay, OFFICIAL.components)
-    metadata = stored if config == known else {**stored, "config": _text(config)}
-    return metadata if "model_version" in metadata else {**metadata, "model_version": overlay.model_version}
+    metadata = dict(stored)
+    if config != known:
+        metadata["config"] = _text(config)
+    metadata.setdefault("model_version", overlay.model_version)
+    return metadata
 
 
 def _text(value: dict[str, Any]) -> str:
@@ -122,11 +140,10 @@ def _stored_metadata(entry: ComponentEntry) -> dict[str, str]:
 
 def _comfy_gemma(overlay: Overlay) -> OutputFile:
     """Gemma as one file with the tokenizer inside, as ComfyUI reads it."""
-    tensors: dict[str, AnyRef] = {f"model.{name}": ref for name, ref in stored_tensors(overlay, "text_encoder").items()}
-    vision = stored_tensors(overlay, "text_encoder_vision") if "text_encoder_vision" in overlay.components else {}
-    for name, ref in vision.items():
-        old, new = next((row for row in _VISION if name.startswith(row[0])), ("", ""))
-        tensors[new + name.removeprefix(old)] = ref
+    tensors = _prefixed("model.", stored_tensors(overlay, "text_encoder"))
+    if "text_encoder_vision" in overlay.components:
+        for name, ref in stored_tensors(overlay, "text_encoder_vision").items():
+            tensors[_vision_name(name)] = ref
     folder = overlay.tokenizer
     if "tokenizer" in overlay.components:  # the source is such a file itself
         tensors |= overlay.components["tokenizer"].tensors
@@ -134,8 +151,22 @@ def _comfy_gemma(overlay: Overlay) -> OutputFile:
         (part,) = whole_file("", folder / TOKENIZER_MODEL).ranges
         tensors["spiece_model"] = TensorRef(part.source.path, "U8", (part.end,), 0, part.end, part.source)
     path = next(iter(overlay.require("text_encoder").tensors.values())).path
-    name = next((name for name in (path.stem, path.parent.name) if "gemma" in name.lower()), "gemma-3")
+    name = "gemma-3"
+    for known in (path.parent.name, path.stem):
+        if "gemma" in known.lower():
+            name = known
     return weights_file(f"text_encoders/{name}.safetensors", tensors, {"format": "pt"})
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, AnyRef]) -> dict[str, AnyRef]:
+    return {prefix + name: ref for name, ref in tensors.items()}
+
+
+def _vision_name(name: str) -> str:
+    for old, new in _VISION:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _file_stem(entry: ComponentEntry) -> str:
@@ -145,11 +176,15 @@ def _file_stem(entry: ComponentEntry) -> str:
 def _companion_name(entry: ComponentEntry, what: str) -> str:
     """The source's name if it tells what the file is, else one that does."""
     stem = _file_stem(entry)
-    return stem if "ltx" in stem.lower() else f"ltx-2.3-{what.replace('_', '-')}"
+    if "ltx" in stem.lower():
+        return stem
+    return f"ltx-2.3-{what.replace('_', '-')}"
 
 
 def _stem(overlay: Overlay) -> str:
     """What the new files are named after: the checkpoint, if its name tells the variant that it is."""
     stem = _PART_OF_NAME.sub("", _file_stem(overlay.require("transformer")))
     tells = "ltx" in stem.lower() and ("distilled" in stem.lower()) == (overlay.variant == "distilled")
-    return stem if tells else f"ltx-2.3-{overlay.variant}"
+    if tells:
+        return stem
+    return f"ltx-2.3-{overlay.variant}"

@@ -23,7 +23,8 @@ _PACKED = ("int4", "w4a8")  # whose weights ComfyUI stores as I8
 CARRIED = ("fp8", *_NAMES)
 
 
-def unpacked(tensors: Mapping[str, AnyRef], metadata: Mapping[str, str]) -> tuple[dict[str, TensorRef], dict[str, str]]:
+def unpacked(tensors: Mapping[str, AnyRef],
+             metadata: Mapping[str, str]) -> tuple[dict[str, TensorRef], dict[str, str]]:
     """Tensors and metadata of a file, a quantised weight as its parts.
 
     Args:
@@ -41,18 +42,25 @@ def unpacked(tensors: Mapping[str, AnyRef], metadata: Mapping[str, str]) -> tupl
             continue
         layer = key.removesuffix(".weight")
         layers[layer] = _description(ref)
-        plain |= {f"{layer}.{name}": replace(part, dtype="I8") if name == "weight" and ref.format in _PACKED else part
-                  for name, part in ref.parts.items()}
-    cast = [key for key, ref in tensors.items() if layers and ref.dtype in FP8 and len(ref.shape) == 2
-            and not key.endswith("embed_tokens.weight")]
-    if cast:
-        raise ExportError(f"{cast[0]} is fp8 without a scale, and other weights of the same file have scales",
-                          "one kind of fp8 in a file: readers take a missing scale for damage",
-                          "Make the overlay of files that are quantised alike, and export again.")
-    kept = {key: value for key, value in metadata.items() if key != METADATA}
+        for name, part in ref.parts.items():
+            if name == "weight" and ref.format in _PACKED:
+                part = replace(part, dtype="I8")
+            plain[f"{layer}.{name}"] = part
+    kept = dict(metadata)
+    kept.pop(METADATA, None)
     if layers:
+        _refuse_cast(tensors)
         kept[METADATA] = json.dumps({"format_version": "1.0", "layers": layers}, sort_keys=True)
     return plain, kept
+
+
+def _refuse_cast(tensors: Mapping[str, AnyRef]) -> None:
+    """No file holds fp8 with scales and fp8 without."""
+    for key, ref in tensors.items():
+        if ref.dtype in FP8 and len(ref.shape) == 2 and not key.endswith("embed_tokens.weight"):
+            raise ExportError(f"{key} is fp8 without a scale, and other weights of the same file have scales",
+                              "one kind of fp8 in a file: readers take a missing scale for damage",
+                              "Make the overlay of files that are quantised alike, and export again.")
 
 
 def _description(ref: QuantRef) -> dict[str, Any]:

@@ -53,9 +53,12 @@ class Sources:
 
 def copied_bytes(file: OutputFile, folder: Path) -> int:
     """Space that a file needs in a folder where what can be shared with its sources is shared."""
-    shared = sum(max(0, part.end - part.start - 2 * ALIGN) for position, part in file.placed()
-                 if (part.start - position) % ALIGN == 0 and _shares(part.source.path, folder))
-    return file.size - shared
+    needed = file.size
+    for position, part in file.placed():
+        whole_blocks = max(0, part.end - part.start - 2 * ALIGN)
+        if (part.start - position) % ALIGN == 0 and _shares(part.source.path, folder):
+            needed -= whole_blocks
+    return needed
 
 
 def _shares(path: Path, folder: Path) -> bool:

@@ -619,3 +619,16 @@ def test_command(tiny_overlay: Overlay, tmp_path: Path) -> None:
 def test_choices_are_those_of_the_library() -> None:
     from ltx23_core.cli import parser as cli
     assert tuple(LAYOUTS) == cli.LAYOUTS and ltx23_core.export is export
+
+
+def test_what_a_kill_left_of_the_journal_goes(tiny_overlay: Overlay, tmp_path: Path) -> None:
+    """Killed while the journal or the marker was written: their temporaries vanish with the next complete run."""
+    name = export(tiny_overlay, "monolith", tmp_path / "want").files[0].path.name
+    folder = tmp_path / "again"
+    folder.mkdir()
+    for of in (f".{name}.partial.json", export_job.MARKER):
+        (folder / f".{of}.999999999-00ff00ff.tmp").write_bytes(b"{")
+    (folder / f".{name}.partial").write_bytes(b"")
+    (folder / export_job.MARKER).write_bytes((tmp_path / "want" / export_job.MARKER).read_bytes())
+    export(tiny_overlay, "monolith", folder)
+    assert sorted(os.listdir(folder)) == sorted(os.listdir(tmp_path / "want"))
