@@ -166,6 +166,17 @@ def test_a_fault_at_one_file_hides_no_other(tmp_path: Path, monkeypatch: pytest.
     assert all(each.identity.usable for each in shelf.look(roots))
 
 
+def test_a_fault_in_one_folder_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = [("loras", many(tmp_path / "loras", 3)), ("vae", many(tmp_path / "vae", 2))]
+    (tmp_path / "loras" / "a").mkdir()  # listed before the files
+
+    def fails(listing: object) -> bool:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(shelves, "is_model_folder", fails)
+    assert [each.folder for each in Shelf().look(roots)] == ["vae", "vae"]
+
+
 # --- unfinished downloads
 
 @pytest.mark.parametrize("mark", ["{file}.aria2", "{file}.part", "{file}.crdownload", "{file}.incomplete", "{file}.tmp",
