@@ -50,6 +50,7 @@ UNFOLDED = (
     "ltx23_core/overlay/lora",
     "ltx23_core/overlay/names",
     "ltx23_core/overlay/packed",
+    "ltx23_core/overlay/shelf",
     "ltx23_core/plan",
     "ltx23_core/prompt",
     "ltx23_core/run",

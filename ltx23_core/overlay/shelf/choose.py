@@ -54,20 +54,29 @@ class Choice:
     @property
     def brings(self) -> set[str]:
         """All components of the chosen files."""
-        return {name for item in self.files.values() for name in item.identity.brings}
+        brings: set[str] = set()
+        for item in self.files.values():
+            brings.update(item.identity.brings)
+        return brings
 
     @property
     def variant(self) -> str:
         """Variant of the checkpoint for `materialize`."""
-        return ("checkpoint" in self.files and self.files["checkpoint"].identity.variant) or AUTO
+        checkpoint = self.files.get("checkpoint")
+        if checkpoint is None:
+            return AUTO
+        return checkpoint.identity.variant or AUTO
 
     def fingerprint(self) -> list[str]:
         """Stands for the content of all files: differs when one of them was replaced."""
         lines = []
         for role, item in sorted(self.files.items()):
-            info = item.identity.path.stat()
-            state = fingerprint(item.identity.path) if item.identity.path.is_dir() else f"{info.st_size}"
-            lines.append(f"{role}:{item.identity.path}:{info.st_mtime_ns}:{state}")
+            path = item.identity.path
+            info = path.stat()
+            state = f"{info.st_size}"
+            if path.is_dir():
+                state = fingerprint(path)
+            lines.append(f"{role}:{path}:{info.st_mtime_ns}:{state}")
         return lines
 
     def arguments(self) -> dict[str, Any]:
@@ -75,14 +84,24 @@ class Choice:
         the checkpoint lacks come before it, files that were asked for behind it.
         """
         path = {role: item.identity.path for role, item in self.files.items()}
-        parts = [role for role in path if role not in ("checkpoint", *_OTHER_ARGUMENTS, *UPSAMPLERS)]
-        added = sorted((role for role in parts if role not in self.given),
-                       key=lambda role: -len(self.files[role].identity.brings))
-        ordered = [*added, "checkpoint", *(role for role in parts if role in self.given)]
-        first, *rest = dict.fromkeys(path[role] for role in ordered)
-        return {"checkpoint": first, "components": rest, "text_encoder": path.get("text_encoder"),
-                "upsamplers": [path[name] for name in UPSAMPLERS if name in path],
-                "distilled_lora": path.get("distilled_lora"), "variant": self.variant}
+        added, given = [], []
+        for role in path:
+            if role in ("checkpoint", *_OTHER_ARGUMENTS, *UPSAMPLERS):
+                continue
+            if role in self.given:
+                given.append(role)
+            else:
+                added.append(role)
+        added.sort(key=lambda role: -len(self.files[role].identity.brings))
+        first, *rest = dict.fromkeys(path[role] for role in (*added, "checkpoint", *given))
+        return {
+            "checkpoint": first,
+            "components": rest,
+            "text_encoder": path.get("text_encoder"),
+            "upsamplers": [path[name] for name in UPSAMPLERS if name in path],
+            "distilled_lora": path.get("distilled_lora"),
+            "variant": self.variant,
+        }
 
 
 def choose(items: Sequence[Item], wanted: Mapping[str, Item | str], budget: int = 0) -> Choice:
@@ -112,20 +131,29 @@ def _fill(choice: Choice, role: str, wanted: Item | str, usable: list[Item], bud
     if wanted == NONE or (role == "distilled_lora" and choice.variant == DISTILLED):
         return
     for name in ROLES[role]:  # one file may bring all of them
-        parts = [each for each in ROLES[role] if each not in choice.brings - _ANEW]
-        if name in parts:
-            _take_best(choice, role if role not in choice.files else name, parts, name, usable, budget)
+        there = choice.brings - _ANEW
+        parts = [each for each in ROLES[role] if each not in there]
+        if name not in parts:
+            continue
+        if role not in choice.files:
+            _take_best(choice, role, parts, name, usable=usable, budget=budget)
+        else:
+            _take_best(choice, name, parts, name, usable=usable, budget=budget)
 
 
-def _take_best(choice: Choice, role: str, parts: Sequence[str], name: str, usable: list[Item], budget: int) -> None:
+def _take_best(choice: Choice, role: str, parts: Sequence[str], name: str, *, usable: list[Item], budget: int) -> None:
     """The best file with a component, and the reason."""
-    able = [item for item in usable if name in item.identity.brings and fits(choice, item) and is_ours(item, name)]
-    if not able:
+    scored: list[tuple[Score, Item]] = []
+    for item in usable:
+        if name not in item.identity.brings or not fits(choice, item) or not is_ours(item, name):
+            continue
+        if name == "transformer":
+            score = checkpoint_score(item, usable, budget)
+        else:
+            score = part_score(choice, item, parts, name, budget=budget)
+        scored.append((score, item))
+    if not scored:
         return
-    if name == "transformer":
-        scored = [(checkpoint_score(item, usable, budget), item) for item in able]
-    else:
-        scored = [(part_score(choice, item, parts, name, budget), item) for item in able]
     scored.sort(key=lambda each: (each[0], each[1].name, each[1].folder))
     choice.files[role] = scored[0][1]
     if name == "transformer" or len(scored) > 1:
@@ -134,7 +162,9 @@ def _take_best(choice: Choice, role: str, parts: Sequence[str], name: str, usabl
 
 def fits(choice: Choice, item: Item) -> bool:
     """Whether a file's sizes agree with those of the files chosen so far."""
-    other = {key: value for each in choice.files.values() for key, value in (each.identity.fits or {}).items()}
+    other: dict[str, int] = {}
+    for each in choice.files.values():
+        other |= each.identity.fits or {}
     mine = item.identity.fits or {}
     return all(other.get(key, value) == value for key, value in mine.items())
 
@@ -159,7 +189,10 @@ def checkpoint_score(item: Item, usable: Iterable[Item], budget: int) -> Score:
     """How good a file is as the one that brings the transformer."""
     who = item.identity
     own = Choice({"checkpoint": item})
-    there = own.brings.union(*(each.identity.brings for each in usable if fits(own, each)))
+    there = own.brings
+    for each in usable:
+        if fits(own, each):
+            there.update(each.identity.brings)
     return Score(
         lacks=len(_NEEDED - there),
         over_room=over_room(who, set(who.brings) - {"text_encoder"}, budget),
@@ -171,17 +204,17 @@ def checkpoint_score(item: Item, usable: Iterable[Item], budget: int) -> Score:
     )
 
 
-def part_score(choice: Choice, item: Item, parts: Sequence[str], name: str, budget: int) -> Score:
+def part_score(choice: Choice, item: Item, parts: Sequence[str], name: str, *, budget: int) -> Score:
     """How good a file is as the one that brings some other component."""
     who = item.identity
     return Score(
-        lacks=sum(part not in who.brings for part in parts),
+        lacks=len(set(parts).difference(who.brings)),
         generation=_generation(item, name),
         over_room=over_room(who, [name], budget) or _lora_over_room(choice, item, name, budget),
-        other_variant=_other_variant(choice, who) if name in _OF_VARIANT else 0,
+        other_variant=_other_variant(choice, who, name),
         loss=loss_of(format_of(who, name)),
-        weaker=-who.modules * who.rank if name == "distilled_lora" else 0,
-        apart=-1 if item in choice.files.values() else int(who.kind in ("checkpoint", "diffusers")),
+        weaker=_weaker(who, name),
+        apart=_apart(choice, item),
         changed=_is_changed(item),
         older=_age(item),
     )
@@ -192,14 +225,32 @@ def _generation(item: Item, name: str) -> int:
         return 0
     if item.identity.generation == _OLDER_LORA:
         return 2
-    return 0 if item.identity.generation else 1
+    return int(not item.identity.generation)
 
 
-def _other_variant(choice: Choice, who: Identity) -> int:
-    mine = choice.variant if choice.variant in _RECIPE else DEV  # what `materialize` takes where names say nothing
+def _other_variant(choice: Choice, who: Identity, name: str) -> int:
+    if name not in _OF_VARIANT:
+        return 0
     if who.variant is None:
         return 1
-    return 0 if who.variant == mine else 2
+    mine = choice.variant
+    if mine not in _RECIPE:
+        mine = DEV  # what `materialize` takes where names say nothing
+    if who.variant == mine:
+        return 0
+    return 2
+
+
+def _weaker(who: Identity, name: str) -> int:
+    if name != "distilled_lora":
+        return 0
+    return -who.modules * who.rank
+
+
+def _apart(choice: Choice, item: Item) -> int:
+    if item in choice.files.values():
+        return -1
+    return int(item.identity.kind in ("checkpoint", "diffusers"))
 
 
 def _lora_over_room(choice: Choice, item: Item, name: str, budget: int) -> int:
@@ -222,18 +273,26 @@ def _age(item: Item) -> int:
 def _reason(role: str, name: str, scored: Sequence[tuple[Score, Item]], budget: int) -> str:
     """Why the first file was taken, in one sentence: the first field in which its score differs from the second's."""
     score, best = scored[0]
+    is_alone = len(scored) == 1
     why = []
-    if name == "transformer":
-        why.append("with the files here it makes a complete set" if not score.lacks else
-                   "the set is not complete, see below")
-    if len(scored) > 1:
+    if name == "transformer" and score.lacks:
+        why.append("the set is not complete, see below")
+    elif name == "transformer":
+        why.append("with the files here it makes a complete set")
+    if not is_alone:
         second, other = scored[1]
-        why.append(SAY[first_difference(score, second)].format(
-            other=other.name, own_format=format_of(best.identity, name), size=gb(second.over_room),
-            other_format=format_of(other.identity, name), budget=gb(budget)))
-    if score.over_room:
-        why.append("none of them fits into the device, this one takes least" if len(scored) > 1 else
-                   "it does not fit into the device as a whole")
+        sentence = SAY[first_difference(score, second)]
+        why.append(sentence.format(
+            other=other.name,
+            own_format=format_of(best.identity, name),
+            other_format=format_of(other.identity, name),
+            size=gb(second.over_room),
+            budget=gb(budget),
+        ))
+    if score.over_room and is_alone:
+        why.append("it does not fit into the device as a whole")
+    elif score.over_room:
+        why.append("none of them fits into the device, this one takes least")
     return f"{role}: {best.name}, of {len(scored)}: {', '.join(why)}"
 
 
@@ -244,8 +303,9 @@ def _streamed(choice: Choice, budget: int) -> list[str]:
     lines = []
     for role in ("checkpoint", "text_encoder"):
         item = choice.files.get(role)
-        components = ROLES[role]
-        for stage in stages_of(item.identity, components) if item else ():
+        if item is None:
+            continue
+        for stage in stages_of(item.identity, ROLES[role]):
             placed = fit(item.identity, stage, budget)
             if not placed.is_resident:
                 lines.append(placed.line(budget))
@@ -258,6 +318,8 @@ def _add_upsamplers(choice: Choice, wanted: Item | str, usable: list[Item]) -> N
         choice.files[wanted.identity.brings[0]] = wanted
         choice.given.add(wanted.identity.brings[0])
         return
-    for name in UPSAMPLERS if wanted == AUTO else ():
+    if wanted != AUTO:
+        return
+    for name in UPSAMPLERS:
         if name not in choice.brings:
-            _take_best(choice, name, [name], name, usable, budget=0)
+            _take_best(choice, name, [name], name, usable=usable, budget=0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from math import prod
@@ -24,6 +24,7 @@ from ..packed.sizes import NUMBER, bytes_on_device, stays_quantised
 VARIANT = "{variant}"  # stands in `Facts.text` where "dev" or "distilled 1.1" goes, which only names tell
 _WHOLE = ("connectors", "text_projection", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder",
           "vocoder")
+_PROOFS = frozenset(("transformer", "connectors", "text_projection"))  # that look otherwise in other generations
 _UPSCALERS = {"upsampler_x2": "x2", "upsampler_x1.5": "x1.5", "upsampler_temporal_x2": "x2 in time"}
 _ARTICLE = re.compile(r"^(an?|another) ")
 _EXAMPLES = re.compile(r" \([^()]*\)")  # the names in brackets: too long for a sentence
@@ -34,6 +35,7 @@ _NUMBER = {"vocoder": 4}  # bytes of a number on the device, where it is not bfl
 _LORA_BLOCK = re.compile(r"transformer_blocks[._](\d+)[._]")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.self_attn\.q_norm\.")
 _RANK = re.compile(r"[._]lora([._]?A|_a|[._]?down|_linear_layer\.down)(\.\w+)?(\.weight)?$")
+_USE_LORA = "Use a LoRA made for LTX-2.3."
 _LORA_GENERATION = {"an LTX-2.3 LoRA": "2.3", "an LTX-2.0 LoRA": "2.0"}
 
 
@@ -115,29 +117,63 @@ def _described(header: Header, end: int) -> Facts:
     dtypes = precision(header.tensors)
     if kind.part == "lora":
         return _lora(names, header, dtypes, end)
+    other = Facts("other", "", dtypes=dtypes, end=end)
     model = header.metadata.get("general.architecture")  # of a GGUF file
     if model is not None and model not in kinds.GGUF_MODELS:
-        what = "the vision part of a text encoder" if model == "clip" else f"a model of type {word(model)}"
-        return Facts("other", f"GGUF file with {what}, {dtypes}", (), dtypes, fix=kinds.USE_OFFICIAL, end=end)
+        text = f"GGUF file with {_foreign_model(model)}, {dtypes}"
+        return replace(other, text=text, fix=kinds.USE_OFFICIAL)
     if not kind.part:
-        name = _ARTICLE.sub("", kind.name)
-        if name.startswith("LTX") and not names.has(r"^(vae|audio_vae|vocoder)\."):
-            name = name.replace(" checkpoint", " transformer")
-        return Facts("other", f"{name}, {dtypes}", (), dtypes, fix=kind.fix, end=end)
+        return replace(other, text=f"{_foreign_name(kind, names)}, {dtypes}", fix=kind.fix)
     if kind.part == "upsampler" and _is_of_20(names):
-        return Facts("other", f"LTX-2.0 latent upscaler x2, {dtypes}", (), dtypes, fix=kinds.USE_UPSCALER, end=end,
-                     generation="2.0")
+        text = f"LTX-2.0 latent upscaler x2, {dtypes}"
+        return replace(other, text=text, fix=kinds.USE_UPSCALER, generation="2.0")
     components, note = _components(header)
     brings = tuple(name for name in components if name != "text_encoder_vision")
     if kind.part == "text_encoder":
         described = _gemma(names, brings, dtypes, note, end)
     else:
-        described = Facts(kind.part, _text(kind, brings, dtypes), brings, dtypes, note, usable=not note,
-                          fix=kind.fix if note else "", fits=_fits(kind, names), end=end)
-    return replace(described, weights={name: block_bytes(name, components[name]) for name in brings},
-                   work={name: work for name in brings if (work := work_bytes(name, components[name]))},
-                   formats={name: precision(components[name]) for name in brings},
-                   generation="2.3" if {"transformer", "connectors", "text_projection"} & set(brings) else "")
+        text = _text(kind, brings, dtypes)
+        base = Facts(kind.part, text, brings, dtypes, fits=_fits(kind, names), end=end)
+        described = _judged(base, note, kind.fix)
+    return _measured(described, components)
+
+
+def _foreign_model(model: str) -> str:
+    """What a GGUF file holds that is neither of LTX nor a text encoder."""
+    if model == "clip":
+        return "the vision part of a text encoder"
+    return f"a model of type {word(model)}"
+
+
+def _foreign_name(kind: Kind, names: Names) -> str:
+    """A kind that LTX-2.3 cannot use, without its article."""
+    name = _ARTICLE.sub("", kind.name)
+    if name.startswith("LTX") and not names.has(r"^(vae|audio_vae|vocoder)\."):
+        return name.replace(" checkpoint", " transformer")
+    return name
+
+
+def _judged(facts: Facts, note: str, fix: str) -> Facts:
+    """The same as usable, or with what is wrong with it and what to do."""
+    if note:
+        return replace(facts, note=note, fix=fix)
+    return replace(facts, usable=True)
+
+
+def _measured(facts: Facts, components: Mapping[str, Tensors]) -> Facts:
+    """The same with what each component takes, and the generation that only 2.3's own components prove."""
+    weights, work, formats = {}, {}, {}
+    for name in facts.brings:
+        tensors = components[name]
+        weights[name] = block_bytes(name, tensors)
+        formats[name] = precision(tensors)
+        packed = work_bytes(name, tensors)
+        if packed:
+            work[name] = packed
+    measured = replace(facts, weights=weights, work=work, formats=formats)
+    if _PROOFS.isdisjoint(components):
+        return measured
+    return replace(measured, generation="2.3")
 
 
 def _is_of_20(names: Names) -> bool:
@@ -150,9 +186,14 @@ def _fits(kind: Kind, names: Names) -> dict[str, int]:
     """The sizes that must agree with other files. Names of sound are like those of the video VAE: they have none."""
     if kind.part in ("audio_vae", "vocoder"):
         return {}
-    found = {name: next(filter(None, (names.size(*place) for place in places)), None)
-             for name, places in kinds.FITS.items()}
-    return {name: size for name, size in found.items() if size is not None}
+    found = {}
+    for name, places in kinds.FITS.items():
+        for place in places:
+            size = names.size(*place)
+            if size:
+                found[name] = size
+                break
+    return found
 
 
 def block_bytes(component: str, tensors: Mapping[str, AnyRef]) -> list[int]:
@@ -162,9 +203,11 @@ def block_bytes(component: str, tensors: Mapping[str, AnyRef]) -> list[int]:
     for name, ref in tensors.items():
         size = bytes_on_device(name, ref, _NUMBER.get(component, NUMBER))
         whole += size
-        if component in _STACKS and (found := _STACKS[component].match(name)):
+        found = component in _STACKS and _STACKS[component].match(name)
+        if found:
             blocks[int(found[1])] += size
-    return [whole, *(blocks[number] for number in sorted(blocks))]
+    ordered = [size for _, size in sorted(blocks.items())]
+    return [whole, *ordered]
 
 
 def work_bytes(component: str, tensors: Mapping[str, AnyRef]) -> int:
@@ -196,37 +239,70 @@ def _text(kind: Kind, brings: tuple[str, ...], dtypes: str) -> str:
     """The beginning of the sentence for a file with components of LTX-2.3."""
     word = kinds.WORDS[kind.part]
     if kind.part == "upsampler":
-        return f"LTX-2.3 {word} {_UPSCALERS.get(brings[0], '') if brings else ''}, {dtypes}"
+        how_much = _UPSCALERS.get("".join(brings[:1]), "")
+        return f"LTX-2.3 {word} {how_much}, {dtypes}"
     if kind.part not in ("transformer", "checkpoint"):
         if brings and kind.part in ("audio_vae", "video_vae", "vocoder"):
             word = _sound_and_pictures(brings)
-        both = "connectors" in brings and "text_projection" in brings
-        return f"LTX-2.3 {word}{' and projection' if both else ''}, {dtypes}"
-    whole = _WHOLE if kind.part == "checkpoint" else _WHOLE[:1]
-    missing = [name.replace("_", " ") for name in whole if brings and name not in brings]
-    return f"LTX-2.3{VARIANT}, {word}, {dtypes}" + (f", without {', '.join(missing)}" if missing else "")
+        if {"connectors", "text_projection"} <= set(brings):
+            word += " and projection"
+        return f"LTX-2.3 {word}, {dtypes}"
+    text = f"LTX-2.3{VARIANT}, {word}, {dtypes}"
+    missing = _lacking(kind, brings)
+    if missing:
+        text += f", without {', '.join(missing)}"
+    return text
+
+
+def _lacking(kind: Kind, brings: tuple[str, ...]) -> list[str]:
+    """What a checkpoint, or the connectors that a transformer, should bring and does not, in words."""
+    if not brings:
+        return []
+    whole = _WHOLE
+    if kind.part == "transformer":
+        whole = ("connectors",)
+    return [name.replace("_", " ") for name in whole if name not in brings]
 
 
 def _sound_and_pictures(brings: tuple[str, ...]) -> str:
     """What of the VAEs and the vocoder a file really brings, whatever its first names promised."""
-    words = [f"{kind} VAE" for kind in ("video", "audio") if {f"{kind}_encoder", f"{kind}_decoder"} & set(brings)]
-    words += ["vocoder"] if "vocoder" in brings else []
+    words = []
+    for kind in ("video", "audio"):
+        if f"{kind}_encoder" in brings or f"{kind}_decoder" in brings:
+            words.append(f"{kind} VAE")
+    if "vocoder" in brings:
+        words.append("vocoder")
     return " with ".join(words)
 
 
 def _gemma(names: Names, brings: tuple[str, ...], dtypes: str, note: str, end: int) -> Facts:
     """A Gemma 3 by layers and width; the tiny ones of tests count as text encoders too."""
-    found = {match[1] for name in names.tensors if (match := _LAYER.search(name))}
+    layers = len(_numbers(_LAYER, names.tensors))
     # The norms are never packed, as embeddings are.
-    width = names.size(r"layers\.\d+\.input_layernorm\.weight$", 0) or 0
-    width, layers = width or names.size(r"(^|\.)embed_tokens\.weight$", 1) or 0, len(found)
+    width = (names.size(r"layers\.\d+\.input_layernorm\.weight$", 0)
+             or names.size(r"(^|\.)embed_tokens\.weight$", 1) or 0)
     name = gemma_name(layers, width)
     if name != kinds.GEMMA and (layers, width) in kinds.GEMMAS:
-        return Facts("other", f"{name}, {dtypes}", (), dtypes, f"LTX-2.3 needs {kinds.GEMMA}", fix=kinds.USE_GEMMA,
-                     end=end)
-    inside = ", tokenizer inside" if "tokenizer" in brings else ""
-    return Facts("text_encoder", f"{name}, text encoder, {dtypes}{inside}", brings, dtypes, note, not note,
-                 kinds.USE_GEMMA if note else "", {"text_features": width * (layers + 1)} if width else {}, end)
+        note = f"LTX-2.3 needs {kinds.GEMMA}"
+        other = Facts("other", f"{name}, {dtypes}", dtypes=dtypes, end=end)
+        return _judged(other, note, kinds.USE_GEMMA)
+    text = f"{name}, text encoder, {dtypes}"
+    if "tokenizer" in brings:
+        text += ", tokenizer inside"
+    fits = {}
+    if width:
+        fits["text_features"] = width * (layers + 1)
+    return _judged(Facts("text_encoder", text, brings, dtypes, fits=fits, end=end), note, kinds.USE_GEMMA)
+
+
+def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> set[str]:
+    """The numbers, as a pattern's first group, that stand in names."""
+    found = set()
+    for name in names:
+        number = pattern.search(name)
+        if number:
+            found.add(number[1])
+    return found
 
 
 def gemma_name(layers: int, width: int) -> str:
@@ -236,31 +312,89 @@ def gemma_name(layers: int, width: int) -> str:
 
 def _lora(names: Names, header: Header, dtypes: str, end: int) -> Facts:
     """A LoRA: family by its modules, dialect by the form of its names, rank by the shapes."""
-    family = next((each for each in kinds.LORA_FAMILIES if names.lines.has(each.pattern)),
-                  kinds.LORA_UNKNOWN)
+    family = _lora_family(names)
+    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q(\.weight)?\.lora_?(A|a|down)", 1)
     name, fits = family.name, family.fits
     if name == "a Stable Diffusion LoRA":
-        width = names.size(r"attn2[._]to_k.*(lora_A|lora_?down)", 1)
-        name = kinds.SD_WIDTHS.get(width or 0, name)
-    width = names.size(r"transformer_blocks[._]\d+[._]attn1[._]to_q(\.weight)?\.lora_?(A|a|down)", 1)
+        name = _of_stable_diffusion(names, name)
     if "video modules" in name and width == 2048:
         name, fits = kinds.LTX_VIDEO_2B, False
-    dialect = next((each for each, pattern in kinds.LORA_DIALECTS if names.lines.has(pattern)), None)
-    pairs = {key: ref.shape[0] for key, ref in header.tensors.items() if _RANK.search(key) and ref.shape}
-    ranks = sorted(set(pairs.values()))
-    blocks = {found[1] for key in pairs if (found := _LORA_BLOCK.search(key))}
-    rank = f", rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
-    if any(reference_factor(header.metadata, keys) for keys in (REFERENCE_SPATIAL, REFERENCE_TEMPORAL)):
+    if reference_factor(header.metadata, REFERENCE_SPATIAL) or reference_factor(header.metadata, REFERENCE_TEMPORAL):
         name = name.replace(" LoRA", " IC-LoRA")
-    usable = fits and dialect != "OFT"
-    note = "" if usable else "this dialect cannot be applied" if fits else "not for LTX-2.3"
-    called = "names of no known form" if dialect is None else f"{dialect} names"
-    text = f"{_ARTICLE.sub('', name)}{VARIANT if fits else ''}, {called}{rank}, {dtypes}"
-    return Facts("lora" if usable else "other", text, ("lora",) if usable else (), dtypes, note, usable,
-                 fix="" if usable else "Use a LoRA made for LTX-2.3.", fits={"width": width} if width and fits else {},
-                 end=end, generation=_LORA_GENERATION.get(family.name, ""), modules=len(pairs),
-                 blocks=len(blocks), outside=sum(not _LORA_BLOCK.search(key) for key in pairs),
-                 rank=sum(pairs.values()) // max(len(pairs), 1), ranks=len(ranks))
+    dialect = _lora_dialect(names)
+    pairs = _lora_pairs(header)
+    called = f"{dialect} names"
+    if dialect is None:
+        called = "names of no known form"
+    text = f"{called}{_ranks(pairs)}, {dtypes}"
+    sizes = {}
+    if fits:
+        text = f"{VARIANT}, {text}"
+        if width:
+            sizes["width"] = width
+    else:
+        text = f", {text}"
+    base = Facts("other", _ARTICLE.sub("", name) + text, dtypes=dtypes, fits=sizes, end=end,
+                 generation=_LORA_GENERATION.get(family.name, ""))
+    base = _lora_measured(base, pairs)
+    if not fits:
+        return _judged(base, "not for LTX-2.3", _USE_LORA)
+    if dialect == "OFT":
+        return _judged(base, "this dialect cannot be applied", _USE_LORA)
+    return replace(base, kind="lora", brings=("lora",), usable=True)
+
+
+def _lora_family(names: Names) -> kinds.LoraFamily:
+    for family in kinds.LORA_FAMILIES:
+        if names.lines.has(family.pattern):
+            return family
+    return kinds.LORA_UNKNOWN
+
+
+def _lora_dialect(names: Names) -> str | None:
+    for dialect, pattern in kinds.LORA_DIALECTS:
+        if names.lines.has(pattern):
+            return dialect
+    return None
+
+
+def _of_stable_diffusion(names: Names, name: str) -> str:
+    """Which Stable Diffusion, by the width of its text."""
+    width = names.size(r"attn2[._]to_k.*(lora_A|lora_?down)", 1)
+    return kinds.SD_WIDTHS.get(width or 0, name)
+
+
+def _lora_pairs(header: Header) -> dict[str, int]:
+    """Name of each matrix that narrows -> its rank."""
+    pairs = {}
+    for name, ref in header.tensors.items():
+        if ref.shape and _RANK.search(name):
+            pairs[name] = ref.shape[0]
+    return pairs
+
+
+def _ranks(pairs: Mapping[str, int]) -> str:
+    """", rank 16" or ", rank 4 to 16", for the sentence."""
+    if not pairs:
+        return ""
+    least, most = min(pairs.values()), max(pairs.values())
+    if least == most:
+        return f", rank {least}"
+    return f", rank {least} to {most}"
+
+
+def _lora_measured(facts: Facts, pairs: Mapping[str, int]) -> Facts:
+    """The same with how much of a model it changes."""
+    count = len(pairs)
+    outside = [name for name in pairs if not _LORA_BLOCK.search(name)]
+    return replace(
+        facts,
+        modules=count,
+        blocks=len(_numbers(_LORA_BLOCK, pairs)),
+        outside=len(outside),
+        rank=sum(pairs.values()) // max(count, 1),
+        ranks=len(set(pairs.values())),
+    )
 
 
 def precision(tensors: Mapping[str, AnyRef]) -> str:
@@ -269,12 +403,16 @@ def precision(tensors: Mapping[str, AnyRef]) -> str:
     for ref in tensors.values():
         sizes[ref.dtype] += ref.size_bytes or 1
     most = [name for name, _ in sizes.most_common()] or ["empty"]
-    if blocks := next(filter(is_quantised, most), None):
-        return f"GGUF {blocks}"
-    if packed := next((kinds.PACKED[name] for name in most if name in kinds.PACKED), None):
-        return packed
-    if all(name in kinds.PLAIN for name in most):
+    for name in most:
+        if is_quantised(name):
+            return f"GGUF {name}"
+    for name in most:
+        if name in kinds.PACKED:
+            return kinds.PACKED[name]
+    if kinds.PLAIN.keys() >= set(most):
         return kinds.PLAIN[most[0]]
     lines = Lines(re.sub(r"\d+\.", "0.", name) + f" {ref.dtype}" for name, ref in tensors.items())
-    labels = (label for label, patterns in kinds.PRECISIONS if all(map(lines.has, patterns)))
-    return next(labels, kinds.PLAIN.get(most[0], most[0].lower()))
+    for label, patterns in kinds.PRECISIONS:
+        if all(map(lines.has, patterns)):
+            return label
+    return kinds.PLAIN.get(most[0], most[0].lower())

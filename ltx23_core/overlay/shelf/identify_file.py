@@ -31,8 +31,12 @@ REDUCED = 8  # different ranks: a single one, cut where a layer is smaller, make
 def name_it(path: Path, facts: Facts, size: int, tree: Tree | None = None) -> Identity:
     """What the header says, with what the name and the size of this file add."""
     variant = _variant(path, facts)
-    brings = (*facts.brings, "distilled_lora") if facts.kind == "lora" and variant.name else facts.brings
-    text = facts.text.replace(VARIANT, f" ({variant.name})" if facts.kind == "lora" and variant.name else variant.words)
+    brings = facts.brings
+    words = variant.words
+    if facts.kind == "lora" and variant.name:
+        brings = (*facts.brings, "distilled_lora")
+        words = f" ({variant.name})"
+    text = facts.text.replace(VARIANT, words)
     generation = facts.generation or generation_of(path.name)
     base = Identity(path, facts.kind, f"{text}, {gigabytes(size)}", brings,
                     variant=variant.name, dtypes=facts.dtypes, size_bytes=size,
@@ -40,19 +44,21 @@ def name_it(path: Path, facts: Facts, size: int, tree: Tree | None = None) -> Id
                     weights=facts.weights, work=facts.work, formats=facts.formats,
                     generation=generation, modules=facts.modules, rank=facts.rank)
     if size < facts.end:
-        alike = gigabytes(facts.end) == gigabytes(size)
-        promised, there = (f"{facts.end} bytes", str(size)) if alike else (gigabytes(facts.end), gigabytes(size))
-        return base.refused("truncated", f"{text}, truncated: header promises {promised}, file has {there}",
-                            "Continue or repeat the download.")
+        promised, there = gigabytes(facts.end), gigabytes(size)
+        if promised == there:
+            promised, there = f"{facts.end} bytes", str(size)
+        sentence = f"{text}, truncated: header promises {promised}, file has {there}"
+        return base.refused("truncated", sentence, "Continue or repeat the download.")
     if size > facts.end and not facts.dtypes.startswith("GGUF"):
         return base.refused("damaged", f"{base.sentence}: {size - facts.end} bytes too long", AGAIN)
     if facts.usable and facts.kind == "text_encoder" and (lack := _lacks(path, facts, tree or Tree())):
         return base.refused("incomplete", f"{base.sentence}: {lack}",
                             "Put that file beside it, or use a file or folder that has it.")
-    note = f": {facts.note}" if facts.note else ""
-    if not note and VARIANT in facts.text and not variant.name and facts.kind in ("checkpoint", "transformer"):
-        note = "; the name tells neither dev nor distilled"
-    return replace(base, sentence=base.sentence + note)
+    if facts.note:
+        return replace(base, sentence=f"{base.sentence}: {facts.note}")
+    if VARIANT in facts.text and not variant.name and facts.kind in ("checkpoint", "transformer"):
+        return replace(base, sentence=f"{base.sentence}; the name tells neither dev nor distilled")
+    return base
 
 
 def _variant(path: Path, facts: Facts) -> Variant:
@@ -62,7 +68,9 @@ def _variant(path: Path, facts: Facts) -> Variant:
     if facts.kind != "lora" or VARIANT not in facts.text:
         return Variant()
     own = variant_of_name(path.name)
-    return own if own.name == DISTILLED and is_distilled_lora(facts) else Variant()
+    if own.name == DISTILLED and is_distilled_lora(facts):
+        return own
+    return Variant()
 
 
 def is_distilled_lora(facts: Facts) -> bool:

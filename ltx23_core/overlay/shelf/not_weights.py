@@ -58,32 +58,45 @@ def no_weights(path: Path, size: int, error: Exception, named: Named) -> Identit
         return _gguf_problem(path, size, error)
     for foreign in FOREIGN:
         if foreign.start.match(start):
-            pointed = re.search(rb"\nsize (\d{1,20})", start)
-            real = f" (the real file has {gigabytes(int(pointed[1]))})" if pointed else ""
-            sentence = foreign.sentence.format(size=how_long, real=real, suffix=path.suffix or "a weight file")
+            suffix = path.suffix or "a weight file"
+            sentence = foreign.sentence.format(size=how_long, real=_real_size(start), suffix=suffix)
             return Identity(path, foreign.kind, sentence, size_bytes=size, fix=foreign.fix)
     if size < 4096 and start.isascii() and b"\0" not in start:
         return Identity(path, "text", f"short text of {how_long}, no weights", size_bytes=size, fix=AGAIN)
     return Identity(path, "unknown", f"no weight file, {how_long}", size_bytes=size, fix=USE_OFFICIAL)
 
 
+def _real_size(start: bytes) -> str:
+    """What a pointer of git's LFS says of the file that it stands for."""
+    pointed = re.search(rb"\nsize (\d{1,20})", start)
+    if pointed is None:
+        return ""
+    return f" (the real file has {gigabytes(int(pointed[1]))})"
+
+
 def _gguf_problem(path: Path, size: int, error: Exception) -> Identity:
-    found = error.found if isinstance(error, OverlayError) else str(error)
+    found, fix = str(error), AGAIN
+    if isinstance(error, OverlayError):
+        found, fix = error.found, error.fix
     what = found.replace(str(path), "", 1).strip().removeprefix("is ")
-    kind = "truncated" if "truncated" in what else "damaged"
+    kind = "damaged"
+    if "truncated" in what:
+        kind = "truncated"
     sentence = f"GGUF file, {gigabytes(size)}, {what.removeprefix('a GGUF file ')}"
-    return Identity(path, kind, sentence, size_bytes=size, fix=error.fix if isinstance(error, OverlayError) else AGAIN)
+    return Identity(path, kind, sentence, size_bytes=size, fix=fix)
 
 
 def _cut_or_damaged(path: Path, size: int, length: int, error: Exception, named: Named) -> Identity:
     """A safetensors file that ends too early (named by its header as far as possible), or with a damaged header."""
     if length > size - 8:
-        return Identity(path, "truncated", f"truncated: its header alone has {gigabytes(8 + length)}, file has "
-                        f"{gigabytes(size)}", size_bytes=size, fix="Continue or repeat the download.")
+        sentence = f"truncated: its header alone has {gigabytes(8 + length)}, file has {gigabytes(size)}"
+        return Identity(path, "truncated", sentence, size_bytes=size, fix="Continue or repeat the download.")
     promised, header = _lenient(path, length)
     if promised > size or "after its last tensor" in str(error):
         return named(Facts(**{**vars(facts_of(header)), "end": promised}))
-    found = error.found if isinstance(error, OverlayError) else f"{type(error).__name__}: {error}"
+    found = f"{type(error).__name__}: {error}"
+    if isinstance(error, OverlayError):
+        found = error.found
     why = found.replace(str(path), "", 1).strip().removeprefix("has ")
     return Identity(path, "damaged", f"safetensors file, {gigabytes(size)}, with {why}", size_bytes=size, fix=AGAIN)
 
@@ -96,12 +109,23 @@ def _lenient(path: Path, length: int) -> tuple[int, Header]:
         table = parse_json(str(memoryview(data)[8:], "utf-8"))
     except ValueError:
         table = {}
+    if not isinstance(table, dict):
+        table = {}
     end, tensors = 0, {}
-    for name, entry in table.items() if isinstance(table, dict) else ():
-        dtype, shape, offsets = (entry.get(key) if isinstance(entry, dict) else None
-                                 for key in ("dtype", "shape", "data_offsets"))
-        if is_name(name) and isinstance(dtype, str) and dtype in DTYPE_BITS and isinstance(shape, list) and (
-                isinstance(offsets, list) and len(offsets) == 2 and all(map(is_count, (*shape, *offsets)))):
-            end = max(end, offsets[1])
-            tensors[name] = TensorRef(path, dtype, tuple(shape), 8 + length + offsets[0], 8 + length + offsets[1])
+    for name, entry in table.items():
+        if is_name(name) and isinstance(entry, dict) and _is_tensor(entry):
+            first, last = entry["data_offsets"]
+            end = max(end, last)
+            place = 8 + length + first, 8 + length + last
+            tensors[name] = TensorRef(path, entry["dtype"], tuple(entry["shape"]), *place)
     return 8 + length + end, Header(SourceFile.of(path, data), tensors, {})
+
+
+def _is_tensor(entry: dict[str, object]) -> bool:
+    """Whether an entry of a header describes a tensor properly."""
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        return False
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    return all(map(is_count, (*shape, *offsets)))

@@ -30,7 +30,10 @@ Key = tuple[int, ...] | str
 def tables_hash() -> str:
     """Stands for the tables and code that make the sentences: a memory made by others is forgotten."""
     start = Path(__file__).with_name("identify.py")  # not imported: it remembers by this module
-    return hashlib.sha256(b"".join(path.read_bytes() for path in imported_files(start))).hexdigest()[:16]
+    whole = hashlib.sha256()
+    for path in imported_files(start):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]
 
 
 def imported_files(module: Path) -> list[Path]:
@@ -44,11 +47,16 @@ def imported_files(module: Path) -> list[Path]:
     waiting = [module]
     while waiting:
         path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            pattern = _ANY_IMPORT if path.parent == Path(__file__).parent else _IMPORT
-            waiting += [each for each in _imports_of(path, pattern) if root in each.parents]
-    data = {each for folder in {path.parent for path in found} for each in folder.glob("*.json")}
+        if path in found:
+            continue
+        found.add(path)
+        pattern = _IMPORT
+        if path.parent == Path(__file__).parent:
+            pattern = _ANY_IMPORT
+        waiting += [each for each in _imports_of(path, pattern) if root in each.parents]
+    data: set[Path] = set()
+    for path in found:
+        data.update(path.parent.glob("*.json"))
     return sorted(found | data)
 
 
@@ -56,11 +64,19 @@ def _imports_of(path: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
     """Files that the relative imports of one file name: modules, packages, and modules named after ``import``."""
     for dots, place, names in pattern.findall(path.read_text(encoding="utf-8")):
         folder = path.parents[len(dots) - 1]
-        parts = place.split(".") if place else []
-        base = folder.joinpath(*parts)
-        listed = (name.split(" as ")[0].strip() for name in names.strip("() \n").split(","))
-        for each in (base, *(base / name for name in listed if name.isidentifier())):
-            yield from (file for file in (each.with_suffix(".py"), each / "__init__.py") if file.is_file())
+        base = folder.joinpath(*place.split("."))  # an empty name adds nothing
+        yield from _sources(base)
+        for listed in names.strip("() \n").split(","):
+            name = listed.split(" as ")[0].strip()
+            if name.isidentifier():
+                yield from _sources(base / name)
+
+
+def _sources(module: Path) -> Iterator[Path]:
+    """The file of a module, or of a package."""
+    for file in (module.with_suffix(".py"), module / "__init__.py"):
+        if file.is_file():
+            yield file
 
 
 class Memory:
@@ -84,15 +100,20 @@ class Memory:
             known = self._files.get(str(path))
             if known is None or known[0] != key:
                 return None
-            result = known[2] or self.facts.get(known[1])
-            return None if result is None else (known[1], result)
+            _, head, identity = known
+            result = identity or self.facts.get(head)
+            if result is None:
+                return None
+            return head, result
 
     def keep(self, path: Path, key: Key, head: str, result: Facts | Identity) -> None:
         """Remember an answer: by header where there is one, else for this file alone."""
         with self._lock:
             if isinstance(result, Facts):
                 self.facts[head] = result
-            self._files[str(path)] = (key, head, result if isinstance(result, Identity) else None)
+                self._files[str(path)] = (key, head, None)
+            else:
+                self._files[str(path)] = (key, head, result)
             self._changed = True
 
     def save(self) -> None:
@@ -109,26 +130,40 @@ class Memory:
             log.debug("%s is not written: %s", self.path, error)
 
     def _content(self) -> dict[str, Any]:
-        files = dict(list(self._files.items())[-MAX_FILES:])
-        used = {head for _, head, _ in files.values()}
-        return {"tables": tables_hash(),
-                "facts": {head: vars(facts) for head, facts in self.facts.items() if head in used},
-                "files": {path: [key, head, identity and {**vars(identity), "path": str(identity.path)}]
-                          for path, (key, head, identity) in files.items()}}
+        facts, files = {}, {}
+        for path, (key, head, identity) in list(self._files.items())[-MAX_FILES:]:
+            files[path] = [key, head, identity and {**vars(identity), "path": str(identity.path)}]
+            if head in self.facts:
+                facts[head] = vars(self.facts[head])
+        return {"tables": tables_hash(), "facts": facts, "files": files}
 
     def _load(self, path: Path) -> None:
         try:
             content = json.loads(path.read_bytes())
             if content["tables"] != tables_hash():
                 return
-            facts = {head: Facts(**{**entry, "brings": tuple(entry["brings"])})
-                     for head, entry in content["facts"].items()}
-            files = {name: (key if isinstance(key, str) else tuple(key), head, entry and Identity(
-                        **{**entry, "path": Path(entry["path"]), "brings": tuple(entry["brings"])}))
-                     for name, (key, head, entry) in content["files"].items()}
+            facts = {head: _facts(entry) for head, entry in content["facts"].items()}
+            files = {}
+            for name, (key, head, entry) in content["files"].items():
+                files[name] = _key(key), head, entry and _identity(entry)
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             log.debug("%s is ignored: %s", path, error)
             return
         self.facts, self._files = facts, files
+
+
+def _key(stored: str | list[int]) -> Key:
+    """JSON knows no tuples."""
+    if isinstance(stored, str):
+        return stored
+    return tuple(stored)
+
+
+def _facts(entry: dict[str, Any]) -> Facts:
+    return Facts(**{**entry, "brings": tuple(entry["brings"])})
+
+
+def _identity(entry: dict[str, Any]) -> Identity:
+    return Identity(**{**entry, "path": Path(entry["path"]), "brings": tuple(entry["brings"])})

@@ -23,23 +23,36 @@ def report(overlay: Overlay, choice: Choice | None = None, items: Sequence[Item]
         choice: how its files were chosen, if they were.
         items: everything in the model folders, if they were looked at.
     """
-    reasons, used = [], set()
+    reasons: list[str] = []
+    used: set[Path] = set()
+    folders: Sequence[str] = ()
     if choice is not None:
         reasons = [f"auto: {line}" for line in (*choice.reasons, *choice.notes)]
-        used = {item.identity.path for item in choice.files.values()}
-    return overlay.report(reasons, _folders(items, used) if items else ())
+        used.update(item.identity.path for item in choice.files.values())
+    if items:
+        folders = _folders(items, used)
+    return overlay.report(reasons, folders)
 
 
 def _folders(items: Sequence[Item], used: Collection[Path]) -> list[str]:
     """What is in the folders: first what LTX-2.3 can use, then why the others are left out."""
-    usable = [item for item in items if item.identity.usable]
-    others = [item for item in items if not item.identity.usable and item.identity.kind != UNREAD]
-    unread = sum(item.identity.kind == UNREAD for item in items)
-    lines = [f"in your folders: {len(usable)} for LTX-2.3"]
-    lines += [f"  {'*' if item.identity.path in used else '-'} {item.place}: {item.identity.sentence}"
-              for item in usable]
+    usable, others, unread = [], [], 0
+    for item in items:
+        line = f"{item.place}: {item.identity.sentence}"
+        if item.identity.usable:
+            mark = "-"
+            if item.identity.path in used:
+                mark = "*"
+            usable.append(f"  {mark} {line}")
+        elif item.identity.kind == UNREAD:
+            unread += 1
+        else:
+            others.append(f"  - {line}")
+    lines = [f"in your folders: {len(usable)} for LTX-2.3", *usable]
     if others:
-        lines += [f"left out: {len(others)}"]
-        lines += [f"  - {item.place}: {item.identity.sentence}" for item in others[:MOST_OTHERS]]
-        lines += [f"  and {len(others) - MOST_OTHERS} more"] if len(others) > MOST_OTHERS else []
-    return [*lines, f"not looked at yet: {unread}"] if unread else lines
+        lines += [f"left out: {len(others)}", *others[:MOST_OTHERS]]
+    if len(others) > MOST_OTHERS:
+        lines.append(f"  and {len(others) - MOST_OTHERS} more")
+    if unread:
+        lines.append(f"not looked at yet: {unread}")
+    return lines

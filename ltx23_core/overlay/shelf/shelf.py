@@ -25,6 +25,7 @@ MAX_ENTRIES = 20_000  # of one listing; a folder with more is no model folder bu
 # Names of files that belong to the model folder they are in and are not listed beside it.
 _OF_FOLDER = ("model", "diffusion_pytorch_model", "pytorch_model")
 UNREAD, NOT_YET = "unread", "not looked at yet: press R in a moment"
+FAULT, REPORT_IT = "fault", "Report it with the log; until then take the file out of the model folders or ignore it."
 
 Roots = Sequence[tuple[str, Path]]
 
@@ -47,6 +48,10 @@ class Item:
     def place(self) -> str:
         """For people: folder and name."""
         return f"models/{self.folder}/{self.name}"
+
+    def is_at(self, folder: str, name: str) -> bool:
+        """Whether it lies there and is no fault, which may have passed."""
+        return (self.folder, self.name) == (folder, name) and self.identity.kind != FAULT
 
 
 def walk(root: Path, tree: Tree | None = None) -> Iterator[str]:
@@ -128,6 +133,24 @@ def _is_listed(name: str, inside: bool) -> bool:
     return shard is None or shard.number == 1
 
 
+def _fault(path: Path, error: Exception) -> Identity:
+    """A file or folder at which this library fails: the others are listed all the same."""
+    log.exception("%s could not be looked at", path)
+    why = f"{type(error).__name__}: {error}"
+    return Identity(path, FAULT, f"could not be looked at ({why})", fix=REPORT_IT)
+
+
+def _real_path(place: Place, folders: dict[Path, str]) -> str:
+    """Where a file really is; a folder is asked only once."""
+    folder = folders.get(place.folder)
+    if folder is None:
+        folder = folders[place.folder] = os.path.realpath(place.folder)
+    path = os.path.join(folder, place.entry.name)
+    if place.entry.is_link:
+        return os.path.realpath(path)
+    return path
+
+
 class Shelf:
     """The model folders of one installation: one snapshot for everybody who asks.
 
@@ -204,10 +227,11 @@ class Shelf:
         found: dict[str, tuple[str, Place]] = {}
         real: dict[Path, str] = {}
         for key, root in roots:
-            for place in _Walk(self._tree).visit(root, "", 0, inside=False):
-                folder = real.get(place.folder) or real.setdefault(place.folder, os.path.realpath(place.folder))
-                path = os.path.join(folder, place.entry.name)
-                found.setdefault(os.path.realpath(path) if place.entry.is_link else path, (key, place))
+            try:
+                for place in _Walk(self._tree).visit(root, "", 0, inside=False):
+                    found.setdefault(_real_path(place, real), (key, place))
+            except Exception:  # ours; it must not hide the other folders, nor what was found before
+                log.exception("%s could not be looked through", root)
         return list(found.values())
 
     def _state(self, place: Place) -> object:
@@ -223,7 +247,7 @@ class Shelf:
         for key, place, state in places:
             path = place.folder / place.entry.name
             old = self._kept.get(path)
-            if old is not None and old[0] == state and (old[1].folder, old[1].name) == (key, place.name):
+            if old is not None and old[0] == state and old[1].is_at(key, place.name):
                 item = old[1]
             else:
                 item = Item(key, place.name, self._identity(path, len(items), unread))
@@ -237,17 +261,29 @@ class Shelf:
         self._kept = kept
 
     def _identity(self, path: Path, number: int, unread: list[int]) -> Identity:
-        found = remembered(path, self.memory, self._tree)
-        if found is None:
-            unread.append(number)
-        return found or Identity(path, UNREAD, NOT_YET)
+        try:
+            found = remembered(path, self.memory, self._tree)
+        except Exception as error:  # ours; it must not hide the other files
+            return _fault(path, error)
+        if found is not None:
+            return found
+        unread.append(number)
+        return Identity(path, UNREAD, NOT_YET)
+
+    def _read_file(self, item: Item) -> Item:
+        """The same item with what its header says."""
+        path = item.identity.path
+        try:
+            identity = identify(path, self.memory, self._tree)
+        except Exception as error:  # ours; it must not hide the other files
+            identity = _fault(path, error)
+        return Item(item.folder, item.name, identity)
 
     def _read_files(self, items: list[Item], unread: list[int]) -> list[Item]:
         """Read the headers of these; whoever does not wait sees what is done so far."""
         made, shown, saved = list(items), time.monotonic(), time.monotonic()
         for number in unread:
-            item = made[number]
-            made[number] = Item(item.folder, item.name, identify(item.identity.path, self.memory, self._tree))
+            made[number] = self._read_file(made[number])
             now = time.monotonic()
             if now - shown > SHOW_SECONDS:
                 self._items, shown = list(made), now

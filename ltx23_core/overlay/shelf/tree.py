@@ -84,8 +84,12 @@ class Listing:
 
 def marks_in(names: Iterable[str]) -> dict[str, str]:
     """Names of files in lower case -> the mark that one of them is still being downloaded."""
-    marks = (name for name in names if name.lower().endswith(UNFINISHED))
-    return {mark.lower().rpartition(".")[0]: mark for mark in marks}
+    marks = {}
+    for name in names:
+        lower = name.lower()
+        if lower.endswith(UNFINISHED):
+            marks[lower.rpartition(".")[0]] = name
+    return marks
 
 
 def mark_of(name: str, marks: Mapping[str, str]) -> str:
@@ -98,9 +102,14 @@ def mark_of(name: str, marks: Mapping[str, str]) -> str:
         return ""
     lower = name.lower()
     stem, _, ending = lower.rpartition(".")
+    plain = marks.get(lower) or marks.get(stem)
+    if plain:
+        return plain
     between = re.compile(re.escape(stem) + r"\.[^.]+\." + re.escape(ending))
-    random = next((mark for marked, mark in marks.items() if between.fullmatch(marked)), "")
-    return marks.get(lower) or marks.get(stem) or random
+    for marked, mark in marks.items():
+        if between.fullmatch(marked):
+            return mark
+    return ""
 
 
 class Opened:
@@ -166,9 +175,13 @@ class Tree:
         yield
         self._known = {path: listing for path, listing in self._known.items() if path in self._used}
         self._used = None
-        self._files = [(path, entry.name, entry.info.time) for path, listing in self._known.items()
-                       for entry in listing.entries.values() if entry.info is not None]
-        self._newest = [each[:2] for each in nlargest(RECHECKED // 2, self._files, key=lambda each: each[2])]
+        self._files = []
+        for path, listing in self._known.items():
+            for entry in listing.entries.values():
+                if entry.info is not None:
+                    self._files.append((path, entry.name, entry.info.time))
+        newest = nlargest(RECHECKED // 2, self._files, key=lambda each: each[2])
+        self._newest = [each[:2] for each in newest]
 
     def listing(self, folder: Path | str) -> Listing | None:
         """What a folder holds; None where it cannot be read or is none."""
@@ -210,12 +223,16 @@ class Tree:
     def _listed(self, folder: Path) -> Listing | None:
         """A listing that this look has made already."""
         path = os.fspath(folder)
-        return self._known.get(path) if path in self._fresh else None
+        if path not in self._fresh:
+            return None
+        return self._known.get(path)
 
     def has_file(self, path: Path) -> bool:
         """Whether this is a file."""
         listing = self._listed(path.parent)
-        return path.is_file() if listing is None else listing.has_file(path.name)
+        if listing is None:
+            return path.is_file()
+        return listing.has_file(path.name)
 
     def mark_beside(self, path: Path) -> str:
         """Name of the mark of an unfinished download beside a file, "" where there is none."""
@@ -271,7 +288,9 @@ def _list(path: str, info: os.stat_result, known: Listing | None) -> Listing:
     with os.scandir(path) as found:
         for each in found:
             before = old.get(each.name)
-            entries[each.name] = before if before is not None and _is_same(each, before) else _entry(each)
+            if before is None or not _is_same(each, before):
+                before = _entry(each)
+            entries[each.name] = before
     if list(entries) != list(old):
         entries = dict(sorted(entries.items()))
     return Listing(entries, info.st_mtime_ns, (info.st_dev, info.st_ino), seen, marks_in(entries))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ltx23_core.overlay.shelf import remembered
+from ltx23_core.overlay.shelf import shelf as shelves
 from ltx23_core.overlay.shelf.identify import identify
 from ltx23_core.overlay.shelf.remembered import imported_files
 from ltx23_core.overlay.shelf.shelf import Shelf
@@ -139,6 +140,41 @@ def test_many_ask_at_once(tmp_path: Path) -> None:
     for asker in askers:
         asker.join()
     assert [len(each) for each in found] == [50] * 16
+
+
+@pytest.mark.parametrize("function", ["identify", "remembered"])
+@pytest.mark.parametrize("error", [RuntimeError("of ours"), MemoryError(), UnicodeError("half a character")])
+def test_a_fault_at_one_file_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str,
+                                            error: Exception) -> None:
+    folder = many(tmp_path / "loras", 5)
+    real = getattr(shelves, function)
+
+    def fails(path: Path, *rest: object) -> object:
+        if path.name == "style-0002.safetensors":
+            raise error
+        return real(path, *rest)
+
+    shelf, roots = Shelf(tmp_path / "memory.json"), [("loras", folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(shelves, function, fails)
+        items = {each.name: each.identity for each in shelf.look(roots)}
+    fault = items.pop("style-0002.safetensors")
+    assert [each.usable for each in items.values()] == [True] * 4
+    assert not fault.usable and fault.kind == "fault" and type(error).__name__ in fault.sentence
+    assert fault.fix.endswith(".")
+    (folder / "another.txt").touch()  # the folder is listed again, and the fault has passed
+    assert all(each.identity.usable for each in shelf.look(roots))
+
+
+def test_a_fault_in_one_folder_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = [("loras", many(tmp_path / "loras", 3)), ("vae", many(tmp_path / "vae", 2))]
+    (tmp_path / "loras" / "a").mkdir()  # listed before the files
+
+    def fails(listing: object) -> bool:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(shelves, "is_model_folder", fails)
+    assert [each.folder for each in Shelf().look(roots)] == ["vae", "vae"]
 
 
 # --- unfinished downloads
