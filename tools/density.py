@@ -56,6 +56,7 @@ UNFOLDED = (
     "ltx23_core/prompt",
     "ltx23_core/quant",
     "ltx23_core/run",
+    "ltx23_core/runtime",
     "ltx23_core/sampling",
     "nodes",
     "nodes/conditions",
