@@ -16,8 +16,8 @@ SOUND_DECODER_TENSORS, SOUND_ENCODER_TENSORS, VOCODER_TENSORS = 6, 6, 10  # aliv
 
 
 def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: int, passes: int, batch: int,
-                   bytes_per_value: int, *, context_tokens: int = 1024, nag: bool = False, masked: bool = False,
-                   fused: bool = True) -> int:
+                   bytes_per_value: int, *, context_tokens: int = 1024, nag: bool = False,
+                   masked: bool = False, fused: bool = True) -> int:
     """Peak activations of one denoiser call, and what belongs to the run that calls it.
 
     Counted in widths: a number for each channel of each token. A pass between two stages of a block is two widths, a
@@ -44,13 +44,21 @@ def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: i
     prompts = max(min(passes, 2), 1 + nag)
     prompt = context_tokens * both * bytes_per_value * batch
     kept = 2 * passes
-    attending = kept + (10 if fused else 12)
-    reading = kept + (10.5 if nag else 7)
-    keys_values = (3 * prompts + (1 if fused else 3)) * prompt
+    attending = kept + 10
+    reading = kept + 7
+    copies = 3 * prompts + 1
+    if not fused:
+        attending += 2
+        copies += 2
+    if nag:
+        reading += 3.5
+    keys_values = copies * prompt
     call = max(attending * width * batch, reading * width * batch + keys_values)
     run = (1.5 + 0.25 * batch) * width + prompts * prompt
     rows = TIMESTEPS * config.layers * 16 * both * bytes_per_value * batch
-    mask = 12 * video_tokens ** 2 * batch if masked else 0
+    mask = 0
+    if masked:
+        mask = 12 * video_tokens ** 2 * batch
     return int((call + run) * (1 + PIECES)) + rows + mask + WORKSPACE
 
 
@@ -120,4 +128,7 @@ def generation_bytes(config: Mapping[str, Any], tokens: int, new_tokens: int, by
     cache = 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"] * (tokens + new_tokens)
     question = tokens * (3 * c["intermediate_size"] + 6 * c["hidden_size"])
     scores = 10 * 4 * c["vocab_size"] + 2 * (1 << 14) * c["hidden_size"] * bytes_per_value
-    return (2 * cache + question) * bytes_per_value + scores + (1 << 29 if image else 0)
+    total = (2 * cache + question) * bytes_per_value + scores
+    if image:
+        total += 1 << 29
+    return total

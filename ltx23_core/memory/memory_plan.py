@@ -16,7 +16,11 @@ def plan_line(needs: Sequence[Need], placements: Sequence[Placement], capacity: 
         capacity: bytes that weights and activations may take; infinite where the system manages memory.
         activations: bytes of these.
     """
-    free = "memory managed by the system" if capacity == float("inf") else f"{gb(capacity)} free"
-    parts = ", ".join(f"{need.name.replace('_', ' ')} {placed.text}"
-                      for need, placed in zip(needs, placements, strict=True))
-    return f"{free}: {parts}; peak {gb(sum(placed.peak for placed in placements) + activations)}"
+    free = f"{gb(capacity)} free"
+    if capacity == float("inf"):
+        free = "memory managed by the system"
+    peak, parts = activations, []
+    for need, placed in zip(needs, placements, strict=True):
+        parts.append(f"{need.name.replace('_', ' ')} {placed.text}")
+        peak += placed.peak
+    return f"{free}: {', '.join(parts)}; peak {gb(peak)}"

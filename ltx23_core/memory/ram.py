@@ -13,14 +13,21 @@ def total_ram() -> int | None:
     total = _meminfo("MemTotal")
     if total is None:
         total = _by_psutil("total") or _by_sysconf()
-    limits = [limit for path in _CGROUPS if (limit := _number(path)) is not None]
-    return min([total, *limits]) if total is not None else None
+    if total is None:
+        return None
+    for path in _CGROUPS:
+        limit = _number(path)
+        if limit is not None:
+            total = min(total, limit)
+    return total
 
 
 def available_ram() -> int | None:
     """Bytes that could be had without swapping, the page cache included; None where that is not known."""
     available = _meminfo("MemAvailable")
-    return _by_psutil("available") if available is None else available
+    if available is None:
+        return _by_psutil("available")
+    return available
 
 
 def _meminfo(name: str) -> int | None:

@@ -45,11 +45,14 @@ class Memory:
             budget = 0.0
         if isfinite(budget) and budget > 0:
             return cls("auto", int(budget * 1e9))
-        raise RequestError(f"memory is {value!r}", f"{', '.join(MODES)}, or a budget in GB such as 12", "Choose auto.")
+        expected = f"{', '.join(MODES)}, or a budget in GB such as 12"
+        raise RequestError(f"memory is {value!r}", expected, "Choose auto.")
 
     def capacity(self, free: float) -> float:
         """Bytes that may be used where ``free`` bytes are there."""
-        return free if self.budget is None else min(free, self.budget * (1 - SPARE))
+        if self.budget is None:
+            return free
+        return min(free, self.budget * (1 - SPARE))
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,15 @@ class Need:
     def least(self) -> int:
         """Fewest bytes with which it runs."""
         whole = _whole(self).peak
-        return min(whole, _streamed(self, len(self.blocks)).peak) if self.blocks else whole
+        if not self.blocks:
+            return whole
+        return min(whole, _streamed(self, len(self.blocks)).peak)
+
+    def least_as(self, mode: str) -> int:
+        """Fewest bytes with which it runs in one of `MODES`."""
+        if mode == "resident":
+            return _whole(self).peak
+        return self.least
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,9 @@ class Placement:
     @property
     def text(self) -> str:
         """For the plan's line: "resident" or "streamed 31 of 48 blocks"."""
-        return f"streamed {self.streamed} of {self.blocks} blocks" if self.streamed else "resident"
+        if not self.streamed:
+            return "resident"
+        return f"streamed {self.streamed} of {self.blocks} blocks"
 
 
 def streaming_order(blocks: int) -> tuple[int, ...]:
@@ -124,11 +137,15 @@ def _whole(need: Need) -> Placement:
 
 def placed_so(need: Need, streamed: int) -> Placement:
     """The placement in which that many blocks are streamed; 0: everything is resident."""
-    return _streamed(need, streamed) if streamed else _whole(need)
+    if not streamed:
+        return _whole(need)
+    return _streamed(need, streamed)
 
 
 def _streamed(need: Need, count: int) -> Placement:
-    away = sum(need.blocks[number] for number in streamed_blocks(len(need.blocks), count))
+    away = 0
+    for number in streamed_blocks(len(need.blocks), count):
+        away += need.blocks[number]
     weights = need.weights - need.apart - away + min(SLOTS, count) * need.slot
     return Placement(count, len(need.blocks), weights, weights + max(need.work, need.streamed_work))
 
@@ -149,11 +166,16 @@ def fitting(need: Need, room: float, memory: Memory = Memory(), now: int | None 
             return whole
         if memory.mode == "resident" or not need.blocks:
             return None
-    fewest = count if memory.mode == "stream" else min(SLOTS + 1, count)  # below that the places would hold them all
+    fewest = min(SLOTS + 1, count)  # below that the places would hold them all
+    if memory.mode == "stream":
+        fewest = count
     for streamed in range(fewest, count + 1):
         placed = _streamed(need, streamed)
-        if placed.peak <= room:
-            return _streamed(need, now) if now is not None and streamed < now <= streamed + KEPT_WITHIN else placed
+        if placed.peak > room:
+            continue
+        if now is not None and streamed < now <= streamed + KEPT_WITHIN:
+            return _streamed(need, now)
+        return placed
     return None
 
 
@@ -185,10 +207,11 @@ def place(needs: Sequence[Need], capacity: float, activations: int = 0, memory: 
         OutOfMemoryError: they do not fit, however little of them is resident (or the user wants all resident).
     """
     room = memory.capacity(capacity) - activations
-    least = [need.weights + need.work if memory.mode == "resident" else need.least for need in needs]
+    least = [need.least_as(memory.mode) for need in needs]
+    present = now or [None] * len(needs)
     placed = []
     for number, need in enumerate(needs):
-        found = fitting(need, room - sum(least[number + 1:]), memory, now[number] if now else None)
+        found = fitting(need, room - sum(least[number + 1:]), memory, present[number])
         if found is None:
             raise refusal(needs, capacity, activations, memory)
         placed.append(found)
@@ -196,20 +219,31 @@ def place(needs: Sequence[Need], capacity: float, activations: int = 0, memory: 
     return tuple(placed)
 
 
-def refusal(needs: Sequence[Need], capacity: float, activations: int, memory: Memory = Memory()) -> OutOfMemoryError:
+def refusal(needs: Sequence[Need], capacity: float, activations: int,
+            memory: Memory = Memory()) -> OutOfMemoryError:
     """The error of components that do not fit, with the numbers."""
     resident = memory.mode == "resident"
-    bytes_needed = activations + sum(need.weights + need.work if resident else need.least for need in needs)
+    total, streamable = activations, False
+    for need in needs:
+        total += need.least_as(memory.mode)
+        streamable = streamable or bool(need.blocks)
+    limit, how = "are free", ""
+    if memory.budget is not None and memory.budget <= capacity:
+        limit = "the budget allows"
+    fix = "Close other programs that use the device, or choose a smaller size or fewer frames."
+    if resident:
+        how = " resident"
+    if resident and streamable:
+        fix = "Choose memory auto or stream."
     names = ", ".join(need.name for need in needs)
-    limit = "the budget allows" if memory.budget is not None and memory.budget <= capacity else "are free"
-    room = max(memory.capacity(capacity), 0)
-    fix = "Choose memory auto or stream." if resident and any(need.blocks for need in needs) else (
-        "Close other programs that use the device, or choose a smaller size or fewer frames.")
+    room = gb(max(memory.capacity(capacity), 0))
     return OutOfMemoryError(
-        f"{names} with {gb(activations)} of activations need {gb(bytes_needed)}"
-        f"{' resident' if resident else ''}, {gb(room)} {limit}", "enough free memory", fix)
+        f"{names} with {gb(activations)} of activations need {gb(total)}{how}, {room} {limit}",
+        "enough free memory", fix)
 
 
 def gb(count: float) -> str:
     """Bytes for people, in GB (10^9), small numbers with more digits."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 or not count else f"{count / 1e9:.2g} GB"
+    if count and count < 1e8:
+        return f"{count / 1e9:.2g} GB"
+    return f"{count / 1e9:.1f} GB"

@@ -35,7 +35,8 @@ class QuantWeight(ChangedLayer):
 
     def __init__(self, ref: QuantRef, dtype: torch.dtype) -> None:
         super().__init__()
-        self.shape, self.format, self.parameters, self.dtype = ref.shape, ref.format, dict(ref.parameters), dtype
+        self.shape, self.format, self.dtype = ref.shape, ref.format, dtype
+        self.parameters = dict(ref.parameters)
         self.part_names, self._held, self._holds = tuple(kept_parts(ref)), None, False
         self.product: OneProduct | None = None  # whose numbers lie behind its own
         for name, part in kept_parts(ref).items():
@@ -43,21 +44,29 @@ class QuantWeight(ChangedLayer):
 
     def is_for(self, ref: QuantRef, dtype: torch.dtype) -> bool:
         """Whether this was made for such a weight."""
-        mine = {name: getattr(self, name) for name in self.part_names}
-        return (self.format, self.shape, self.parameters, self.dtype) == (
-            ref.format, ref.shape, dict(ref.parameters), dtype) and {
-                name: (tuple(part.shape), part.dtype) for name, part in mine.items()} == {
-                    name: (part.shape, TORCH_DTYPES[part.dtype]) for name, part in kept_parts(ref).items()}
+        if (self.format, self.shape, self.dtype) != (ref.format, ref.shape, dtype):
+            return False
+        parts = kept_parts(ref)
+        if self.parameters != dict(ref.parameters) or set(self.part_names) != parts.keys():
+            return False
+        for name, part in parts.items():
+            mine = getattr(self, name)
+            if tuple(mine.shape) != part.shape or mine.dtype != TORCH_DTYPES[part.dtype]:
+                return False
+        return True
 
     def numbers(self) -> Tensor:
         """The weight, (rows, columns), with its LoRAs."""
         if self._held is not None:
             return self._held
         parts = {name: getattr(self, name) for name in self.part_names}
-        out = self.product.place(self) if self._holds and self.product is not None else None
+        out = None
+        if self._holds and self.product is not None:
+            out = self.product.place(self)
         weight = dequantise(self.format, parts, self.parameters, self.shape, self.dtype, out)
         changes = [change for change in self.changes() if change.strength]
-        weight = apply(weight, changes) if changes else weight
+        if changes:
+            weight = apply(weight, changes)
         if self._holds:
             self._held = weight
         return weight
@@ -72,8 +81,10 @@ class QuantWeight(ChangedLayer):
         """Numbers of some rows, (n, columns), without LoRAs: the formats of `packed.sizes.BY_ROW`."""
         parts = {"weight": self.weight[at]}
         scale = getattr(self, "weight_scale", None)
+        if scale is not None and scale.numel() != 1:
+            scale = scale.reshape(-1)[at]
         if scale is not None:
-            parts["weight_scale"] = scale if scale.numel() == 1 else scale.reshape(-1)[at]
+            parts["weight_scale"] = scale
         shape = len(parts["weight"]), self.shape[1]
         return dequantise(self.format, parts, self.parameters, shape, self.dtype)
 
@@ -86,17 +97,19 @@ class OneProduct:
     """
 
     def __init__(self, layers: Sequence[QuantLinear]) -> None:
-        self._rows = {id(layer): (sum(each.out_features for each in layers[:i]), layer.out_features)
-                      for i, layer in enumerate(layers)}
+        self._rows: dict[int, slice] = {}
+        self._count = 0
+        for layer in layers:
+            start, self._count = self._count, self._count + layer.out_features
+            self._rows[id(layer)] = slice(start, self._count)
         self._all: Tensor | None = None
 
     def place(self, layer: QuantLinear) -> Tensor:
         """The part of a layer, (rows, columns)."""
         if self._all is None:
-            rows = sum(count for _, count in self._rows.values())
-            self._all = torch.empty(rows, layer.in_features, dtype=layer.dtype, device=layer.weight.device)
-        start, count = self._rows[id(layer)]
-        return self._all[start:start + count]
+            shape = self._count, layer.in_features
+            self._all = torch.empty(shape, dtype=layer.dtype, device=layer.weight.device)
+        return self._all[self._rows[id(layer)]]
 
     def forget(self) -> None:
         """Let the memory go with the numbers in it."""
@@ -107,11 +120,22 @@ def join_products(block: nn.Module) -> None:
     """Let those layers of a block share memory that `ops.matmul` takes in one product."""
     for part in block.modules():
         for names in getattr(part, "together", ()):
-            layers = [part.get_submodule(name) for name in names]
-            if all(isinstance(layer, QuantLinear) for layer in layers) and len({each.dtype for each in layers}) == 1:
-                product = OneProduct(layers)
-                for layer in layers:
-                    layer.product = product
+            layers = list(map(part.get_submodule, names))
+            if not _alike(layers):
+                continue
+            product = OneProduct(layers)
+            for layer in layers:
+                layer.product = product
+
+
+def _alike(layers: Sequence[nn.Module]) -> bool:
+    """Whether all of them are quantised, and of one dtype as numbers."""
+    dtypes = set()
+    for layer in layers:
+        if not isinstance(layer, QuantLinear):
+            return False
+        dtypes.add(layer.dtype)
+    return len(dtypes) == 1
 
 
 class QuantLinear(QuantWeight):
@@ -119,7 +143,8 @@ class QuantLinear(QuantWeight):
 
     def __init__(self, linear: nn.Linear | QuantLinear, ref: QuantRef, dtype: torch.dtype) -> None:
         super().__init__(ref, dtype)
-        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
@@ -132,21 +157,28 @@ class QuantEmbedding(QuantWeight):
     def __init__(self, embedding: nn.Embedding | QuantEmbedding, ref: QuantRef, dtype: torch.dtype) -> None:
         super().__init__(ref, dtype)
         self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
-        scaled = getattr(embedding, "embed_scale", None) is not None  # transformers 4.50: a number; later: a buffer
-        self.register_buffer("embed_scale", torch.empty((), device="meta") if scaled else None, persistent=False)
+        scale = getattr(embedding, "embed_scale", None)  # transformers 4.50: a number; later: a buffer
+        if scale is not None:
+            scale = torch.empty((), device="meta")
+        self.register_buffer("embed_scale", scale, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """As `nn.Embedding`."""
         rows = self.rows(ids.flatten()).unflatten(0, ids.shape)
-        return rows if self.embed_scale is None else rows * self.embed_scale.to(self.dtype)
+        if self.embed_scale is None:
+            return rows
+        return rows * self.embed_scale.to(self.dtype)
 
     def scores(self, x: Tensor) -> Tensor:
         """x (..., columns) times every row, (..., rows): what a tied head gives.
 
         A piece of the table at a time: Gemma's as numbers would be 2 GB.
         """
-        pieces = (slice(start, start + ROWS_AT_ONCE) for start in range(0, self.num_embeddings, ROWS_AT_ONCE))
-        return torch.cat([functional.linear(x, self.rows(piece)) for piece in pieces], dim=-1)
+        made = []
+        for start in range(0, self.num_embeddings, ROWS_AT_ONCE):
+            rows = self.rows(slice(start, start + ROWS_AT_ONCE))
+            made.append(functional.linear(x, rows))
+        return torch.cat(made, dim=-1)
 
 
 def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype) -> set[str]:
@@ -168,15 +200,23 @@ def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.d
         parent, quantised = module.get_submodule(path), as_quantised(ref)
         layer = getattr(parent, last)
         if not isinstance(layer, QuantWeight) or not layer.is_for(quantised, dtype):
-            made = QuantLinear if isinstance(layer, nn.Linear | QuantLinear) else QuantEmbedding
-            setattr(parent, last, made(layer, quantised, dtype).eval())
+            setattr(parent, last, _quantised(layer, quantised, dtype).eval())
         kept.add(name)
     return kept
 
 
+def _quantised(layer: nn.Module, ref: QuantRef, dtype: torch.dtype) -> QuantWeight:
+    """What takes a layer's place."""
+    if isinstance(layer, nn.Linear | QuantLinear):
+        return QuantLinear(layer, ref, dtype)
+    return QuantEmbedding(layer, ref, dtype)
+
+
 def logical_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a module's tensors, of quantised ones as numbers and without their scales."""
-    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    shapes = {}
+    for name, value in module.state_dict().items():
+        shapes[name] = tuple(value.shape)
     for path, layer in module.named_modules():
         if isinstance(layer, QuantWeight):
             for part in layer.part_names:

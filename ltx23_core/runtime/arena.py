@@ -28,7 +28,11 @@ class Arenas:
     def __init__(self, groups: Collection[Collection[str]], refs: Mapping[str, AnyRef], device: torch.device,
                  dtype: torch.dtype | None) -> None:
         self._device, self._dtype = device, dtype
-        self._group = {name: number for number, names in enumerate(groups) for name in names if name in refs}
+        self._group: dict[str, int] = {}
+        for number, names in enumerate(groups):
+            for name in names:
+                if name in refs:
+                    self._group[name] = number
         self._sizes = [0] * len(groups)
         for name, number in self._group.items():
             self._sizes[number] += sum(map(aligned, self._bytes(name, refs[name])))
@@ -60,4 +64,6 @@ def loaded_dtype(ref: AnyRef, dtype: torch.dtype | None) -> torch.dtype:
     if not isinstance(ref, TensorRef):
         return dtype or torch.bfloat16
     stored = TORCH_DTYPES.get(ref.dtype, torch.uint8)  # one that torch does not have: reading refuses it in words
-    return dtype if dtype is not None and stored.is_floating_point else stored
+    if dtype is not None and stored.is_floating_point:
+        return dtype
+    return stored

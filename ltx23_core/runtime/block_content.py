@@ -48,20 +48,23 @@ class Target:
 
     @property
     def _table(self) -> dict[str, Tensor | None]:
-        return self.owner._parameters if self.leaf in self.owner._parameters else self.owner._buffers
+        if self.leaf in self.owner._parameters:
+            return self.owner._parameters
+        return self.owner._buffers
 
     def views(self, place: Tensor) -> dict[str, Tensor]:
         """The parts as tensors of the place."""
-        return {name: place[at:at + ref.size_bytes].view(TORCH_DTYPES[ref.dtype]).view(ref.shape)
-                for name, (ref, at) in self.spans.items()}
+        views = {}
+        for name, (ref, at) in self.spans.items():
+            stored = place[at:at + ref.size_bytes].view(TORCH_DTYPES[ref.dtype])
+            views[name] = stored.view(ref.shape)
+        return views
 
     def value(self, views: Views) -> Tensor:
         """What the parameter is, LoRAs fused."""
         weight = views["weight"] if self.make is None else self.make(views)
         if self.fused:
-            apply(weight, [replace(change, tensors={role: views[name].to(_factor_dtype(change, weight))
-                                                    for role, name in roles.items()})
-                           for change, roles in self.fused])
+            apply(weight, [_filled(change, roles, views, weight) for change, roles in self.fused])
         return weight
 
     def put(self, tensor: Tensor | None) -> None:
@@ -72,14 +75,30 @@ class Target:
         table[self.leaf] = tensor
 
 
-def _factor_dtype(change: Change, weight: Tensor) -> torch.dtype:
-    return weight.dtype if change.plain else torch.float32
+def _filled(change: Change, roles: Mapping[str, str], views: Views, weight: Tensor) -> Change:
+    """A change with the factors that are there."""
+    dtype = _factor_dtype(change.plain, weight.dtype)
+    tensors = {}
+    for role, name in roles.items():
+        tensors[role] = views[name].to(dtype)
+    return replace(change, tensors=tensors)
+
+
+def _factor_dtype(plain: bool, dtype: torch.dtype) -> torch.dtype:
+    if plain:
+        return dtype
+    return torch.float32
+
+
+# A target, its parts in a place, and the parameter if it is nothing but these bytes.
+Ready = tuple[Target, dict[str, Tensor], nn.Parameter | Tensor | None]
 
 
 class BlockContent:
     """All that is streamed of one block."""
 
-    def __init__(self, block: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype, loras: LoraPlan) -> None:
+    def __init__(self, block: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.dtype,
+                 loras: LoraPlan) -> None:
         """Read nothing but the scales of LoRAs; layers get their LoRA updates at use.
 
         Args:
@@ -89,12 +108,14 @@ class BlockContent:
             loras: on these.
         """
         self._block, self._refs, self._dtype, self._end = block, refs, dtype, 0
-        self._ready: dict[int, list[tuple[Target, dict[str, Tensor], nn.Parameter | Tensor | None]]] = {}
+        self._ready: dict[int, list[Ready]] = {}  # by the number of the place
         self._targets: list[Target] = []
         self._apart = [name for name, ref in refs.items() if stays_quantised(name, ref)]
-        self._changed = tuple(name for name, parts in loras.items() if parts.at_use and name in refs)
-        for name in self._changed:
-            set_layer_changes(block, name, _skeletons(loras[name].at_use, dtype))
+        self._changed: list[str] = []
+        for name, parts in loras.items():
+            if parts.at_use and name in refs:
+                set_layer_changes(block, name, _skeletons(parts.at_use, dtype))
+                self._changed.append(name)
         self._joined: set[str] = set()  # names that are laid together when they are bound
         self._lay_out()
         for target in list(self._targets):
@@ -103,13 +124,17 @@ class BlockContent:
     def _lay_out(self) -> None:
         """A place for each tensor; those of layers that make one product (`ops.matmul`) follow each other."""
         groups = _groups(self._block, self._apart)
+        grouped: set[str] = set()
         for group in groups:
+            grouped.update(group)
             if any(_casts(self._refs[name], self._dtype) for name in group):
-                self._joined |= set(group)
-        rest = self._refs.keys() - {name for group in groups for name in group}
-        for group in (*groups, *([name] for name in self._refs if name in rest)):
+                self._joined.update(group)
+        for group in groups:
             for number, name in enumerate(group):
                 self._add(name, self._refs[name], follows=number > 0 and name not in self._joined)
+        for name, ref in self._refs.items():
+            if name not in grouped:
+                self._add(name, ref, follows=False)
 
     @property
     def size(self) -> int:
@@ -118,7 +143,11 @@ class BlockContent:
 
     def parts(self, place: Tensor) -> list[tuple[TensorRef, Tensor]]:
         """What is read, and where to: 1-D bytes of the place."""
-        return [(ref, place[at:at + ref.size_bytes]) for target in self._targets for ref, at in target.spans.values()]
+        parts = []
+        for target in self._targets:
+            for ref, at in target.spans.values():
+                parts.append((ref, place[at:at + ref.size_bytes]))
+        return parts
 
     def bind(self, number: int, place: Tensor) -> None:
         """Make the bytes in a place the block's parameters.
@@ -128,19 +157,33 @@ class BlockContent:
             place: its bytes.
         """
         if number not in self._ready:
-            self._ready[number] = [(target, views, self._fixed(target, views)) for target in self._targets
-                                   for views in (target.views(place),)]
-        joined = Together(self._block, self._apart) if self._joined else None
-        for target, views, fixed in self._ready[number]:
-            value = target.value(views) if fixed is None else fixed
-            target.put(joined.placed(target.name, value) if target.name in self._joined else value)
+            self._ready[number] = self._made_ready(place)
+        joined = None
+        if self._joined:
+            joined = Together(self._block, self._apart)
+        for target, views, value in self._ready[number]:
+            if value is None:
+                value = target.value(views)
+            if target.name in self._joined:
+                value = joined.placed(target.name, value)
+            target.put(value)
+
+    def _made_ready(self, place: Tensor) -> list[Ready]:
+        """What is the same at each binding to a place."""
+        ready = []
+        for target in self._targets:
+            views = target.views(place)
+            ready.append((target, views, self._fixed(target, views)))
+        return ready
 
     def _fixed(self, target: Target, views: dict[str, Tensor]) -> Tensor | None:
         """The parameter, if it is nothing but bytes of the place."""
         if target.make is not None or target.fused or target.name in self._joined:
             return None
         weight = views["weight"]
-        return nn.Parameter(weight, requires_grad=False) if target.leaf in target.owner._parameters else weight
+        if target.leaf in target.owner._parameters:
+            return nn.Parameter(weight, requires_grad=False)
+        return weight
 
     def unbind(self) -> None:
         """The block is away."""
@@ -161,10 +204,12 @@ class BlockContent:
             for part, stored in kept_parts(as_quantised(ref)).items():
                 self._targets.append(Target(name, owner, part, {"weight": self._span(stored)}))
             return
+        spans = {}
         if isinstance(ref, TensorRef):
-            spans = {"weight": self._span(ref, follows)}
+            spans["weight"] = self._span(ref, follows)
         else:
-            spans = {part: self._span(stored) for part, stored in kept_parts(ref).items()}
+            for part, stored in kept_parts(ref).items():
+                spans[part] = self._span(stored)
         self._targets.append(Target(name, owner, leaf, spans, _maker(ref, self._dtype)))
 
     def _add_factors(self, target: Target, loras: ParameterLoras) -> None:
@@ -172,20 +217,24 @@ class BlockContent:
         if not target.name.endswith(target.leaf):
             return  # a scale
         changes = []
-        for number, (part, change) in enumerate(zip(loras.fused, _skeletons(loras.fused, self._dtype), strict=True)):
-            roles = {role: f"lora_{number}_{role}" for role in part.update.tensors}
-            target.spans |= {roles[role]: self._span(ref) for role, ref in part.update.tensors.items()}
+        for number, change in enumerate(_skeletons(loras.fused, self._dtype)):
+            roles = {}
+            for role, ref in loras.fused[number].update.tensors.items():
+                roles[role] = f"lora_{number}_{role}"
+                target.spans[roles[role]] = self._span(ref)
             changes.append((change, roles))
         target.fused = tuple(changes)
         for number, part in enumerate(loras.at_use):
-            wanted = self._dtype if part.update.plain else torch.float32
+            wanted = _factor_dtype(part.update.plain, self._dtype)
             for role, ref in part.update.tensors.items():
                 leaf = f"lora_{number}_{role}"
                 self._targets.append(Target(leaf, target.owner, leaf, {"weight": self._span(ref)},
                                             _maker(ref, wanted)))
 
     def _span(self, ref: TensorRef, follows: bool = False) -> tuple[TensorRef, int]:
-        at = self._end if follows else aligned(self._end)
+        at = self._end
+        if not follows:
+            at = aligned(at)
         self._end = at + ref.size_bytes
         return ref, at
 
@@ -212,9 +261,13 @@ def _groups(block: nn.Module, apart: Collection[str]) -> list[list[str]]:
     found = []
     for path, part in block.named_modules():
         for layers in getattr(part, "together", ()):
-            names = [".".join(filter(None, (path, layer))) for layer in layers]
-            if not any(f"{name}.weight" in apart for name in names):
-                found += [[f"{name}.{kind}" for name in names] for kind in ("weight", "bias")]
+            weights, biases = [], []
+            for layer in layers:
+                name = ".".join(filter(None, (path, layer)))
+                weights.append(f"{name}.weight")
+                biases.append(f"{name}.bias")
+            if set(weights).isdisjoint(apart):
+                found += [weights, biases]
     return found
 
 

@@ -42,7 +42,9 @@ class BlockSource(Protocol):
 
 def block_source(device: torch.device, pages: Pages | None = None) -> BlockSource:
     """The source for a device; ``pages`` stay the caller's to close, after the source."""
-    return DeviceSource(device, pages) if device.type == "cuda" else PlainSource(device)
+    if device.type == "cuda":
+        return DeviceSource(device, pages)
+    return PlainSource(device)
 
 
 class _Here:
@@ -66,7 +68,9 @@ class PlainSource:
             WeightsError, OverlayError: as `SourceReader.fill`.
         """
         for ref, target in parts:
-            host = target if target.device.type == "cpu" else torch.empty(target.shape, dtype=torch.uint8)
+            host = target
+            if target.device.type != "cpu":
+                host = torch.empty(target.shape, dtype=torch.uint8)
             self._source.fill(ref, memoryview(host.numpy()), 0)
             if host is not target:
                 target.copy_(host)
@@ -133,12 +137,19 @@ class DeviceSource:
         Pages that are registered stay so until they are closed, which is after this source.
         """
         if id(parts) not in self._copies:
-            spans = [None if self._pages is None else self._pages.spans(ref) for ref, _ in parts]
-            if any(found is None for found in spans):
+            if self._pages is None:
                 return None
-            pairs = [(target[offset:offset + len(host)], host) for (_, target), found in zip(parts, spans, strict=True)
-                     for host, offset in found]
-            self._copies[id(parts)] = parts, [target for target, _ in pairs], [host for _, host in pairs]
+            spans = []
+            for ref, _ in parts:  # of all of them: what can be registered is
+                spans.append(self._pages.spans(ref))
+            if None in spans:
+                return None
+            targets, hosts = [], []
+            for (_, target), found in zip(parts, spans, strict=True):
+                for host, offset in found:
+                    targets.append(target[offset:offset + len(host)])
+                    hosts.append(host)
+            self._copies[id(parts)] = parts, targets, hosts
         return self._copies[id(parts)][1:]
 
     def _read(self, parts: Parts, asked: torch.cuda.Event, there: torch.cuda.Event) -> None:

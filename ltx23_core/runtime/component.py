@@ -45,8 +45,9 @@ class Component:
         after_load: called with (module, device) after the weights are there, for buffers that no file holds.
     """
 
-    def __init__(self, name: str, build: Callable[[], nn.Module], refs: Mapping[str, AnyRef], dtype: torch.dtype, *,
-                 loras: Sequence[LoraUse] = (), stack: Stack | None = None, verify: Verify | None = None,
+    def __init__(self, name: str, build: Callable[[], nn.Module], refs: Mapping[str, AnyRef],
+                 dtype: torch.dtype, *, loras: Sequence[LoraUse] = (),
+                 stack: Stack | None = None, verify: Verify | None = None,
                  after_load: Callable[[nn.Module, torch.device], None] | None = None) -> None:
         self.name, self.refs, self.dtype = name, refs, dtype
         self._build, self._module, self._stack = build, None, stack
@@ -78,7 +79,9 @@ class Component:
     @property
     def streamed(self) -> int:
         """How many blocks are brought in when they are needed."""
-        return 0 if self._policy is None else self._policy.streamed
+        if self._policy is None:
+            return 0
+        return self._policy.streamed
 
     # -- what it takes -----------------------------------------------------------------------------------------------
     @cached_property
@@ -88,7 +91,9 @@ class Component:
     @property
     def block_modules(self) -> list[nn.Module]:
         """The blocks that may be streamed, in the order in which they run."""
-        return list(self.module.get_submodule(self._stack.path)) if self._sizes.blocks else []
+        if not self._sizes.blocks:
+            return []
+        return list(self.module.get_submodule(self._stack.path))
 
     @property
     def shared_blocks(self) -> bool:
@@ -118,7 +123,9 @@ class Component:
         Args:
             loras: with these; None: with those of `set_loras`.
         """
-        return self._sizes.need(self._wanted if loras is None else self._plan(loras))
+        if loras is None:
+            return self._sizes.need(self._wanted)
+        return self._sizes.need(self._plan(loras))
 
     def bytes_with(self, loras: Sequence[LoraUse]) -> int:
         """What `size_bytes` would be with these LoRAs."""
@@ -134,14 +141,18 @@ class Component:
         """Bytes that are on the device now."""
         if self._device == META:
             return 0
-        streamed = self._policy.bytes(self) if self._policy else 0
-        return self._sizes.bytes(self._there, self._applied) + streamed + self.recorded_bytes
+        loaded = self._sizes.bytes(self._there, self._applied) + self.recorded_bytes
+        if self._policy is not None:
+            loaded += self._policy.bytes(self)
+        return loaded
 
     @property
     def recorded_bytes(self) -> int:
         """Bytes that a module which records its work (`models.transformer.graphs`) holds for that."""
         graphs = getattr(self._module, "graphs", None)
-        return 0 if graphs is None else graphs.bytes
+        if graphs is None:
+            return 0
+        return graphs.bytes
 
     def _forget_recordings(self) -> None:
         """Weights are about to move or to change."""
@@ -164,8 +175,7 @@ class Component:
         Raises:
             OverlayError: a source file changed. WeightsError: a tensor is missing or unreadable.
         """
-        if self._device == device and self._policy is not None and self._policy.streamed == policy.streamed and (
-                self._placed == self._wanted):
+        if self._device == device and self._is_placed(policy):
             return self.loaded_bytes
         fresh = self._device != device
         self._forget_recordings()
@@ -191,6 +201,12 @@ class Component:
         self._device, self._policy, self._placed = device, policy, dict(self._wanted)
         self.loads += fresh
         return self.loaded_bytes
+
+    def _is_placed(self, policy: Policy) -> bool:
+        """Whether the weights are where a policy wants them, with the LoRAs that are wanted."""
+        if self._policy is None or self._policy.streamed != policy.streamed:
+            return False
+        return self._placed == self._wanted
 
     def load(self, device: torch.device, check: Callable[[], None] | None = None) -> int:
         """`place` with everything resident."""
@@ -239,24 +255,35 @@ class Component:
         if self._applied != self._wanted_there():
             self.bytes_read += switch_loras(self.module, there, self._applied, self._wanted_there(), device,
                                             self.dtype, check=check, name=self.name).bytes
-        new = {name: self.refs[name] for name in self.refs if name in wanted and name not in self._there}
+        new = {}
+        for name, ref in self.refs.items():
+            if name in wanted and name not in self._there:
+                new[name] = ref
         if new:
             self.bytes_read += load_tensors(self.module, new, device, self.dtype, self._wanted,
                                             groups=self._sizes.groups, pages=self._pages, check=check,
                                             name=self.name).bytes
             self._there |= new.keys()
-            self._applied |= {name: parts for name, parts in self._wanted.items() if name in new}
+            for name, parts in self._wanted.items():
+                if name in new:
+                    self._applied[name] = parts
 
     def names_without(self, away: Collection[int]) -> set[str]:
         """All tensors but those of these blocks, and but a table that can stay in its file."""
-        gone = {name for number in away for name in self._sizes.blocks[number]}
-        return self.refs.keys() - gone - {self._sizes.table}
+        names = self.refs.keys() - {self._sizes.table}
+        for number in away:
+            names.difference_update(self._sizes.blocks[number])
+        return names
 
     def content(self, number: int) -> BlockContent:
         """What is streamed of a block, with the LoRAs that are wanted."""
         prefix = f"{self._stack.path}.{number}."
-        refs = {name.removeprefix(prefix): self.refs[name] for name in self._sizes.blocks[number]}
-        loras = {name.removeprefix(prefix): parts for name, parts in self._wanted.items() if name.startswith(prefix)}
+        refs, loras = {}, {}
+        for name in self._sizes.blocks[number]:
+            refs[name.removeprefix(prefix)] = self.refs[name]
+        for name, parts in self._wanted.items():
+            if name.startswith(prefix):
+                loras[name.removeprefix(prefix)] = parts
         return BlockContent(self.block_modules[number], refs, self.dtype, loras)
 
     def leave_table(self, device: torch.device) -> None:
@@ -264,7 +291,8 @@ class Component:
         if self._sizes.table is not None:
             path, _, leaf = self._sizes.table.removesuffix(".weight").rpartition(".")
             owner = self.module.get_submodule(path)
-            setattr(owner, leaf, FileEmbedding(getattr(owner, leaf), self.refs[self._sizes.table], device, self.dtype))
+            ref = self.refs[self._sizes.table]
+            setattr(owner, leaf, FileEmbedding(getattr(owner, leaf), ref, device, self.dtype))
 
     def take_table_back(self) -> None:
         """The opposite of `leave_table`; the table is on the meta device then."""
@@ -282,8 +310,12 @@ class Component:
         self._there.discard(name)
         path, _, leaf = name.rpartition(".")
         owner = self.module.get_submodule(path)
-        parts = owner.part_names if name in self._sizes.quantised else (leaf,)
+        parts = (leaf,)
+        if name in self._sizes.quantised:
+            parts = owner.part_names
         for part in parts:
-            table = owner._parameters if part in owner._parameters else owner._buffers
-            tensor = table[part].to(META)
-            table[part] = nn.Parameter(tensor, requires_grad=False) if table is owner._parameters else tensor
+            if part in owner._parameters:
+                away = owner._parameters[part].to(META)
+                owner._parameters[part] = nn.Parameter(away, requires_grad=False)
+            else:
+                owner._buffers[part] = owner._buffers[part].to(META)

@@ -17,7 +17,9 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -34,7 +36,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     float16 is not offered: activations of this model leave its range.
     """
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16
     if name not in DTYPES:
         raise RequestError(f"precision is {name!r}", f"auto, {' or '.join(DTYPES)}", "Choose auto.")
     return DTYPES[name]

@@ -23,8 +23,10 @@ def rows_of(ref: AnyRef, start: int, end: int) -> AnyRef:
     """Rows [start, end) of a table that `can_stay`."""
     shape = (end - start, *ref.shape[1:])
     if isinstance(ref, QuantRef):
-        parts = {name: part if part.shape in ((), (1,), (1, 1)) else rows_of(part, start, end)
-                 for name, part in ref.parts.items()}
+        parts = dict(ref.parts)
+        for name, part in ref.parts.items():
+            if part.shape not in ((), (1,), (1, 1)):
+                parts[name] = rows_of(part, start, end)
         return replace(ref, shape=shape, parts=parts)
     size = ref.size_bytes // max(ref.shape[0], 1)
     return replace(ref, shape=shape, start=ref.start + start * size, end=ref.start + end * size)
@@ -47,25 +49,30 @@ class FileEmbedding(nn.Module):
         self._ref, self._device = ref, device
         self.register_buffer("weight", torch.empty(ref.shape, dtype=dtype, device="meta"))
         scale = getattr(embedding, "embed_scale", None)  # transformers 4.50: a number; later: a buffer
-        self.register_buffer("embed_scale", None if scale is None else torch.empty((), device="meta"),
-                             persistent=False)
+        if scale is not None:
+            scale = torch.empty((), device="meta")
+        self.register_buffer("embed_scale", scale, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """As `nn.Embedding`."""
-        flat = ids.flatten().tolist()
-        distinct = sorted(set(flat))
+        distinct, at = torch.unique(ids.cpu(), return_inverse=True)
         with closing(RangeReader(torch.device("cpu"))) as reader:
-            table = torch.cat([reader.read(rows_of(self._ref, row, row + 1), self.dtype) for row in distinct])
-        at = {row: number for number, row in enumerate(distinct)}
-        rows = table[[at[row] for row in flat]].to(self._device).unflatten(0, ids.shape)
-        return rows if self.embed_scale is None else rows * self.embed_scale.to(self.dtype)
+            table = []
+            for row in distinct.tolist():
+                table.append(reader.read(rows_of(self._ref, row, row + 1), self.dtype))
+        rows = torch.cat(table)[at].to(self._device)
+        if self.embed_scale is None:
+            return rows
+        return rows * self.embed_scale.to(self.dtype)
 
     def scores(self, x: Tensor) -> Tensor:
         """x (..., columns) times every row, (..., rows): what a tied head gives; reads the table a piece at a time."""
         made = []
         with closing(RangeReader(self._device)) as reader:
-            pieces = [rows_of(self._ref, start, min(start + ROWS_AT_ONCE, self.num_embeddings))
-                      for start in range(0, self.num_embeddings, ROWS_AT_ONCE)]
+            pieces = []
+            for start in range(0, self.num_embeddings, ROWS_AT_ONCE):
+                end = min(start + ROWS_AT_ONCE, self.num_embeddings)
+                pieces.append(rows_of(self._ref, start, end))
             reader.expect(pieces)
             for piece in pieces:
                 made.append(functional.linear(x, reader.read(piece, self.dtype)))

@@ -108,17 +108,27 @@ def _read(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, d
             return [prepare(part.update, part.strength, numbers, read) for part in parts]
 
         ordered = in_file_order(refs)
-        places = Together(module, apart=[key for key, ref in refs.items() if stays_quantised(key, ref)])
-        reader.expect(part for key, ref in ordered for part in _stored(key, ref).values())
+        apart, expected = [], []
+        for key, ref in ordered:
+            if stays_quantised(key, ref):
+                apart.append(key)
+            expected += _stored(key, ref).values()
+        places = Together(module, apart)
+        reader.expect(expected)
         for key, ref in ordered:
             if check is not None:
                 check()
             quantised = stays_quantised(key, ref)
-            numbers = None if quantised else dtype
+            numbers = dtype
+            if quantised:
+                numbers = None
             parts = {}
             for name, part in _stored(key, ref).items():
-                kind, take = loaded_dtype(part, numbers), memory.take
-                out = take(key, part.shape, kind) if quantised else places.room(key, part.shape, kind, take)
+                kind = loaded_dtype(part, numbers)
+                if quantised:
+                    out = memory.take(key, part.shape, kind)
+                else:
+                    out = places.room(key, part.shape, kind, memory.take)
                 parts[name] = read(part, numbers, out)
             state |= parts
             loras = plan.get(key)
@@ -127,7 +137,10 @@ def _read(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, d
             if loras.fused:
                 apply(parts[key], prepared(loras.fused, parts[key].dtype))
             if loras.at_use:
-                at_use[key] = prepared(loras.at_use, dtype or torch.bfloat16 if quantised else parts[key].dtype)
+                kind = parts[key].dtype
+                if quantised:
+                    kind = dtype or torch.bfloat16
+                at_use[key] = prepared(loras.at_use, kind)
     return state, at_use
 
 
@@ -136,9 +149,15 @@ def _stored(key: str, ref: AnyRef) -> dict[str, AnyRef]:
     if not stays_quantised(key, ref):
         return {key: ref}
     layer = key.removesuffix("weight")
-    return {layer + name: part for name, part in kept_parts(as_quantised(ref)).items()}
+    stored = {}
+    for name, part in kept_parts(as_quantised(ref)).items():
+        stored[layer + name] = part
+    return stored
 
 
 def _files(refs: Mapping[str, AnyRef]) -> str:
     names = list(dict.fromkeys(ref.path.name for ref in refs.values()))
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    text = ", ".join(names[:2])
+    if len(names) > 2:
+        text += f" and {len(names) - 2} more"
+    return text

@@ -117,9 +117,11 @@ class Streamed:
         away = streamed_blocks(len(blocks), self.streamed)
         component.keep(component.names_without(away), device, check)
         component.leave_table(device)
-        contents = {number: component.content(number) for number in sorted(away)}
-        self._stream = BlockStream(component.module, blocks, contents, block_source(device, component.pages), device,
-                                   component.shared_blocks)
+        contents = {}
+        for number in sorted(away):
+            contents[number] = component.content(number)
+        source = block_source(device, component.pages)
+        self._stream = BlockStream(component.module, blocks, contents, source, device, component.shared_blocks)
 
     def leave(self, component: Placeable) -> None:
         """See `Policy`."""
@@ -130,9 +132,13 @@ class Streamed:
 
     def bytes(self, component: Placeable) -> int:
         """See `Policy`."""
-        return 0 if self._stream is None else self._stream.size_bytes
+        if self._stream is None:
+            return 0
+        return self._stream.size_bytes
 
 
 def policy_for(placement: Placement) -> Policy:
     """The policy that a placement means."""
-    return Streamed(placement.streamed) if placement.streamed else Whole()
+    if placement.streamed:
+        return Streamed(placement.streamed)
+    return Whole()

@@ -51,7 +51,9 @@ class LocalResidency:
                  memory: str | float | Memory = "auto") -> None:
         self.device = device
         self._memory = Memory.parse(memory)
-        self._budget = self._memory.budget if budget_bytes is None else budget_bytes
+        self._budget = budget_bytes
+        if budget_bytes is None:
+            self._budget = self._memory.budget
         self._resident: list[Component] = []
         self._said = ""
 
@@ -61,17 +63,24 @@ class LocalResidency:
     @property
     def capacity_bytes(self) -> float:
         """See `Residency`; infinite on the CPU and on MPS, whose memory the system manages."""
-        return self._free_bytes() + sum(c.loaded_bytes for c in self._resident)
+        return self._free_bytes() + self._loaded_bytes()
+
+    def _loaded_bytes(self) -> int:
+        loaded = 0
+        for component in self._resident:
+            loaded += component.loaded_bytes
+        return loaded
 
     def _free_bytes(self) -> float:
         free = float("inf")  # the CPU and MPS share the system's memory, which the system manages
         if self.device.type == "cuda":
             on_device, _ = torch.cuda.mem_get_info(self.device)
             cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            recorded = sum(c.recorded_bytes for c in self._resident)  # the allocator's, but for the recordings alone
-            free = on_device + cached - recorded - RESERVE_BYTES
+            free = on_device + cached - RESERVE_BYTES
+            for component in self._resident:
+                free -= component.recorded_bytes  # the allocator's, but for the recordings alone
         if self._budget is not None:
-            free = min(free, self._budget - sum(c.loaded_bytes for c in self._resident))
+            free = min(free, self._budget - self._loaded_bytes())
         return free
 
     def use(self, *components: Component, activation_bytes: int = 0) -> None:
@@ -107,16 +116,22 @@ class LocalResidency:
             self._said = line.partition(":")[2]
 
     def _use(self, components: Sequence[Component], activation_bytes: int, capacity: float) -> None:
-        needs = [component.need() for component in components]
-        placements = place(needs, capacity, activation_bytes, self._memory, [c.streamed or None for c in components])
+        needs, now = [], []
+        for component in components:
+            needs.append(component.need())
+            now.append(component.streamed or None)
+        placements = place(needs, capacity, activation_bytes, self._memory, now)
         self._say(plan_line(needs, placements, self._memory.capacity(capacity), activation_bytes))
         for component in components:
             if component in self._resident:
                 self._resident.remove(component)
             self._resident.append(component)
-        need = activation_bytes + sum(placed.peak - c.loaded_bytes
-                                      for c, placed in zip(components, placements, strict=True))
-        for old in [c for c in self._resident if c not in components]:
+        need = activation_bytes
+        for component, placed in zip(components, placements, strict=True):
+            need += placed.peak - component.loaded_bytes
+        for old in list(self._resident):
+            if old in components:
+                continue
             if self._free_bytes() >= need:
                 break
             old.release()

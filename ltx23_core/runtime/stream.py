@@ -6,6 +6,7 @@ next one is entered, not after its call: several guidance passes call it in turn
 from __future__ import annotations
 
 import weakref
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,12 +36,17 @@ class BlockStream:
         """Take the places' memory, and begin to fill them."""
         self._contents, self._source = dict(contents), source
         self._order = sorted(contents)
-        self._quantised = [[part for part in block.modules() if isinstance(part, QuantWeight)] if hold else []
-                           for block in blocks]
-        for block in blocks if hold else ():
-            join_products(block)
+        self._quantised: list[list[QuantWeight]] = []  # of each block: those whose numbers are held
+        for block in blocks:
+            held = []
+            if hold:
+                held = [part for part in block.modules() if isinstance(part, QuantWeight)]
+                join_products(block)
+            self._quantised.append(held)
         self._current: int | None = None
-        largest = max((content.size for content in contents.values()), default=0)
+        largest = 0
+        for content in contents.values():
+            largest = max(largest, content.size)
         count = min(SLOTS, len(contents))
         memory = torch.empty(count * largest, dtype=torch.uint8, device=device)  # one piece: no holes
         self._places = [memory[i * largest:(i + 1) * largest] for i in range(count)]
@@ -50,7 +56,7 @@ class BlockStream:
         self._handles: list[RemovableHandle] = []
         if contents or any(self._quantised):
             self._watch(root, blocks)
-        self._fetch_ahead(None)
+        self._fetch_ahead(0)
 
     def _watch(self, root: nn.Module, blocks: Sequence[nn.Module]) -> None:
         """Put hooks round the blocks; weakly, since the blocks would keep what keeps them."""
@@ -62,7 +68,7 @@ class BlockStream:
     @property
     def size_bytes(self) -> int:
         """Bytes of the places."""
-        return sum(len(place) for place in self._places)
+        return sum(map(len, self._places))
 
     def enter(self, number: int) -> None:
         """A block is about to run: the one before it leaves, this one is there, and the next one is on its way.
@@ -108,12 +114,14 @@ class BlockStream:
 
     def _forget_numbers(self) -> None:
         """Drop what was made of the current block's quantised weights."""
-        for layer in self._quantised[self._current] if self._current is not None else ():
+        if self._current is None:
+            return
+        for layer in self._quantised[self._current]:
             layer.hold(False)
 
-    def _fetch_ahead(self, number: int | None) -> None:
+    def _fetch_ahead(self, number: int) -> None:
         """Ask for the blocks that are needed next, from this one on, as many as there are places."""
-        wanted = self._next(0 if number is None else number)
+        wanted = self._next(number)
         for block in wanted:
             if block in self._holds:
                 continue
@@ -126,6 +134,5 @@ class BlockStream:
 
     def _next(self, number: int) -> list[int]:
         """The streamed blocks from a block on, round the end, as many as there are places."""
-        later = [block for block in self._order if block >= number]
-        earlier = [block for block in self._order if block < number]
-        return (later + earlier)[:len(self._places)]
+        at = bisect_left(self._order, number)
+        return (self._order[at:] + self._order[:at])[:len(self._places)]

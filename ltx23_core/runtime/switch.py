@@ -43,8 +43,10 @@ def switch_loras(module: nn.Module, refs: Mapping[str, AnyRef], applied: LoraPla
     Returns:
         what was read; tensors are those of base weights and LoRAs together.
     """
-    changed = {key: refs[key] for key in applied.keys() | wanted.keys()
-               if applied.get(key, _NOTHING) != wanted.get(key, _NOTHING)}
+    changed = {}
+    for key in applied.keys() | wanted.keys():
+        if applied.get(key, _NOTHING) != wanted.get(key, _NOTHING):
+            changed[key] = refs[key]
     counter, begin = ReadCounter(), time.perf_counter()
     with closing(RangeReader(device)) as reader, torch.no_grad():
         read = counter.reading(reader)
@@ -82,11 +84,15 @@ def _set_at_use(module: nn.Module, key: str, old: Sequence[Part], new: Sequence[
         layer.set_strengths([part.strength for part in new])
         return
     numbers = layer.dtype if isinstance(layer, QuantWeight) else layer.weight.dtype
-    there = list(zip(old, layer.changes(), strict=True)) if isinstance(layer, ChangedLayer) else []
+    there = []
+    if isinstance(layer, ChangedLayer):
+        there = list(zip(old, layer.changes(), strict=True))
     set_layer_changes(module, key, [_change(part, there, numbers, read) for part in new])
 
 
 def _change(part: Part, there: Sequence[tuple[Part, Change]], numbers: torch.dtype, read: Read) -> Change:
     """From what is on the device already, else read."""
-    found = next((change for other, change in there if part.same_tensors(other)), None)
-    return prepare(part.update, part.strength, numbers, read) if found is None else found.with_strength(part.strength)
+    for other, change in there:
+        if part.same_tensors(other):
+            return change.with_strength(part.strength)
+    return prepare(part.update, part.strength, numbers, read)

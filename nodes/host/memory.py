@@ -65,7 +65,7 @@ class _ComponentPatcher(ModelPatcher):
         """Take at most ``extra_memory`` more bytes, or less than now where that is negative; the bytes added."""
         before, component = self.loaded_size(), self.model.component
         need = component.need()
-        room = before + extra_memory + max(need.work, need.streamed_work)  # the work stands in what `use` asked for
+        room = before + extra_memory + _work(need)  # which stands in what `use` asked for
         if self.wish.budget is not None:
             room = min(room, self.wish.budget)
         placed = fitting(need, room, self.wish, component.streamed or None) or _least(need, self.wish)
@@ -107,6 +107,11 @@ class _ComponentPatcher(ModelPatcher):
         """Tell ComfyUI what is on the device now."""
         self.model.device = device
         self.model.model_loaded_weight_memory = self.loaded_size()
+
+
+def _work(need: Need) -> int:
+    """Bytes beside the weights while a block runs, streamed or not."""
+    return max(need.work, need.streamed_work)
 
 
 def _least(need: Need, wish: Memory) -> Placement:
@@ -173,9 +178,11 @@ class Residency:
         needs = [component.need() for component in components]
         capacity = self.capacity_bytes
         place(needs, capacity, activation_bytes, self._wish)  # refuses before a byte is read
-        work = sum(max(need.work, need.streamed_work) for need in needs)
-        mm.load_models_gpu([self._patcher(component) for component in components],
-                           memory_required=activation_bytes + work + self._recorded_bytes)
+        required = activation_bytes + self._recorded_bytes
+        for need in needs:
+            required += _work(need)
+        patchers = [self._patcher(component) for component in components]
+        mm.load_models_gpu(patchers, memory_required=required)
         placed = [placed_so(need, component.streamed) for need, component in zip(needs, components, strict=True)]
         self._say(plan_line(needs, placed, self._wish.capacity(capacity), activation_bytes))
 
