@@ -43,6 +43,7 @@ UNFOLDED = (
     "ltx23_core/models/audio",
     "ltx23_core/models/text",
     "ltx23_core/models/transformer",
+    "ltx23_core/ops",
     "ltx23_core/models/video_vae",
     "ltx23_core/overlay",
     "ltx23_core/overlay/bytes",
