@@ -11,6 +11,7 @@ import pytest
 from ltx23_core.hub.catalogue import CATALOGUE, named
 from ltx23_core.hub.request import parse
 from ltx23_core.overlay.shelf.identify import identify
+from tests.support.folder import reduced
 from tests.support.overlay import write_sparse
 
 PACKAGE = importlib.util.find_spec("comfyui_workflow_templates_json")
@@ -80,7 +81,7 @@ def _lora(rank: int, *modules: tuple[str, int, int]) -> dict[str, tuple[str, tup
 
 HEADERS = {  # the beginnings of headers with the true shapes of the 22B model
     "ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors": (
-        _lora(111, (VIDEO, 4096, 4096), (SOUND, 2048, 2048)), "lora", "LTX-2 LoRA (2.3 or 2.0) (distilled"),
+        reduced(131), "lora", "LTX-2.3 LoRA (distilled"),  # all modules, each of its own rank
     "ltx-2.3-22b-ic-lora-ingredients-0.9.safetensors": (_lora(64, (VIDEO, 4096, 4096)), "lora", "IC-LoRA"),
     "ltx-2.3-id-lora-talkvid-3k.safetensors": (
         _lora(32, (VIDEO, 4096, 4096), (SOUND, 2048, 2048)), "lora", "LTX-2 LoRA"),
