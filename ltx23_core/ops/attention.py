@@ -62,8 +62,11 @@ def aligned(x: Tensor) -> Tensor:
     Args:
         x: (B, heads, N, d), the last axis contiguous.
     """
-    size = x.element_size()
-    if x.data_ptr() % ALIGNMENT == 0 and all(stride * size % ALIGNMENT == 0 for stride in x.stride()[:-1]):
+    size, aligned_rows = x.element_size(), x.data_ptr() % ALIGNMENT == 0
+    for stride in x.stride()[:-1]:
+        if stride * size % ALIGNMENT:
+            aligned_rows = False
+    if aligned_rows:
         return x
     return x.clone(memory_format=torch.contiguous_format)
 
@@ -71,7 +74,9 @@ def aligned(x: Tensor) -> Tensor:
 def order(query: Sequence[int], keys: int) -> tuple[str, ...]:
     """Kernels for queries of a shape (B, heads, Nq, d) and a number of keys, best first."""
     blocks = query[0] * query[1] * -(-query[2] // ROWS_OF_A_BLOCK)
-    return FEW if blocks < BLOCKS_THAT_FILL and keys >= KEYS_TO_SPLIT else MANY
+    if blocks < BLOCKS_THAT_FILL and keys >= KEYS_TO_SPLIT:
+        return FEW
+    return MANY
 
 
 @lru_cache(maxsize=16)
@@ -89,7 +94,8 @@ def _can_order() -> bool:
     return "set_priority" in signature(sdpa_kernel).parameters
 
 
-def _ordered(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+def _ordered(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor,
+             bias: Tensor | None) -> Tensor:
     """The first of some kernels that can do it."""
     from torch.nn.attention import sdpa_kernel
     with sdpa_kernel(_backends(kernels), set_priority=True):
@@ -103,20 +109,22 @@ def _backends(kernels: tuple[str, ...]) -> list[object]:
     return [getattr(SDPBackend, name) for name in kernels]
 
 
-def _forced(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+def _forced(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor,
+            bias: Tensor | None = None) -> Tensor:
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    wanted = [getattr(SDPBackend, name) for name in kernels]
+    allowed = _backends(kernels)
+    if bias is not None:  # fused kernels refuse some masks and small head sizes
+        allowed = [*allowed, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     query, key, value = aligned(query), aligned(key), aligned(value)
-    # The math form stays allowed: fused kernels refuse some masks and small head sizes.
-    with sdpa_kernel([*wanted, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if bias is not None else wanted):
+    with sdpa_kernel(allowed):
         return scaled_dot_product_attention(query, key, value, bias)
 
 
 @contextmanager
 def changing_shapes() -> Iterator[None]:
     """Keep torch's attention away from kernels that prepare for each shape, where every call has another length."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    with sdpa_kernel([getattr(SDPBackend, name) for name in CHANGING_SHAPES]):
+    from torch.nn.attention import sdpa_kernel
+    with sdpa_kernel(_backends(CHANGING_SHAPES)):
         yield
 
 
@@ -124,7 +132,9 @@ def attention_backend(name: str) -> AttentionFunction:
     """The attention function of a backend; `RequestError` names the backends there are."""
     if name not in BACKENDS:
         raise RequestError(f"attention backend is {name!r}", f"one of {', '.join(BACKENDS)}", "Choose auto.")
-    return partial(_forced, BACKENDS[name]) if BACKENDS[name] else attention
+    if not BACKENDS[name]:
+        return attention
+    return partial(_forced, BACKENDS[name])
 
 
 def check_backend(name: str, device: torch.device, dtype: torch.dtype) -> None:

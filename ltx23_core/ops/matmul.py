@@ -24,12 +24,18 @@ def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
         layers: each an `nn.Linear`, one with LoRAs beside its weight (``added``), or one whose weight becomes numbers
             when it is used (``numbers``).
     """
+    # A compiler sees no addresses, and would copy weights at each call.
     if not all(map(_is_linear, layers)) or torch.compiler.is_compiling():
-        return [layer(x) for layer in layers]  # a compiler sees no addresses, and would copy weights at each call
+        return [layer(x) for layer in layers]
     weight, bias = packed(layers) or _gathered(layers)
-    made = linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
-    return [layer.added(x, part) if hasattr(layer, "added") else part
-            for layer, part in zip(layers, made, strict=True)]
+    parts = linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+    made: list[Tensor] = []
+    for layer, part in zip(layers, parts, strict=True):
+        if hasattr(layer, "added"):
+            made.append(layer.added(x, part))
+        else:
+            made.append(part)
+    return made
 
 
 def _is_linear(layer: nn.Module) -> bool:
@@ -38,20 +44,39 @@ def _is_linear(layer: nn.Module) -> bool:
 
 def _gathered(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
     """Weight and bias of all layers as one: copies, unless numbers were made behind each other."""
-    weights = [layer.numbers() if hasattr(layer, "numbers") else layer.weight for layer in layers]
-    joined = None if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights) else _joined(weights)
-    return torch.cat(weights) if joined is None else joined, torch.cat([layer.bias for layer in layers])
+    weights: list[Tensor] = []
+    for layer in layers:
+        if hasattr(layer, "numbers"):
+            weights.append(layer.numbers())
+        else:
+            weights.append(layer.weight)
+    bias = torch.cat([layer.bias for layer in layers])
+    if not _learns(weights):
+        joined = _joined(weights)
+        if joined is not None:
+            return joined, bias
+    return torch.cat(weights), bias
+
+
+def _learns(weights: Sequence[Tensor]) -> bool:
+    """Whether a gradient is wanted; views of data have none."""
+    return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
 
 
 def packed(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor] | None:
     """Weight (sum of outs, in) and bias (sum of outs,) of all layers as one, views; None if they lie apart."""
-    if any(hasattr(layer, "numbers") for layer in layers):
+    weights, biases = [], []
+    for layer in layers:
+        if hasattr(layer, "numbers"):
+            return None
+        weights.append(layer.weight)
+        biases.append(layer.bias)
+    if _learns(weights):
         return None
-    if torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers):
-        return None  # views of data have no gradient
-    weight = _joined([layer.weight for layer in layers])
-    bias = _joined([layer.bias for layer in layers])
-    return None if weight is None or bias is None else (weight, bias)
+    weight, bias = _joined(weights), _joined(biases)
+    if weight is None or bias is None:
+        return None
+    return weight, bias
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor | None:
@@ -61,7 +86,9 @@ def _joined(parts: Sequence[Tensor]) -> Tensor | None:
         return None
     address, rows = first.data_ptr(), 0
     for part in parts:
-        if part is None or part.data_ptr() != address or part.dtype != first.dtype or not part.is_contiguous():
+        if part is None or part.dtype != first.dtype:
+            return None
+        if part.data_ptr() != address or not part.is_contiguous():
             return None
         address += part.numel() * part.element_size()
         rows += part.shape[0]
@@ -80,7 +107,8 @@ class Together:
     """
 
     def __init__(self, module: nn.Module, apart: Collection[str] = ()) -> None:
-        self._slots: dict[str, tuple[tuple[str, str], int, int]] = {}  # name -> (buffer, first row, rows of the buffer)
+        # name -> (buffer, first row, rows of the buffer)
+        self._slots: dict[str, tuple[tuple[str, str], int, int]] = {}
         self._buffers: dict[tuple[str, str], Tensor] = {}
         for path, part in module.named_modules():
             for group in getattr(part, "together", ()):
@@ -89,10 +117,13 @@ class Together:
                     self._add(module, names)
 
     def _add(self, module: nn.Module, names: Sequence[str]) -> None:
-        outs = [module.get_submodule(name).out_features for name in names]
+        rows, firsts = 0, {}
+        for name in names:
+            firsts[name] = rows
+            rows += module.get_submodule(name).out_features
         for kind in ("weight", "bias"):
-            for i, name in enumerate(names):
-                self._slots[f"{name}.{kind}"] = (names[0], kind), sum(outs[:i]), sum(outs)
+            for name, first in firsts.items():
+                self._slots[f"{name}.{kind}"] = (names[0], kind), first, rows
 
     def room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype,
              take: Callable[[str, tuple[int, ...], torch.dtype], Tensor]) -> Tensor:
@@ -103,8 +134,9 @@ class Together:
         if key not in self._buffers:
             self._buffers[key] = take(name, (rows, *shape[1:]), dtype)
         whole = self._buffers[key]
-        return whole[row:row + shape[0]] if whole.dtype == dtype else torch.empty(
-            shape, dtype=dtype, device=whole.device)  # as stored, and stored in several dtypes
+        if whole.dtype != dtype:  # as stored, and stored in several dtypes
+            return torch.empty(shape, dtype=dtype, device=whole.device)
+        return whole[row:row + shape[0]]
 
     def placed(self, name: str, tensor: Tensor) -> Tensor:
         """A loaded tensor where it belongs: itself, or its values in its group's memory."""

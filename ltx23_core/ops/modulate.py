@@ -38,7 +38,9 @@ class Update(NamedTuple):
 
 def per_token(row: Tensor, index: Tensor | None) -> Tensor:
     """A row (B, U, W) as it multiplies tokens: (B, 1 or N, W). ``index``: int64 (N,), None where U is 1 or N."""
-    return row if index is None or row.shape[1] == 1 else row[:, index]
+    if index is None or row.shape[1] == 1:
+        return row
+    return row[:, index]
 
 
 def modulated(x: Tensor, rows: Modulation, index: Tensor | None = None) -> Tensor:
@@ -73,4 +75,7 @@ def add_norm_modulate(x: Tensor, update: Update | None, wanted: Sequence[Modulat
     if not wanted:
         return x, []
     normed = rms_norm(x, x.shape[-1:], None, eps)
-    return x, [modulated(normed, rows, index) for rows in wanted]
+    outs: list[Tensor] = []
+    for rows in wanted:
+        outs.append(modulated(normed, rows, index))
+    return x, outs

@@ -44,4 +44,6 @@ def norm_rope_pair(query: tuple[Tensor, Tensor], key: tuple[Tensor, Tensor], rop
 def _norm_rope(x: Tensor, weight: Tensor, rope: Rope | None, heads: int, eps: float) -> Tensor:
     """The definition."""
     normed = rms_norm(x, weight.shape, weight, eps)
-    return normed if rope is None else apply_rope(normed, rope, heads)
+    if rope is None:
+        return normed
+    return apply_rope(normed, rope, heads)

@@ -44,15 +44,17 @@ def prepare() -> bool:
     if _state["choice"] == "torch" or (_state["choice"] == "auto" and not torch.cuda.is_available()):
         return False
     try:
-        modules = {name: import_module(f".triton.{name}", __package__) for name in NAMES}
+        modules: dict[str, ModuleType] = {}
+        for name in NAMES:
+            modules[name] = import_module(f".triton.{name}", __package__)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         x = torch.tensor([[0.0, 1.0, -1.0, 2.0]], device=device)
         want = torch.nn.functional.gelu(x, approximate="tanh")
         if not torch.allclose(modules["gelu"].gelu_tanh_(x.clone()), want, atol=1e-5):
             raise RuntimeError("the trial kernel's result is wrong")
     except Exception as error:  # whatever a compiler can raise: the torch form gives the same result
-        _log.info("kernels: the torch forms, because Triton does not work here (%s: %s)", type(error).__name__,
-                  " ".join(str(error).split())[:200])
+        _log.info("kernels: the torch forms, because Triton does not work here (%s: %s)",
+                  type(error).__name__, " ".join(str(error).split())[:200])
         return False
     _found.update(modules)
     return True

@@ -81,7 +81,8 @@ class Repeated:
         graph = torch.cuda.CUDAGraph()
         try:
             with aside(self._device):
-                graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the device meanwhile
+                # Other threads may use the device meanwhile.
+                graph.capture_begin(capture_error_mode="thread_local")
                 try:
                     self._result = self._function()
                 finally:

@@ -49,7 +49,7 @@ def apply_rope(x: Tensor, rope: Rope, heads: int) -> Tensor:
 
     The first product is rounded to x's dtype before the second is added, as in the official code (spec/02 §5.6).
     """
-    cos, sin = (table.unflatten(-1, (heads, -1)) for table in rope)
+    cos, sin = rope[0].unflatten(-1, (heads, -1)), rope[1].unflatten(-1, (heads, -1))
     first, second = x.unflatten(-1, (heads, -1)).chunk(2, dim=-1)
     return torch.cat((torch.addcmul(first * cos, second, sin, value=-1),
                       torch.addcmul(second * cos, first, sin)), dim=-1).flatten(2)

@@ -20,13 +20,16 @@ class RunningDifference:
 
     def update(self, difference: Tensor, momentum: float) -> Tensor:
         """difference + momentum * (what the last call returned)."""
-        if momentum:
-            difference = difference if self._value is None else difference + momentum * self._value
-            self._value = difference
+        if not momentum:
+            return difference
+        if self._value is not None:
+            difference = difference + momentum * self._value
+        self._value = difference
         return difference
 
 
-def apg_difference(cond: Tensor, uncond: Tensor, apg: Apg, running: RunningDifference | None = None) -> Tensor:
+def apg_difference(cond: Tensor, uncond: Tensor, apg: Apg,
+                   running: RunningDifference | None = None) -> Tensor:
     """The CFG difference of adaptive projected guidance.
 
     Momentum, then the limit of the norm, then the part orthogonal to ``cond`` plus ``eta`` times the parallel one.
@@ -51,7 +54,9 @@ def cfg_difference(params: GuiderParams, cond: Tensor, uncond: Tensor,
     """What (cfg - 1) multiplies: c - u, its APG form, or CFG-Zero*'s c - u' with u' fitted to c per sample."""
     if params.apg is not None:
         return apg_difference(cond, uncond, params.apg, running)
-    return cond - (projection(cond, uncond) if params.cfg_star else uncond)
+    if params.cfg_star:
+        return cond - projection(cond, uncond)
+    return cond - uncond
 
 
 def combine(params: GuiderParams, cond: Tensor, uncond: Tensor | None = None, perturbed: Tensor | None = None,

@@ -50,12 +50,15 @@ class StreamRun:
     def input(self, x: Tensor, sigma: float, enabled: bool) -> StreamInput:
         """Noisy tokens (B, N, C) as the transformer takes them."""
         batch = x.shape[0]
-        scalar = torch.full((batch,), 0.0 if self.state.frozen else sigma, device=x.device)
+        own_sigma = 0.0 if self.state.frozen else sigma
+        scalar = torch.full((batch,), own_sigma, device=x.device)
         return StreamInput(x, scalar, (self._levels * sigma).expand(batch, -1), self._index, enabled)
 
     def keep(self, x: Tensor, uncond: bool) -> None:
         """Predict the tokens themselves: those of a frozen stream, whose timestep is 0."""
-        self.last = Prediction(x, x if uncond else None)
+        self.last = Prediction(x, None)
+        if uncond:
+            self.last = Prediction(x, x)
 
     def combine(self, params: GuiderParams, given: StreamInput, velocities: dict[str, Tensor | None],
                 uncond: bool, voiced: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -63,8 +66,10 @@ class StreamRun:
 
         `voiced` adds to (guided, conditional) x0 what a reference voice asks for.
         """
-        found = {name: None if value is None else to_denoised(given.latent, value, given.token_timesteps)
-                 for name, value in velocities.items()}
+        found: dict[str, Tensor | None] = dict.fromkeys(velocities)
+        for name, value in velocities.items():
+            if value is not None:
+                found[name] = to_denoised(given.latent, value, given.token_timesteps)
         guided = voiced(combine(params, **found, running=self._running), found["cond"])
         self.last = Prediction(guided, found["uncond"] if uncond else None)
 
@@ -88,12 +93,16 @@ class Denoiser:
         self._transformer, self._check = transformer, check
         self._guidance = (guidance or Guidance()).resolved(None)
         self._positive, self._negative = positive, negative
-        states = video, audio
-        self._runs = {name: StreamRun(state) for name, state in zip(STREAMS, states, strict=True) if state is not None}
-        positions = (None if state is None else state.positions for state in states)
-        dtype = transformer.proj_out.bias.dtype
-        seen = None if video is None else video.attention
-        self._tables = transformer.tables(*positions, dtype, None if seen is None else seen.dense(dtype))
+        self._runs: dict[str, StreamRun] = {}
+        positions: dict[str, Tensor] = {}
+        for name, state in zip(STREAMS, (video, audio), strict=True):
+            if state is not None:
+                self._runs[name] = StreamRun(state)
+                positions[name] = state.positions
+        dtype, mask = transformer.proj_out.bias.dtype, None
+        if video is not None and video.attention is not None:
+            mask = video.attention.dense(dtype)
+        self._tables = transformer.tables(positions.get("video"), positions.get("audio"), dtype, mask)
         self._voice: VoiceGuidance | None = None
         if identity and audio is not None and audio.clip_tokens < audio.positions.shape[2]:
             self._voice = VoiceGuidance(transformer, identity, audio, self._tables)
@@ -114,10 +123,15 @@ class Denoiser:
 
     def _evaluate(self, x: Streams, sigma: float, step: int, uncond: bool) -> tuple[Streams, Streams]:
         params = dict(zip(STREAMS, self._guidance.at(sigma), strict=True))
-        noisy = {name: part for name, part in zip(STREAMS, x, strict=True) if part is not None}
-        fresh = [name for name in noisy if not self._runs[name].skips(params[name], step)]
+        fresh: list[str] = []
+        inputs: dict[str, StreamInput] = {}
+        for name, part in zip(STREAMS, x, strict=True):
+            if part is not None:
+                run = self._runs[name]
+                if not run.skips(params[name], step):
+                    fresh.append(name)
+                inputs[name] = run.input(part, sigma, name in fresh)
         moving = [name for name in fresh if not self._runs[name].state.frozen]
-        inputs = {name: self._runs[name].input(part, sigma, name in fresh) for name, part in noisy.items()}
         # Without a stream that moves there is nothing to ask the transformer.
         if moving:
             passes = self._plan(params, moving, uncond)
@@ -127,17 +141,23 @@ class Denoiser:
             if name in moving:
                 self._runs[name].combine(params[name], inputs[name], named[name], uncond, voiced(name))
             else:
-                self._runs[name].keep(noisy[name], uncond)
-        video, audio = (self._runs[name].last if name in noisy else Prediction(None, None) for name in STREAMS)
+                self._runs[name].keep(inputs[name].latent, uncond)
+        made = dict.fromkeys(STREAMS, Prediction(None, None))
+        for name in inputs:
+            made[name] = self._runs[name].last
+        video, audio = made["video"], made["audio"]
         return (video.guided, audio.guided), (video.uncond, audio.uncond)
 
     def _velocities(self, inputs: dict[str, StreamInput],
                     passes: dict[str, Pass]) -> dict[str, dict[str, Tensor | None]]:
         """What each pass gives for each stream: stream -> pass -> velocity. A stream may be context only."""
-        made = self._transformer(*(inputs.get(name) for name in STREAMS), list(passes.values()), self._tables,
-                                 self._check)
-        return {stream: dict(zip(passes, own, strict=True))
-                for stream, own in zip(STREAMS, zip(*made, strict=True), strict=True)}
+        made = self._transformer(inputs.get("video"), inputs.get("audio"), list(passes.values()),
+                                 self._tables, self._check)
+        named: dict[str, dict[str, Tensor | None]] = {"video": {}, "audio": {}}
+        for name, (video, audio) in zip(passes, made, strict=True):
+            named["video"][name] = video
+            named["audio"][name] = audio
+        return named
 
     def _voiced(self, inputs: dict[str, StreamInput],
                 cond: Pass) -> Callable[[str], Callable[[Tensor, Tensor], Tensor]]:
@@ -169,8 +189,8 @@ class Denoiser:
             passes["uncond"] = replace(self._unconditioned(), reads=guided)
         perturbed = readers(lambda own: own.uses_stg)
         if perturbed:
-            blocks = {name: frozenset(own.stg_blocks if own.uses_stg else ()) for name, own in params.items()}
-            passes["perturbed"] = conditional(Perturbation(blocks["video"], blocks["audio"]), perturbed)
+            blocks = _skipped_blocks(params["video"]), _skipped_blocks(params["audio"])
+            passes["perturbed"] = conditional(Perturbation(*blocks), perturbed)
         apart = readers(lambda own: own.uses_modality)
         if len(self._runs) == len(STREAMS) and apart:
             passes["modality"] = conditional(Perturbation(cross=True), apart)
@@ -178,18 +198,31 @@ class Denoiser:
 
     def _unconditioned(self) -> Pass:
         """Negative context of guided streams; of both where no stream is guided and CFG++ asks all the same."""
-        guidance, positive, negative = self._guidance, self._positive, self._needed_negative("the unconditioned pass")
+        guidance, negative = self._guidance, self._needed_negative("the unconditioned pass")
         nothing = guidance == Guidance()
-        return Pass(negative.video if guidance.video or nothing else positive.video,
-                    negative.audio if guidance.audio or nothing else positive.audio)
+        video, audio = self._positive.video, self._positive.audio
+        if guidance.video or nothing:
+            video = negative.video
+        if guidance.audio or nothing:
+            audio = negative.audio
+        return Pass(video, audio)
 
     def _needed_negative(self, purpose: str) -> PromptContext:
         if self._negative is None:
-            raise RequestError(f"{purpose} was asked for without a negative prompt", "both contexts of a prompt",
-                               "Give the denoiser the negative context too.")
+            raise RequestError(f"{purpose} was asked for without a negative prompt",
+                               "both contexts of a prompt", "Give the denoiser the negative context too.")
         return self._negative
 
     def _nag(self, params: Params, stream: str) -> NagContext | None:
         nag = params[stream].nag
         context = nag and getattr(self._needed_negative("NAG"), stream)
-        return None if context is None else NagContext(nag, context)
+        if context is None:
+            return None
+        return NagContext(nag, context)
+
+
+def _skipped_blocks(params: GuiderParams) -> frozenset[int]:
+    """Blocks whose self attention of a stream its perturbed pass skips."""
+    if not params.uses_stg:
+        return frozenset()
+    return frozenset(params.stg_blocks)

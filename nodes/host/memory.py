@@ -207,7 +207,8 @@ class Residency:
         mm.throw_exception_if_processing_interrupted()
 
     def _patcher(self, component: Component) -> _ComponentPatcher:
-        if id(component) not in self._patchers:  # the patcher keeps the component alive, so the id stays its own
+        # A patcher keeps its component alive, so the id stays its own.
+        if id(component) not in self._patchers:
             devices = self.device, _offload_device(component)
             patcher = self._patchers[id(component)] = _ComponentPatcher(LTX23Component(component), *devices)
             patcher.wish = self._wish

@@ -120,4 +120,7 @@ def saved_sounds(saved: Sequence[Path]) -> io.NodeOutput:
 
 
 def _as_video(saved: Sequence[Path]) -> list[InputImpl.VideoFromFile]:
-    return [InputImpl.VideoFromFile(str(path)) for path in saved]
+    videos: list[InputImpl.VideoFromFile] = []
+    for path in saved:
+        videos.append(InputImpl.VideoFromFile(str(path)))
+    return videos

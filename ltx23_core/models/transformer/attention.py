@@ -39,7 +39,8 @@ class Attention(nn.Module):
 
     attend: AttentionFunction = staticmethod(attention)  # the pipeline sets another backend per instance
 
-    def __init__(self, query_width: int, context_width: int, heads: int, head_dim: int, eps: float = 1e-6) -> None:
+    def __init__(self, query_width: int, context_width: int, heads: int, head_dim: int,
+                 eps: float = 1e-6) -> None:
         super().__init__()
         inner = heads * head_dim
         self.heads = heads
@@ -58,7 +59,9 @@ class Attention(nn.Module):
         Gate logits, queries, keys, values: so a self attention is one product, and a cross attention two.
         """
         names = ("to_gate_logits", "to_q"), ("to_k", "to_v")
-        return names if self.to_q.in_features != self.to_k.in_features else (names[0] + names[1],)
+        if self.to_q.in_features != self.to_k.in_features:
+            return names
+        return (names[0] + names[1],)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, heads d) -> (B, heads, N, d), a view."""
@@ -66,7 +69,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, rope: Rope | None = None,
                 context_rope: Rope | None = None, bias: Tensor | None = None, skip: bool = False,
-                nag: tuple[NagNumbers, KeysValues] | None = None, keys_values: KeysValues | None = None) -> Tensor:
+                nag: tuple[NagNumbers, KeysValues] | None = None,
+                keys_values: KeysValues | None = None) -> Tensor:
         """Attend from x to context.
 
         Args:
@@ -88,8 +92,8 @@ class Attention(nn.Module):
         if context is None and keys_values is None:
             layers = (self.to_gate_logits, self.to_q, self.to_k, self.to_v)
             logits, query, key, value = linears(x, layers)
-            query, key = norm_rope_pair((query, self.q_norm.weight), (key, self.k_norm.weight), rope, self.heads,
-                                        self.q_norm.eps)
+            query, key = norm_rope_pair((query, self.q_norm.weight), (key, self.k_norm.weight), rope,
+                                        self.heads, self.q_norm.eps)
         else:
             logits, query = linears(x, (self.to_gate_logits, self.to_q))
             query = norm_rope(query, self.q_norm.weight, rope, self.heads, self.q_norm.eps)

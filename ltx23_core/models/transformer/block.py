@@ -99,16 +99,19 @@ class TransformerBlock(nn.Module):
         self.audio_ff = FeedForward(a)
         self.audio_to_video_attn = Attention(v, a, audio.heads, audio.head_dim, eps)
         self.video_to_audio_attn = Attention(a, v, audio.heads, audio.head_dim, eps)
-        for name, rows, width in (("scale_shift_table", 9, v), ("audio_scale_shift_table", 9, a),
-                                  ("prompt_scale_shift_table", 2, v), ("audio_prompt_scale_shift_table", 2, a),
-                                  ("scale_shift_table_a2v_ca_video", 5, v), ("scale_shift_table_a2v_ca_audio", 5, a)):
+        for name, rows, width in (
+            ("scale_shift_table", 9, v), ("audio_scale_shift_table", 9, a),
+            ("prompt_scale_shift_table", 2, v), ("audio_prompt_scale_shift_table", 2, a),
+            ("scale_shift_table_a2v_ca_video", 5, v), ("scale_shift_table_a2v_ca_audio", 5, a),
+        ):
             self.register_parameter(name, nn.Parameter(torch.empty(rows, width)))
 
     def parts(self, stream: str) -> Parts:
         """Modules and tables of "video" or "audio"."""
         if stream == "video":
             return Parts(self.attn1, self.attn2, self.audio_to_video_attn, self.ff,
-                         (self.scale_shift_table, self.prompt_scale_shift_table, self.scale_shift_table_a2v_ca_video))
+                         (self.scale_shift_table, self.prompt_scale_shift_table,
+                          self.scale_shift_table_a2v_ca_video))
         return Parts(self.audio_attn1, self.audio_attn2, self.video_to_audio_attn, self.audio_ff,
                      (self.audio_scale_shift_table, self.audio_prompt_scale_shift_table,
                       self.scale_shift_table_a2v_ca_audio))
@@ -128,7 +131,8 @@ class TransformerBlock(nn.Module):
         new = {**states, **stages[stage](states, call)}
         return {name: state for name, state in new.items() if name in call.wanted}
 
-    def _normed(self, state: State, call: BlockCall, name: str, *wanted: Modulation) -> tuple[Tensor, list[Tensor]]:
+    def _normed(self, state: State, call: BlockCall, name: str,
+                *wanted: Modulation) -> tuple[Tensor, list[Tensor]]:
         """A stream with its update, and its norm under some modulations."""
         return add_norm_modulate(state.x, state.update, wanted, call.steps[name].index, self.eps)
 
@@ -168,16 +172,16 @@ class TransformerBlock(nn.Module):
         if len(states) < len(STREAMS) or call.given.perturbation.cross or not moving:
             return {}
         directions = {"video": TO_VIDEO, "audio": TO_AUDIO}
-        held, seen = {}, {}
+        held, seen, new = {}, {}, {}
         for name, state in states.items():
             wanted = [call.rows(name).cross[directions[target]] for target in moving]
             held[name], made = self._normed(state, call, name, *wanted)
             seen[name] = dict(zip(moving, made, strict=True))
-        new = {name: State(x) for name, x in held.items()}
+            new[name] = State(held[name])
         for name, other in (STREAMS, STREAMS[::-1]):
             if name in moving:
-                attended = self.parts(name).cross(seen[name][name], seen[other][name], call.steps[name].cross_rope,
-                                                  call.steps[other].cross_rope)
+                ropes = call.steps[name].cross_rope, call.steps[other].cross_rope
+                attended = self.parts(name).cross(seen[name][name], seen[other][name], *ropes)
                 new[name] = State(held[name], Update(attended, call.rows(name).gate))
         return new
 

@@ -23,7 +23,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([GeluProjection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
+        wide = 4 * width
+        self.net = nn.ModuleList([GeluProjection(width, wide), nn.Identity(), nn.Linear(wide, width)])
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) -> (…, width)."""

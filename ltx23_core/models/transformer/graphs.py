@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ...ops.record import allowed, aside
 from .outline import outline, over
 
-MOST_TOKENS = 8192  # of video and all samples; above it the kernels of an H100 take longer than their launches
+MOST_TOKENS = 8192  # of video and all samples; above it an H100's kernels take longer than their launches
 BLOCKS = 4          # in a graph: between graphs a run can be interrupted
 AHEAD = 2           # graphs that may wait on the device while the host goes on
 KEPT = 4            # recordings: stages, and what guidance differs in
-WIDTHS = 40         # most a recording needs, in widths of a token: twice what `memory.estimates` gives for four passes
+WIDTHS = 40         # most a recording needs, in widths of a token: twice `memory.estimates` for four passes
 POLL = 0.0005       # seconds between two looks at the device
 
 Work = Generator[None, None, list]
@@ -69,7 +69,9 @@ class Recording:
     def __init__(self, model: Cut, given: tuple[object, ...], tensors: dict[int, Tensor],
                  pool: tuple[int, int]) -> None:
         """Record; nothing runs on the device, so the result is that of the first `replay`."""
-        self._inputs = [value.clone(memory_format=torch.contiguous_format) for value in tensors.values()]
+        self._inputs: list[Tensor] = []
+        for value in tensors.values():
+            self._inputs.append(value.clone(memory_format=torch.contiguous_format))
         self._graphs: list[torch.cuda.CUDAGraph] = []
         work = model.pieces(*over(given, dict(zip(tensors, self._inputs, strict=True))))
         self._outputs: list | None = None
@@ -110,7 +112,16 @@ class Recording:
             behind.append(torch.cuda.Event())
             behind[-1].record()
         # The next forward of this model writes over its memory.
-        return [tuple(None if part is None else part.clone() for part in result) for result in self._outputs]
+        copies = []
+        for video, audio in self._outputs:
+            copies.append((_copy(video), _copy(audio)))
+        return copies
+
+
+def _copy(velocity: Tensor | None) -> Tensor | None:
+    if velocity is None:
+        return None
+    return velocity.clone()
 
 
 def _keep_up(behind: deque[torch.cuda.Event], check: Callable[[], None] | None) -> None:
@@ -175,8 +186,8 @@ class Graphs:
         with torch.cuda.device(next(iter(tensors.values())).device):
             return self._run(key, model, given, tensors, room, check)
 
-    def _run(self, key: Hashable, model: Cut, given: tuple[object, ...], tensors: dict[int, Tensor], room: int,
-             check: Callable[[], None] | None) -> list | None:
+    def _run(self, key: Hashable, model: Cut, given: tuple[object, ...], tensors: dict[int, Tensor],
+             room: int, check: Callable[[], None] | None) -> list | None:
         if key in self._made:
             self._made.move_to_end(key)
         elif key in self._seen:
@@ -207,9 +218,12 @@ class Graphs:
             return False
         self.captures += 1
         self.bytes += max(0, torch.cuda.memory_reserved() - before)
-        self._tables = [table for part in model.modules() for table in (part._parameters, part._buffers)]
-        self._addresses = _addresses(self._tables)
-        _log.info("CUDA graphs: recorded in %.2f s, %.0f MB in all", time.perf_counter() - begin, self.bytes / 1e6)
+        tables: list[dict[str, Tensor | None]] = []
+        for part in model.modules():
+            tables += (part._parameters, part._buffers)
+        self._tables, self._addresses = tables, _addresses(tables)
+        seconds = time.perf_counter() - begin
+        _log.info("CUDA graphs: recorded in %.2f s, %.0f MB in all", seconds, self.bytes / 1e6)
         return True
 
 

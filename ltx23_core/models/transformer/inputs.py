@@ -58,8 +58,12 @@ class Perturbation:
 
     def skipped(self, block: int) -> frozenset[str]:
         """Streams whose self attention is skipped in one block."""
-        blocks = {"video": self.video_self, "audio": self.audio_self}
-        return frozenset(name for name in STREAMS if block in blocks[name])
+        found = set()
+        if block in self.video_self:
+            found.add("video")
+        if block in self.audio_self:
+            found.add("audio")
+        return frozenset(found)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ...ops.modulate import add_norm_modulate, per_token
 from ...ops.pick import chosen
 from ...ops.rope import rope_tables
 from .adaln import AdaLayerNormSingle
-from .attention import Attention
+from .attention import Attention, KeysValues
 from .block import BlockCall, State, States, StreamStep, TransformerBlock
 from .graphs import Graphs, room, wanted
 from .inputs import STAGES, STREAMS, Pass, StreamInput, StreamTables
@@ -96,8 +96,11 @@ class Transformer(nn.Module):
                 return None
             middles = positions.float().mean(dim=-1)
             own = rope_tables(middles, shape.width, shape.max_pos, config.rope_theta, dtype)
-            cross = rope_tables(middles[:, :1], config.audio.width, config.cross_max_pos, config.rope_theta, dtype)
-            return StreamTables(own, cross, None if mask is None else mask_bias(mask, dtype)[:, None])
+            cross = rope_tables(middles[:, :1], config.audio.width, config.cross_max_pos, config.rope_theta,
+                                dtype)
+            if mask is None:
+                return StreamTables(own, cross)
+            return StreamTables(own, cross, mask_bias(mask, dtype)[:, None])
 
         return stream(video_positions, config.video, video_mask), stream(audio_positions, config.audio, None)
 
@@ -110,7 +113,8 @@ class Transformer(nn.Module):
                              self.av_ca_audio_scale_shift_adaln_single, self.av_ca_v2a_gate_adaln_single,
                              self.audio_scale_shift_table, self.audio_proj_out)
 
-    def _prepared(self, name: str, own: StreamInput, other: StreamInput | None, table: StreamTables) -> Prepared:
+    def _prepared(self, name: str, own: StreamInput, other: StreamInput | None,
+                  table: StreamTables) -> Prepared:
         """AdaLN rows of one stream for all blocks and passes, and the embedding that the output head needs."""
         scale, modules = self.config.timestep_scale, self._stream(name)
         gate_scale = scale * (self.config.av_gate_timestep_scale / scale)
@@ -121,15 +125,16 @@ class Transformer(nn.Module):
             cross, _ = modules.cross(own.timesteps * scale)
             gate, _ = modules.gate(other.sigma[:, None] * gate_scale)
         every_block = StepRows(self.transformer_blocks, name, Coefficients(rows, prompt, cross, gate))
-        step = StreamStep(every_block, table.rope, table.cross_rope, index=own.index, self_bias=table.self_bias,
-                          enabled=own.enabled)
+        step = StreamStep(every_block, table.rope, table.cross_rope, index=own.index,
+                          self_bias=table.self_bias, enabled=own.enabled)
         return Prepared(step, embedding)
 
     def _head(self, name: str, state: State, given: Prepared) -> Tensor:
         """Velocity of one stream, (B, N, out channels)."""
         modules, index, eps = self._stream(name), given.step.index, self.config.norm_eps
         x, _ = add_norm_modulate(state.x, state.update, (), index, eps)
-        shift, scale = (row.to(x.dtype) + given.embedding for row in modules.table)  # both on the same embedding
+        table = modules.table.to(x.dtype)
+        shift, scale = table[0] + given.embedding, table[1] + given.embedding  # both on the same embedding
         normed = layer_norm(x, x.shape[-1:], None, None, eps)
         return modules.project(torch.addcmul(per_token(shift, index), normed, per_token(1 + scale, index)))
 
@@ -171,30 +176,38 @@ class Transformer(nn.Module):
                tables: tuple[StreamTables | None, StreamTables | None],
                check: Callable[[], None] | None = None) -> Generator[None, None, list[Velocities]]:
         """The work of `forward`, which may be cut after every block (`graphs`)."""
-        inputs = {name: given for name, given in zip(STREAMS, (video, audio), strict=True) if given is not None}
-        others = {"video": audio, "audio": video}
-        constant = dict(zip(STREAMS, tables, strict=True))
-        given = {name: self._prepared(name, own, others[name], constant[name]) for name, own in inputs.items()}
-        # One layout whoever made the latent: a product over a transposed view rounds otherwise.
-        branches = [Branch(list(range(len(passes))), {
-            name: State(self._stream(name).patchify(own.latent.contiguous())) for name, own in inputs.items()})]
+        given, steps = {}, {}
+        for name, own, other, constant in zip(STREAMS, (video, audio), (audio, video), tables, strict=True):
+            if own is not None:
+                given[name] = self._prepared(name, own, other, constant)
+                steps[name] = given[name].step
+        branches = [Branch(list(range(len(passes))), self._first_states(video, audio))]
         for number in range(len(self.transformer_blocks)):
-            branches = self._block(number, branches, given, passes, check)
+            branches = self._block(number, branches, steps, passes, check)
             yield
         return self._velocities(branches, given, len(passes))
 
-    def _block(self, number: int, branches: list[Branch], given: dict[str, Prepared], passes: Sequence[Pass],
+    def _first_states(self, video: StreamInput | None, audio: StreamInput | None) -> States:
+        states = {}
+        for name, own in zip(STREAMS, (video, audio), strict=True):
+            if own is not None:
+                # One layout whoever made the latent: a product over a transposed view rounds otherwise.
+                states[name] = State(self._stream(name).patchify(own.latent.contiguous()))
+        return states
+
+    def _block(self, number: int, branches: list[Branch], steps: dict[str, StreamStep], passes: Sequence[Pass],
                check: Callable[[], None] | None) -> list[Branch]:
         """One block of all passes, stage by stage; branches fork where a stage treats their passes differently.
 
         Takes the branches out of the list that it is given: the caller must not keep them alive.
         """
         block, last = self.transformer_blocks[number], number == len(self.transformer_blocks) - 1
-        steps, shared = {name: each.step for name, each in given.items()}, {}
+        shared: dict[tuple[str, int], KeysValues] = {}
         for stage in STAGES:
             ahead = not last or STAGES.index(stage) < STAGES.index("cross")
             forked = []
-            while branches:  # each is let go as soon as it is done: its memory is what the next one's results need
+            # Each is let go as soon as it is done: its memory is what the next one's results need.
+            while branches:
                 branch = branches.pop(0)
                 for members in _groups(branch.members, passes, number, stage):
                     if check is not None and stage == STAGES[-1]:
@@ -209,7 +222,9 @@ class Transformer(nn.Module):
     def _velocities(self, branches: list[Branch], given: dict[str, Prepared], count: int) -> list[Velocities]:
         results: list[Velocities] = [(None, None)] * count
         for members, states in branches:
-            made = {name: self._head(name, state, given[name]) for name, state in states.items()}
+            made = {}
+            for name, state in states.items():
+                made[name] = self._head(name, state, given[name])
             for member in members:
                 results[member] = made.get("video"), made.get("audio")
         return results

@@ -29,7 +29,8 @@ def push(numbers: NagNumbers, positive: Tensor, negative: Tensor) -> Tensor:
         (B, N, heads head_dim) in their dtype.
     """
     guided = positive + (numbers.scale - 1) * (positive - negative)
-    norm, before = (part.float().abs().sum(-1, keepdim=True) for part in (guided, positive))
+    norm = guided.float().abs().sum(-1, keepdim=True)
+    before = positive.float().abs().sum(-1, keepdim=True)
     limit = (numbers.tau * before / norm.clamp(min=1e-20)).clamp(max=1)
     return positive.lerp(guided * limit.to(guided.dtype), numbers.alpha)
 

@@ -35,8 +35,13 @@ def over(value: Value, tensors: dict[int, Tensor]) -> Value:
     if isinstance(value, Tensor):
         return tensors[id(value)]
     if is_dataclass(value):
-        return replace(value, **{field.name: over(getattr(value, field.name), tensors) for field in fields(value)})
+        changed = {}
+        for field in fields(value):
+            changed[field.name] = over(getattr(value, field.name), tensors)
+        return replace(value, **changed)
     if isinstance(value, (tuple, list)):
         parts = [over(part, tensors) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if hasattr(value, "_fields"):  # a named tuple takes its parts one by one
+            return type(value)(*parts)
+        return type(value)(parts)
     return value

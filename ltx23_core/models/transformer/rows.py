@@ -66,7 +66,9 @@ class Rows:
     def __getitem__(self, part: Part) -> Modulation:
         """Shift, scale and gate of a part, (B, U, W) each."""
         shift, scale = self._values[:, :, part.shift], self._values[:, :, part.scale]
-        return Modulation(shift, scale, None if part.gate is None else self._values[:, :, part.gate])
+        if part.gate is None:
+            return Modulation(shift, scale)
+        return Modulation(shift, scale, self._values[:, :, part.gate])
 
 
 class BlockRows(NamedTuple):
@@ -95,13 +97,25 @@ def make_rows(tables: Sequence[Tensor], given: Coefficients) -> list[BlockRows]:
         given: coefficients of the stream.
     """
     own, prompt, cross = tables
-    made = [_values(own, given.own, "own"), _values(prompt, given.prompt, "prompt")]
-    count = len(own)
+    own_values, prompts = _values(own, given.own, "own"), _values(prompt, given.prompt, "prompt")
+    made: list[BlockRows] = []
     if given.cross is None or given.gate is None:
-        return [BlockRows(Rows(made[0][i]), Rows(made[1][i]), None, None) for i in range(count)]
+        for i in range(len(own)):
+            made.append(BlockRows(Rows(own_values[i]), Rows(prompts[i]), None, None))
+        return made
     crossing = _values(cross[:, :CROSS_ROWS], given.cross, "cross")
     gates = cross[:, CROSS_ROWS].to(given.gate.dtype)[:, None, None] + given.gate
-    return [BlockRows(Rows(made[0][i]), Rows(made[1][i]), Rows(crossing[i]), gates[i]) for i in range(count)]
+    for i in range(len(own)):
+        made.append(BlockRows(Rows(own_values[i]), Rows(prompts[i]), Rows(crossing[i]), gates[i]))
+    return made
+
+
+def _all_on(device: torch.device, tables: Sequence[Sequence[Tensor]]) -> bool:
+    for own in tables:
+        for table in own:
+            if table.device != device:
+                return False
+    return True
 
 
 class StepRows:
@@ -117,10 +131,9 @@ class StepRows:
         self._blocks, self._name, self._given = blocks, name, given
         self._made: list[BlockRows] | None = None
         self._last: tuple[int, BlockRows] | None = None
-        device = given.own.device
         own = [block.parts(name).tables for block in blocks]
         # A streamed block's tables are on the device only while the block is.
-        if given.own.shape[1] <= MOST_AT_ONCE and all(table.device == device for each in own for table in each):
+        if given.own.shape[1] <= MOST_AT_ONCE and _all_on(given.own.device, own):
             self._made = make_rows([torch.stack(kind) for kind in zip(*own, strict=True)], given)
 
     def __getitem__(self, number: int) -> BlockRows:
