@@ -57,29 +57,6 @@ def test_sound_alone(host: Host) -> None:
     sampler, decoder = (graphs.node_id(graph, name) for name in ("LTX23Sampler", "LTX23DecodeAudio"))
     graph = {key: node for key, node in graph.items()
              if node["class_type"] not in ("LTX23DecodeVideo", "CreateVideo", "SaveVideo")}
-    graph[sampler]["inputs"]["streams"] = "audio"
-    graph["60"] = {"class_type": "SaveAudio", "inputs": {"audio": [decoder, 0], "filename_prefix": "sound/alone"}}
-    run = host.client.run(graph)
-    assert run.ok, run.error
-    with av.open(str(host.client.file(run.outputs["60"]["audio"][0]))) as file:
-        sound = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)
-        assert file.streams.audio[0].rate == 48000
-    assert sound.size and np.abs(sound.astype(float)).max() > 0
-
-
-def test_picture_alone_is_a_silent_file_and_sound_alone_one_of_sound(host: Host) -> None:
-    graph = graphs.workflow("quick_start", "silent/picture", **SIZE, steps=1)
-    sampler = graphs.node_id(graph, "LTX23Sampler")
-    graph[sampler]["inputs"]["streams"] = "video"
-    run = host.client.run(graph)
-    assert run.ok, run.error
-    with av.open(str(host.client.file(run.results()[0]))) as file:
-        assert not file.streams.audio and sum(1 for _ in file.decode(video=0)) == 9
-    graph[sampler]["inputs"]["streams"] = "audio"
-    run = host.client.run(graph)
-    assert run.ok, run.error
-    with av.open(str(host.client.file(run.results()[0]))) as file:
-        assert not file.streams.video and file.streams.audio
 
 
 def test_a_latent_of_the_first_stage_must_be_upscaled(host: Host) -> None:
