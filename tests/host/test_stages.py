@@ -1,7 +1,6 @@
 """Recipes of two stages in one node and in several, batches, sound alone: through POST /prompt."""
 from __future__ import annotations
 
-import av
 import numpy as np
 import pytest
 
