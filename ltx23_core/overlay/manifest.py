@@ -323,6 +323,7 @@ def save(path: Path, text: str) -> None:
         OverlayError: the folder cannot be written, or another process holds the lock for a minute.
     """
     if _holds(path, text):  # so that a read-only folder with the same manifest serves
+        remove_stale(path)
         return
     lock = path.with_name(f".{path.name}.lock")
     try:

@@ -78,6 +78,15 @@ def test_killed_at_random_times(tiny: Path) -> None:
     assert not hidden(tiny.parent), "leftovers pile up"
 
 
+def test_leftovers_go_where_the_manifest_is_there_already(tiny: Path) -> None:
+    materialize(tiny)
+    left = tiny.with_name(f".{tiny.name}.ltx23.json.1-00000000.tmp")
+    left.write_bytes(b"half")
+    make_old(tiny.parent)
+    materialize(tiny)
+    assert not hidden(tiny.parent)
+
+
 def test_killed_at_every_line(tiny: Path) -> None:
     """Before each line that `save` and the lock go through."""
     result, texts, path = killed("lines", tiny)
