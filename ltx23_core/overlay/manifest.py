@@ -308,6 +308,14 @@ def remove_stale(path: Path) -> None:
                     (path.parent / name).unlink()
 
 
+def _tidy(path: Path, lock: Path) -> None:
+    """Delete what killed writers of a manifest left, their lock too; nothing where somebody writes or it cannot be."""
+    with contextlib.suppress(OSError, Busy):
+        if any(name.startswith(f".{path.name}.") for name in os.listdir(path.parent)):
+            with locked(lock, 0):
+                remove_stale(path)
+
+
 def _holds(path: Path, text: str) -> bool:
     """Whether a file has this content already."""
     try:
@@ -322,10 +330,10 @@ def save(path: Path, text: str) -> None:
     Raises:
         OverlayError: the folder cannot be written, or another process holds the lock for a minute.
     """
-    if _holds(path, text):  # so that a read-only folder with the same manifest serves
-        remove_stale(path)
-        return
     lock = path.with_name(f".{path.name}.lock")
+    if _holds(path, text):  # so that a read-only folder with the same manifest serves
+        _tidy(path, lock)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock, _LOCK_SECONDS):
