@@ -17,7 +17,7 @@ from ..locks import Busy, locked
 from .errors import HubError
 from .partial import download, partial_path
 from .remote import CHUNK, Hub, RemoteFile, files_below, is_complete
-from .request import Request, parse
+from .request import Request
 from .there import file_below, folder_below, is_real
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, file; may raise to stop
@@ -134,24 +134,6 @@ def _carried_out(hub: Hub, plan: _Plan, tick: Callable[[int], None]) -> Fetched:
             ways.append(_provide(hub, item, tick))
             size += item.file.size
     return Fetched(plan.request, plan.path, size, tuple(ways))
-
-
-def fetch_missing(names: Iterable[str], folders: Callable[[str], Path],
-                  on_progress: Progress = lambda *_: None, hub: Hub | None = None) -> list[Fetched]:
-    """Provide files of the catalogue in one call: those that are there, in any sub-folder, stay as they are.
-
-    Args:
-        names: of `catalogue.ENTRIES`, or what else `request.parse` reads.
-        folders: name of a folder of ComfyUI's models -> where it is.
-        on_progress: as for `fetch`.
-        hub: another than the user's.
-
-    Raises:
-        HubError: as `fetch`.
-        RequestError: as `fetch`, or a name that is not known.
-    """
-    requests = list(map(parse, dict.fromkeys(names)))
-    return fetch([(request, folders(request.folder)) for request in requests], on_progress, hub)
 
 
 def _settled(request: Request, root: Path | None) -> Path | None:

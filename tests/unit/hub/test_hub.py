@@ -21,7 +21,7 @@ from ltx23_core.hub import fetch as fetching
 from ltx23_core.hub import partial
 from ltx23_core.hub.catalogue import CATALOGUE, ENTRIES, Entry, table
 from ltx23_core.hub.errors import HubError, OfflineError
-from ltx23_core.hub.fetch import fetch, fetch_missing, present
+from ltx23_core.hub.fetch import fetch, present
 from ltx23_core.hub.remote import Hub
 from ltx23_core.hub.request import Request, is_safe, parse
 
@@ -209,7 +209,7 @@ def test_what_is_missing_is_one_call(server: FakeHub, hub: Hub, tmp_path: Path,
     monkeypatch.setattr("ltx23_core.hub.request.ENTRIES", entries)
     (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
     (tmp_path / "checkpoints" / "mine" / NAME).write_bytes(CONTENT)
-    first, second = fetch_missing(["a", "b", "a"], lambda folder: tmp_path / folder, hub=hub)
+    first, second = fetch([(each, tmp_path / each.folder) for each in map(parse, ("a", "b"))], hub=hub)
     assert first.ways == ("already there",) and second.path == tmp_path / "loras" / "b.safetensors"
     assert len(server.gets()) == 1
 
