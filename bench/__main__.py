@@ -6,7 +6,9 @@ from importlib import import_module
 
 NAMES = {name: "bench." + name.replace("-", "_") for name in (
     "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "generate", "transformer", "guided-step",
-    "streaming", "registering", "decode", "end-to-end")}
+    "registering", "decode", "text", "end-to-end", "parallel", "scaling", "cards", "host",
+    "quantise", "quality", "native")} | {
+    "comfy": "bench.comfy.main", "streaming": "bench.streaming.main"}
 
 
 if __name__ == "__main__":

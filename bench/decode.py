@@ -1,8 +1,9 @@
-"""Decoding a video beside what the device alone takes for it: frames on the host in both forms, and an mp4.
+"""Decoding a video: each way's peak against what it says, its seconds, the way that a budget gets, and an mp4.
 
-    python -m bench decode --sizes a,c [--repeats 3] [--tiny]
+    python -m bench decode --sizes c --frames 121,1001 --memory 4 [--all-ways] [--repeats 3] [--tiny]
 
-A random decoder of the true shapes, the official tiles. The mp4 needs PyAV, which is said where it is missing.
+A random decoder of the true shapes. With ``--memory`` the process may take no more from the device, so a plan that does
+not hold fails. The mp4 needs PyAV, which is said where it is missing; its last column is the time beside the device's.
 """
 from __future__ import annotations
 
@@ -17,18 +18,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ltx23_core.decode.frames import to_frames
-from ltx23_core.decode.tiles import auto_tiling, tiled_decode
+from ltx23_core.config import VideoVAEConfig
+from ltx23_core.decode.frames import leaving
+from ltx23_core.decode.tiles import auto_tiling
+from ltx23_core.decode.ways import AUTO_TILING, Way, ways
 from ltx23_core.geometry import video_grid
+from ltx23_core.memory.room import SPARE, Need, first_fitting
 from ltx23_core.models.registry import build
 
 from .generate_weights import manifest_22b, random_tensor
-from .measure import peak_gib, table
-from .models import SIZES, timed_once
+from .measure import table
+from .models import SIZES
+
+HEAD = ("size", "frames", "way", "what", "seconds", "of the device's", "peak GB", "planned GB", "plan")
 
 
-def random_decoder(device: torch.device, dtype: torch.dtype, tiny: bool) -> tuple[nn.Module, int]:
-    """The video decoder with random weights, and the channels of its latent."""
+def random_decoder(device: torch.device, dtype: torch.dtype, tiny: bool) -> tuple[nn.Module, VideoVAEConfig]:
+    """The video decoder with random weights, and its configuration."""
     config = json.loads(manifest_22b()[1]["config"])["vae"]
     if tiny:
         config = config | {"decoder_base_channels": 16, "latent_channels": 8}
@@ -40,68 +46,162 @@ def random_decoder(device: torch.device, dtype: torch.dtype, tiny: bool) -> tupl
         if leaf in owner._parameters:
             tensor = nn.Parameter(tensor, requires_grad=False)
         setattr(owner, leaf, tensor)
-    return decoder.eval(), config["latent_channels"]
+    return decoder.eval(), VideoVAEConfig.from_dict(config)
 
 
-def ways(decoder: nn.Module, latent: Tensor, folder: Path) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
-    tiling = auto_tiling(latent.shape)
+class Bench:
+    """One decoder, and what is measured of it.
 
-    def pixels() -> Iterator[Tensor]:
-        return (chunk[0] for chunk in tiled_decode(decoder, latent, tiling))
+    Args:
+        tiny: few channels, on whatever device there is.
+        repeats: runs of which the median is shown, after one that is not; 0: one run in all, of byte frames alone.
+        folder: for the mp4.
+    """
 
-    def bytes_of() -> Iterator[Tensor]:
-        return (to_frames(chunk, eight_bit=True) for chunk in pixels())
+    def __init__(self, tiny: bool, repeats: int, folder: Path) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.decoder, self.config = random_decoder(self.device, self.dtype, tiny)
+        self.weights = sum(value.numel() * value.element_size() for value in self.decoder.state_dict().values())
+        self._repeats, self._folder = repeats, folder
+        self.rows: list[list[object]] = []
 
-    found = {"device alone": lambda: sum(chunk.shape[1] for chunk in pixels()),
-             "float frames on the host": lambda: sum(len(to_frames(chunk)) for chunk in pixels()),
-             "byte frames on the host": lambda: sum(len(chunk) for chunk in bytes_of())}
-    if importlib.util.find_spec("av") is None:
-        print("# no mp4: PyAV is not installed", flush=True)
+    def latent(self, size: str, frames: int) -> Tensor:
+        """Random, of a size of `SIZES` and so many frames."""
+        width, height, _ = SIZES[size]
+        grid = video_grid(width, height, frames)
+        shape = 1, self.config.latent_channels, grid.frames, grid.height, grid.width
+        return torch.randn(shape, device=self.device).to(self.dtype)
+
+    def pixels(self, way: Way, latent: Tensor) -> Iterator[Tensor]:
+        """Decoded, on the device."""
+        return way.decoded(self.decoder, latent)
+
+    def run(self, size: str, latent: Tensor, way: Way, file: bool) -> None:
+        """Rows of one way: the device alone, frames on the host, and a file."""
+        frames = 8 * latent.shape[2] - 7
+        alone = None
+        for name, call in self.calls(way, latent, file).items():
+            try:
+                taken, peak = self.measured(call)
+            except torch.cuda.OutOfMemoryError as error:
+                self.rows.append([size, frames, way.text, name, "DOES NOT FIT", str(error)[:60], "", "", ""])
+                return
+            alone = alone or taken
+            planned = (self.weights + way.bytes) / 1e9
+            says = ""
+            if peak:
+                says = "exceeded" if peak > planned else f"{100 * (planned / peak - 1):.1f} % above"
+            row = [size, frames, way.text, name, taken, f"{taken / alone:.3f}x", f"{peak:.2f}", f"{planned:.2f}", says]
+            self.rows.append(row)
+            print("#", *row, flush=True)
+
+    def calls(self, way: Way, latent: Tensor, file: bool) -> dict[str, Callable[[], object]]:
+        """What is timed, by name."""
+        def bytes_of() -> Iterator[Tensor]:
+            return leaving(self.pixels(way, latent), eight_bit=True)
+
+        if not self._repeats:
+            return {"byte frames on the host": lambda: drained(bytes_of())}
+        found = {"device alone": lambda: drained(self.pixels(way, latent)),
+                 "byte frames on the host": lambda: drained(bytes_of())}
+        if file:
+            from ltx23_core.media.video import write_video
+            found["mp4"] = lambda: write_video(self._folder / "bench.mp4", bytes_of(), 24.0)
         return found
-    from ltx23_core.media.video import write_video
-    return found | {"mp4": lambda: write_video(folder / "bench.mp4", bytes_of(), 24.0)}
 
-
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median by the host's clock, the device waited for: files are written by the host."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
+    @torch.no_grad()
+    def measured(self, function: Callable[[], object]) -> tuple[float, float]:
+        """Median seconds by the host's clock, and the peak in GB; the first call is not counted."""
+        times = []
+        if self._repeats:
+            function()
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return sorted(times)[len(times) // 2]
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(max(self._repeats, 1)):
+            begin = time.perf_counter()
+            function()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        peak = 0.0
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 1e9
+        return sorted(times)[len(times) // 2], peak
+
+
+def drained(chunks: Iterator[Tensor]) -> None:
+    """Take all of them, holding none."""
+    for chunk in chunks:
+        del chunk
 
 
 @torch.no_grad()
+def agreement(bench: Bench, size: str) -> str:
+    """How near the streamed clip and the official tiles are to the whole one, in the bench's precision."""
+    latent = bench.latent(size, SIZES[size][2])
+    [whole] = ways(bench.config, latent.shape, None, bench.dtype)
+    want = torch.cat([chunk.cpu().float() for chunk in bench.pixels(whole, latent)], dim=2)
+    found = []
+    streamed = [way for way in ways(bench.config, latent.shape, AUTO_TILING, bench.dtype) if way.frames]
+    for way in (*streamed, *ways(bench.config, latent.shape, auto_tiling(latent.shape), bench.dtype)):
+        got = torch.cat([chunk.cpu().float() for chunk in bench.pixels(way, latent)], dim=2)
+        error = (got - want).double().square().mean()
+        found.append(f"{way.text}: {(10 * torch.log10(4 / error)).item():.1f} dB")
+    return f"# {size}, to the whole clip: " + "; ".join(found)
+
+
+def budgeted(bench: Bench, found: list[Way], budget: float | None) -> list[Way]:
+    """The way that so many GB get."""
+    if budget is None:
+        return found[:1]
+    need = Need("video_decoder", bench.weights)
+    return [found[first_fitting([need], budget * 1e9 * (1 - SPARE), [way.bytes for way in found])]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--sizes", type=lambda text: text.split(","), default=["a"], help=f"of {', '.join(SIZES)}")
+    made.add_argument("--frames", type=lambda text: list(map(int, text.split(","))), help="default: the size's own")
+    made.add_argument("--memory", type=float, help="GB that the process may take")
+    made.add_argument("--all-ways", action="store_true", help="not only the one that is taken")
+    made.add_argument("--agreement", action="store_true", help="also how near each way is to the whole clip")
+    made.add_argument("--repeats", type=int, default=3, help="0: one run of byte frames, for its peak")
+    made.add_argument("--tiny", action="store_true", help="few channels: a smoke run")
+    made.add_argument("--out", type=Path, help="write the rows as JSON")
+    return made
+
+
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=lambda text: text.split(","), default=["a"], help=f"of {', '.join(SIZES)}")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="few channels: a smoke run")
-    parser.add_argument("--out", type=Path, help="write the rows as JSON")
-    args = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    args = parser().parse_args()
     torch.manual_seed(0)
-    decoder, channels = random_decoder(device, dtype, args.tiny)
-    rows = []
+    has_file = importlib.util.find_spec("av") is not None
+    if not has_file:
+        print("# no mp4: PyAV is not installed", flush=True)
     with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args.tiny, args.repeats, Path(folder))
+        if args.agreement:
+            print(agreement(bench, args.sizes[0]), flush=True)
+        if args.memory is not None and bench.device.type == "cuda":
+            total = torch.cuda.get_device_properties(bench.device).total_memory
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(args.memory * 1e9 / total)
         for size in args.sizes:
-            grid = video_grid(*SIZES[size])
-            latent = torch.randn(1, channels, grid.frames, grid.height, grid.width, device=device).to(dtype)
-            alone = None
-            for name, call in ways(decoder, latent, Path(folder)).items():
-                timed_once(f"{size} {name}, first call", call)
-                taken = seconds(call, args.repeats)
-                alone = alone or taken
-                rows.append([size, name, taken, f"{taken / alone:.2f}x", f"{peak_gib(call):.1f}"])
-    print(table(("size", "what", "seconds", "of the device's", "peak GiB"), rows))
+            for frames in args.frames or [SIZES[size][2]]:
+                latent = bench.latent(size, frames)
+                found = ways(bench.config, latent.shape, AUTO_TILING, bench.dtype)
+                official = ways(bench.config, latent.shape, auto_tiling(latent.shape), bench.dtype)
+                chosen = budgeted(bench, found, args.memory)
+                if args.all_ways:
+                    chosen = [way for way in found if way.frames] + official
+                for way in chosen:
+                    bench.run(size, latent, way, has_file)
+    print(table(HEAD, bench.rows))
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=1))
+        args.out.write_text(json.dumps(bench.rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,21 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear
+
+from ltx23_core.ops.attention import attention
+from ltx23_core.ops.codes import FP8, product, quantise
+
+Made = TypeVar("Made")
 
 # First match wins; what else there is, is "other".
 CLASSES = (
     ("attention", ("fmha", "flash", "sdpa", "attention", "cudnn_generated")),
-    ("fused", ("_norm_rope", "_add_norm_modulate", "_gate_heads", "_gelu_tanh", "triton_")),
-    ("matmul", ("gemm", "nvjet", "cutlass", "xmma", "cublas")),
+    ("fused", ("_norm_rope", "_add_norm_modulate", "_gate_heads", "_gelu_tanh", "_quantise", "_scaled", "triton_")),
+    ("matmul", ("gemm", "gett", "nvjet", "cutlass", "xmma", "cublas")),
     ("copies", ("memcpy", "copy_kernel", "catarray", "direct_copy")),
     ("norms", ("layer_norm", "rms_norm", "rmsnorm", "reduce_kernel")),
     ("elementwise", ("elementwise",)),
@@ -51,15 +57,20 @@ def device_seconds(function: Callable[[], object], repeats: int = 5, calls: int 
     return seconds(graph.replay, repeats) / calls
 
 
-def peak_gib(function: Callable[[], object]) -> float:
-    """Most device memory, GiB, while a function runs; 0 without a GPU."""
+def peaked(function: Callable[[], Made]) -> tuple[Made, float]:
+    """What a function gives, and most device memory, GiB, while it runs; 0 without a GPU."""
     if not torch.cuda.is_available():
-        return 0.0
+        return function(), 0.0
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    function()
+    made = function()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() / 2**30
+    return made, torch.cuda.max_memory_allocated() / 2**30
+
+
+def peak_gib(function: Callable[[], object]) -> float:
+    """Most device memory, GiB, while a function runs; 0 without a GPU."""
+    return peaked(function)[1]
 
 
 def relative(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -73,11 +84,19 @@ def matmul_rate(tokens: int, width: int, device: torch.device, dtype: torch.dtyp
     return 8 * tokens * width * width / seconds(lambda: linear(x, weight), repeats=7)
 
 
+def codes_rate(tokens: int, width: int, device: torch.device) -> float:
+    """As `matmul_rate`, of fp8 codes with a scale for each row."""
+    x, weight = (quantise(torch.randn(shape, device=device), FP8) for shape in ((tokens, width), (4 * width, width)))
+    scale = weight.scale[:, 0]
+    taken = seconds(lambda: product(x, weight.codes, scale, None, torch.bfloat16), repeats=7)
+    return 8 * tokens * width * width / taken
+
+
 def attention_rate(tokens: int, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a self attention with the kernel that torch takes first where it may take any."""
+    """Operations a second of a self attention with the kernel that is fastest for the device."""
     x = torch.randn(1, tokens, 3, heads, head_dim, device=device, dtype=dtype)
     query, key, value = x.permute(2, 0, 3, 1, 4)
-    time_taken = seconds(lambda: scaled_dot_product_attention(query, key, value), repeats=7)
+    time_taken = seconds(lambda: attention(query, key, value), repeats=7)
     return 4 * tokens * tokens * heads * head_dim / time_taken
 
 

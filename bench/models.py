@@ -4,7 +4,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +13,25 @@ from torch import Tensor, nn
 from ltx23_core.config import TransformerConfig
 from ltx23_core.geometry import VideoGrid, audio_latent_length, audio_positions, video_grid, video_positions
 from ltx23_core.models.registry import build
+from ltx23_core.models.transformer.attention import Attention
+from ltx23_core.models.transformer.feed_forward import FeedForward
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
 from ltx23_core.models.transformer.model import Transformer
+from ltx23_core.ops.codes import FP8, INT8, quantise
 from ltx23_core.ops.matmul import pack
+from ltx23_core.ops.rope import Rope, RopeRows
+from ltx23_core.overlay.bytes.source import QuantRef, TensorRef
 from ltx23_core.overlay.names.renames import to_diffusers
+from ltx23_core.quant.layers import QuantLinear
 
 from .generate_weights import manifest_22b, random_tensor
 
 SIZES = {"tiny": (128, 64, 17), "preview": (384, 256, 25), "a": (768, 512, 121), "b": (1280, 704, 121),
+         "half-b": (640, 352, 121), "half-c": (960, 544, 121),
          "c": (1920, 1088, 121)}
 TEXT = 1024
 STG_BLOCK = 28
+GATES = "to_gate_logits"
 TINY_WIDTHS = {"num_layers": 3, "num_attention_heads": 4, "audio_num_attention_heads": 4, "attention_head_dim": 16,
                "audio_attention_head_dim": 8}
 
@@ -91,11 +100,17 @@ class Work:
         return plain + [Pass(nv, na), Pass(v, a, Perturbation(skip, skip)),
                         Pass(v, a, Perturbation(cross=True))] if guided else plain
 
-    def ours(self, model: Transformer, guided: bool = False, conditioned: bool = False) -> Callable[[], list]:
-        """A call of our transformer, tables made beforehand as in a run."""
-        device, dtype = self.sigma.device, self.latents[0].dtype
-        tables = model.tables(video_positions(self.grid, self.fps).to(device),
-                              audio_positions(self.latents[1].shape[1]).to(device), dtype)
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Of video and audio tokens, as `Transformer.tables` takes them."""
+        return (video_positions(self.grid, self.fps).to(self.sigma.device),
+                audio_positions(self.latents[1].shape[1]).to(self.sigma.device))
+
+    def ours(self, model: Transformer, guided: bool = False, conditioned: bool = False,
+             whole_tables: bool = False) -> Callable[[], list]:
+        """A call of our transformer, tables made beforehand as in a run; ``whole_tables``: a row for each token."""
+        tables = model.tables(*self.positions(), self.latents[0].dtype)
+        if whole_tables:
+            tables = tuple(replace(each, rope=whole(each.rope), cross_rope=whole(each.cross_rope)) for each in tables)
         streams, passes = self.streams(conditioned), self.passes(guided)
         return lambda: model(*streams, passes, tables)
 
@@ -111,6 +126,65 @@ class Work:
             calls += [(nv, na, {}), (v, a, {"spatio_temporal_guidance_blocks": [STG_BLOCK]}),
                       (v, a, {"isolate_modalities": True})]
         return lambda: [peer(*self.latents, video, audio, **known, **options) for video, audio, options in calls]
+
+
+def whole(rope: Rope) -> Rope:
+    """Tables with a row for each token."""
+    return rope.whole() if isinstance(rope, RopeRows) else rope
+
+
+def sharing(model: Transformer, config: dict[str, object]) -> Transformer:
+    """Another of our transformers over the same tensors."""
+    other = build("transformer", config)
+    other.load_state_dict(model.state_dict(), strict=True, assign=True)
+    return other.eval().requires_grad_(False)
+
+
+def compile_parts(model: Transformer, **options: object) -> int:
+    """torch.compile of every attention and feed-forward of the blocks, in place; how many there are."""
+    count = 0
+    for block in model.transformer_blocks:
+        for part in block.children():
+            if isinstance(part, Attention | FeedForward):
+                part.compile(**options)
+                count += 1
+    return count
+
+
+def coded(model: Transformer, codes: torch.dtype) -> Transformer:
+    """Exchange the linears of a transformer's blocks for ones that multiply 8-bit codes of their weights, made here.
+
+    Those of one product (`ops.matmul`) lie behind each other, as a resident model's do; gate logits stay as they are.
+    """
+    for block in model.transformer_blocks:
+        single = {name for name, part in block.named_modules()
+                  if isinstance(part, nn.Linear) and not name.endswith(GATES)}
+        groups = []
+        for path, part in block.named_modules():
+            for names in getattr(part, "together", ()):
+                groups.append([f"{path}.{name}" for name in names if name != GATES])
+        single -= {name for group in groups for name in group}
+        for group in groups + [[name] for name in sorted(single)]:
+            _code(block, group, codes)
+    return model
+
+
+def _code(block: nn.Module, names: list[str], codes: torch.dtype) -> None:
+    """Exchange some layers of a block."""
+    layers = [block.get_submodule(name) for name in names]
+    rows = [layer.out_features for layer in layers]
+    every = quantise(torch.cat([layer.weight for layer in layers]), codes)
+    bias = torch.cat([layer.bias for layer in layers])
+    parts = every.codes.split(rows), every.scale.split(rows), bias.split(rows)
+    stored = {FP8: ("fp8", "F8_E4M3"), INT8: ("int8", "I8")}[codes]
+    for name, layer, weight, scale, part in zip(names, layers, *parts, strict=True):
+        refs = {"weight": TensorRef(Path("none"), stored[1], tuple(weight.shape), 0, weight.numel()),
+                "weight_scale": TensorRef(Path("none"), "F32", tuple(scale.shape), 0, 4 * scale.numel())}
+        made = QuantLinear(layer, QuantRef(stored[0], tuple(weight.shape), refs), layer.weight.dtype)
+        made.weight, made.weight_scale, made.direct = weight, scale, True
+        made.bias = nn.Parameter(part, requires_grad=False)
+        path, _, last = name.rpartition(".")
+        setattr(block.get_submodule(path), last, made)
 
 
 def diffusers_peer(model: Transformer, config: dict[str, object], compiled: bool) -> nn.Module:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from ltx23_core.ops import pick
-from ltx23_core.ops.attention import attention, attention_backend
+from ltx23_core.ops.attention import PACKAGES, attention, attention_backend
+from ltx23_core.ops.codes import FP8, INT8, product, quantise, ways
 from ltx23_core.ops.gates import gate_heads
 from ltx23_core.ops.gelu import linear_gelu
 from ltx23_core.ops.modulate import Modulation, Update, add_norm_modulate
@@ -27,6 +28,7 @@ from .measure import device_seconds, relative, seconds, table
 
 WIDTH, HEADS, HEAD_DIM, TEXT = 4096, 32, 128, 1024
 DTYPE, DEVICE = torch.bfloat16, torch.device("cuda")
+CODES = {"fp8": FP8, "int8": INT8}
 Row = dict[str, object]
 
 
@@ -59,7 +61,7 @@ def fused(tokens: int, dtype: torch.dtype = DTYPE) -> dict[str, tuple[Callable[.
     weight = 1 + 0.1 * random(WIDTH)
     rows = random(1, 2, 9, WIDTH)
     parts = [Modulation(rows[:, :, i], rows[:, :, i + 1], rows[:, :, i + 2]) for i in (0, 3)]
-    one = [Modulation(*(row[:, :1] for row in part)) for part in parts]
+    one = [Modulation(*(row[:, :1] for row in part[:3])) for part in parts]
     index = (torch.arange(tokens, device=DEVICE) > tokens // 8).long()
     update = Update(value, parts[0].gate)
     attended = random(1, tokens, HEADS, HEAD_DIM)
@@ -143,6 +145,42 @@ def products(tokens: int) -> list[Row]:
     return rows
 
 
+def coded(tokens: int) -> list[Row]:
+    """Products of 8-bit codes, what makes the codes, and their errors to float64 of the numbers."""
+    x, rows = random(1, tokens, WIDTH), []
+    wide = random(1, tokens, 4 * WIDTH)
+    few = x[:, :256].double()
+    for name, width, given in (("q, k, v", 3 * WIDTH + HEADS, x), ("q", WIDTH + HEADS, x), ("out", WIDTH, x),
+                               ("ff in", 4 * WIDTH, x), ("ff out", WIDTH, wide)):
+        weight, bias = random(width, given.shape[-1]) / 64, random(width)
+        row: Row = {"tokens": tokens, "what": name,
+                    "bf16": 1e3 * device_seconds(lambda g=given, w=weight, b=bias: linear(g, w, b))}
+        for label, kind in CODES.items():
+            own, codes = quantise(weight, kind), quantise(given, kind)
+            scale = own.scale[:, 0].contiguous()
+            try:
+                taken = device_seconds(lambda c=codes, o=own, s=scale, b=bias: product(c, o.codes, s, b, DTYPE))
+            except RuntimeError as error:
+                row[label] = row[f"{label} TFLOP/s"] = str(error)[:60]
+                continue
+            row[label] = 1e3 * taken
+            row[f"{label} TFLOP/s"] = f"{2 * tokens * given.shape[-1] * width / taken / 1e12:.0f}"
+            if given is x:
+                exact = linear(few, weight.double(), bias.double())
+                row[f"{label} error"] = f"{relative(product(codes, own.codes, scale, bias, DTYPE)[:, :256], exact):.1e}"
+            else:
+                row[f"{label} error"] = "–"
+        rows.append(row)
+    gelus = {"GELU, codes": wide, "codes alone": x}
+    pick.choose("triton")
+    pick.prepare()
+    for name, given in gelus.items():
+        module = pick.kernels("codes", given)
+        taken = device_seconds(lambda m=module, g=given: m.quantise(g, FP8, g is wide))
+        rows.append(dict.fromkeys(rows[0], "–") | {"tokens": tokens, "what": name, "fp8": 1e3 * taken})
+    return rows
+
+
 def attentions(tokens: int) -> list[Row]:
     """Milliseconds by kernel for the shapes of the model, queries and values as parts of wider products."""
     shapes = {"self": (tokens, tokens, 128), "text": (tokens, TEXT, 128), "audio to video": (tokens, 126, 64),
@@ -153,13 +191,17 @@ def attentions(tokens: int) -> list[Row]:
         key = random(1, keys, HEADS, head_dim).transpose(1, 2)
         value = random(1, keys, 3 * HEADS, head_dim)[:, :, :HEADS].transpose(1, 2)
         row: Row = {"tokens": tokens, "what": name}
-        for kind in ("auto", "torch", "cudnn", "flash", "efficient"):
+        for kind in ("auto", "torch", "cudnn", "flash", "efficient", *PACKAGES):
             function = {"auto": attention, "torch": nn.functional.scaled_dot_product_attention}.get(kind)
             function = function or attention_backend(kind)
             try:
+                if kind in PACKAGES:
+                    exact = attention(query, key, value)
+                    row[f"{kind} error"] = f"{relative(function(query, key, value, None), exact):.1e}"
                 row[kind] = 1e3 * device_seconds(lambda f=function: f(query, key, value, None))  # noqa: B023
-            except RuntimeError as error:
-                row[kind] = str(error)[:20]
+            except Exception as error:  # a package has errors of its own
+                row[kind] = " ".join(str(error).split())[:60]
+                row.setdefault(f"{kind} error", "–")
         out = attention(query, key, value)
         row["out is (B, N, heads, d)"] = out.transpose(1, 2).is_contiguous()
         rows.append(row)
@@ -179,10 +221,11 @@ def main() -> None:
     ceiling = copy_rate()
     print(f"# copy: {ceiling / 1e12:.2f} TB/s", flush=True)
     every: list[Row] = []
-    for make in (lambda n: operations(n, ceiling), products, attentions):
+    for make in (lambda n: operations(n, ceiling), products, coded, attentions):
         rows = [row for tokens in args.tokens for row in make(tokens)]
-        head = list(rows[0])
-        print(table(head, [[row[key] for key in head] for row in rows]), flush=True)
+        head = list(dict.fromkeys(key for row in rows for key in row))
+        print(table(head, [[row.get(key, "–") for key in head] for row in rows]), flush=True)
         every += rows
+    print("# fp8 products that are not made whole:", {key: way for key, way in ways.items() if way != "whole"})
     if args.out:
         args.out.write_text(json.dumps(every, indent=1))

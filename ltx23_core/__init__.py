@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .lora.settings import Lora
     from .media import Audio, load_image
     from .overlay import Overlay, materialize
-    from .overlay.export.export import export
     from .overlay.shelf import identify
     from .overlay.shelf.identity import Identity
     from .pipeline import Pipeline
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from .plan.solver import Solver
     from .run.plan import Plan
     from .run.progress import StepInfo
+    from .save import export
 
 _NAMES = {
     ".conditioning.extend": ("Extend",),
@@ -46,7 +46,6 @@ _NAMES = {
     ".lora.settings": ("Lora",),
     ".media": ("Audio", "load_image"),
     ".overlay": ("Overlay", "materialize"),
-    ".overlay.export.export": ("export",),
     ".overlay.shelf.identify": ("Identity", "identify"),
     ".pipeline": ("Pipeline",),
     ".plan.guidance": ("Apg", "Guidance", "GuiderBins", "GuiderParams", "Nag"),
@@ -56,6 +55,7 @@ _NAMES = {
     ".plan.windows": ("Windows",),
     ".run.plan": ("Plan",),
     ".run.progress": ("StepInfo",),
+    ".save": ("export",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [

@@ -321,14 +321,30 @@ def gemma_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks of a component that run one after the other, so that they may come and go one by one.
+    """Parts of a component that run one after the other, so that they may come and go one by one.
 
     Attributes:
-        path: of their ModuleList; block n has the parameters ``<path>.<n>.…``.
+        paths: of the ModuleLists with the blocks, in the order in which they run; block n of one has the parameters
+            ``<path>.<n>.…``.
         shared: several passes call a block in turn before the next one is entered.
         table: a parameter outside the blocks of which only some rows are used, so that it may stay in its file.
+        rows: weights of Linear layers that are used a piece of rows at a time, so that they may stay in their files;
+            each counts as a block. There are no ``paths`` then.
     """
 
-    path: str
+    paths: tuple[str, ...] = ()
     shared: bool = False
     table: str | None = None
+    rows: tuple[str, ...] = ()
+
+
+ROW_PIECES = 8  # in which such a weight is used, wherever it is: the results are the same bits
+
+
+def row_pieces(rows: int) -> list[tuple[int, int]]:
+    """[start, end) of each piece of so many rows."""
+    step = -(-rows // ROW_PIECES)
+    pieces = []
+    for start in range(0, rows, step):
+        pieces.append((start, min(start + step, rows)))
+    return pieces

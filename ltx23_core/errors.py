@@ -32,6 +32,10 @@ class LTX23Error(Exception):
         message = _named(f"{self.found}. Expected: {self.expected}. Next: {self.fix}")
         super().__init__(_UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), message))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As another process can have it: an exception is otherwise made of its message alone."""
+        return type(self), (self.found, self.expected, self.fix)
+
 
 class GeometryError(LTX23Error, ValueError):
     """A size, frame count, frame rate or tile that LTX-2.3 cannot make."""
@@ -59,6 +63,10 @@ class MediaError(LTX23Error):
 
 NAN_FIX = (
     "Sample again with precision fp32; if that does not help, make sure that the weight files are undamaged.")
+
+
+class WorkerError(LTX23Error):
+    """A process that computes for this one has ended, or could not be started."""
 
 
 class OutOfMemoryError(LTX23Error, MemoryError):

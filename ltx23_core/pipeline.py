@@ -4,30 +4,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import coding, words
-from .coding import AUTO_TILING
+from .arithmetic import DEFAULT, with_dtypes
 from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig
 from .decode.tiles import Tiling
+from .decode.ways import AUTO_TILING
 from .lora.opened import TEXT, OpenLora, StagedLora, stage_uses
 from .lora.plan import LoraUse
 from .lora.settings import Lora, check_mode
 from .media.audio import Audio
-from .memory.estimates import sampling_bytes
-from .memory.room import refusal
+from .memory.advice import smaller_weights
+from .memory.estimates import Tokens
+from .memory.memory_plan import Stage, resident, run_line
+from .memory.ram import available_ram
+from .memory.room import Need, refusal
 from .ops.attention import attention_backend, check_backend
-from .ops.pick import prepare as prepare_kernels
 from .overlay import Overlay
 from .overlay.lora.dialects import LoraFile
-from .plan.decide import decide
+from .overlay.weight_dtype import AS_STORED, smaller
+from .parallel.team import Team
+from .plan.decide import Decision, decide, stage_bytes
 from .plan.latents import Latents, PromptContext, PromptPair
 from .plan.recipes import DEFAULT_NEGATIVE_PROMPT, SEED, Recipe, choose_recipe
 from .plan.settings import Settings
 from .plan.stages import StagePlan
+from .prompt.kept import KeptPrompts
 from .run.plan import Plan
 from .run.preview import LatentToRGB
 from .run.progress import OnStep
@@ -36,6 +42,8 @@ from .runtime.device import choose_device, choose_dtype
 from .runtime.residency import LocalResidency, Residency
 from .runtime.second_try import SecondTry
 from .shared import Shared
+
+Made = TypeVar("Made")
 
 
 class Pipeline:
@@ -50,20 +58,25 @@ class Pipeline:
         lora_mode: "auto", "fused" or "runtime" (`lora.Lora`), for the overlay's distilled LoRA.
         memory: how much of the device the weights may take, without a ``residency``: "auto" (what does not fit comes in
             block by block), "resident", "stream" (as little as possible), or a budget in GB.
+        prompt_cache: folder where encoded prompts are kept, up to 2 GB of them; None: in RAM alone.
+        team: where this is one of several ranks that compute the same run (`parallel`).
     """
 
     def __init__(self, overlay: Overlay | str | Path, *, device: str | torch.device = "auto",
                  dtype: str = "auto", attention: str = "auto", residency: Residency | None = None,
-                 lora_mode: str = "auto", memory: str | float = "auto") -> None:
+                 lora_mode: str = "auto", memory: str | float = "auto",
+                 weight_dtype: str = AS_STORED, matmul_dtype: str = DEFAULT, prompt_cache: str | Path | None = None,
+                 team: Team | None = None) -> None:
         if not isinstance(overlay, Overlay):
             overlay = Overlay.load(overlay)
         if not isinstance(device, torch.device):
             device = choose_device(device)
-        self.overlay = overlay
         self.residency: Residency = residency or LocalResidency(device, memory=memory)
+        self.overlay = with_dtypes(overlay, weight_dtype, matmul_dtype, self.residency.device)
         self.dtype = choose_dtype(dtype, self.residency.device)
         check_backend(attention, self.residency.device, self.dtype)
-        self._shared = Shared(self.overlay, self.residency, self.dtype, attention_backend(attention))
+        self._shared = Shared(self.overlay, self.residency, self.dtype, attention_backend(attention), team,
+                              codes=matmul_dtype != DEFAULT, kept_prompts=_kept(prompt_cache))
         self._lora_mode = check_mode(lora_mode)
         self._loras: tuple[OpenLora, ...] = ()
         self._origin: Pipeline | None = None
@@ -72,6 +85,11 @@ class Pipeline:
     def load(cls, overlay: Overlay | str | Path, **options: object) -> Pipeline:
         """Same as the constructor."""
         return cls(overlay, **options)
+
+    @property
+    def leads(self) -> bool:
+        """Whether results are to be taken from this process: always, but for all ranks of a launcher except one."""
+        return self._shared.team is None or self._shared.team.leads
 
     # -- components ------------------------------------------------------------------------------------------------
     @property
@@ -115,8 +133,8 @@ class Pipeline:
         """The same model with these LoRAs in the place of any that this one has, in the order in which they are added.
 
         A view: it shares components, residency and encoded prompts with this pipeline, so views may be used in any
-        order, and what differs is changed when one is used. Only headers are read here. Recipes add the overlay's
-        distilled LoRA after these.
+        order, and what differs is changed when one is used. Of files little more than headers is read here. Recipes add
+        the overlay's distilled LoRA after these.
 
         Raises:
             OverlayError: a file is no LoRA, or is made for another model.
@@ -127,7 +145,7 @@ class Pipeline:
 
     def _view(self, loras: Sequence[OpenLora]) -> Pipeline:
         """Another pipeline over the same `Shared`."""
-        view = Pipeline.__new__(Pipeline)
+        view = type(self).__new__(type(self))
         view.overlay, view.residency, view.dtype = self.overlay, self.residency, self.dtype
         view._shared, view._lora_mode, view._loras = self._shared, self._lora_mode, tuple(loras)
         # Kept alive: who wants the same model again finds it and its weights.
@@ -154,22 +172,32 @@ class Pipeline:
         """What each of them changes, and what of its file was left out and why."""
         return tuple(each.report() for each in self._loras)
 
+    @property
+    def idle_loras(self) -> tuple[bool, ...]:
+        """Whether each of them changes nothing at all, because all its factors are 0."""
+        return tuple(each.idle for each in self._loras)
+
     # -- prompt ----------------------------------------------------------------------------------------------------
-    def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
+    def encode(self, prompt: str, negative_prompt: str | None = None, *,
+               prompt_cache: str | Path | None = None) -> PromptPair:
         """Encode a prompt and a negative prompt; equal texts are encoded once for equal LoRAs of the text connectors.
 
         Args:
             prompt: what is seen and heard; up to 1024 tokens, longer ones are cut with a warning.
             negative_prompt: what guidance moves away from; None: `recipes.DEFAULT_NEGATIVE_PROMPT`.
+            prompt_cache: folder for these prompts, as of the pipeline; None: the pipeline's.
         """
         if negative_prompt is None:
             negative_prompt = DEFAULT_NEGATIVE_PROMPT
         loras = [each.text_key for each in self._loras if each.text_key is not None]
         keys = ((prompt, *loras), (negative_prompt, *loras))
-        positive, negative = self._shared.encoded(keys, self._encode)
+        positive, negative = self._shared.encoded(keys, self._encode, _kept(prompt_cache))
         return PromptPair(positive, negative, prompt, negative_prompt)
 
     def _encode(self, texts: Sequence[str]) -> list[PromptContext]:
+        team = self._shared.team
+        if team is not None:
+            return team.alone(lambda: words.encode(self._shared, self._use, texts))
         return words.encode(self._shared, self._use, texts)
 
     def enhance(self, prompt: str, image: Tensor | None = None, *, seed: int = SEED, instructions: str | None = None,
@@ -200,6 +228,12 @@ class Pipeline:
             on_token=on_token,
         )
 
+    def once(self, work: Callable[[], Made]) -> Made:
+        """What one process makes for all ranks of a launcher, such as an enhanced prompt; elsewhere simply made."""
+        if self._shared.team is None:
+            return work()
+        return self._shared.team.alone(work)
+
     # -- sampling --------------------------------------------------------------------------------------------------
     def recipe(self, name: str = "auto") -> Recipe:
         """The recipe that a name means for these weights; raises `RequestError` if they cannot serve it."""
@@ -216,25 +250,53 @@ class Pipeline:
             self.overlay.require(name)
         return Plan(decision, self)
 
+    def memory_line(self, decision: Decision) -> str:
+        """One line: what of a run will be streamed, how its clip will be decoded, and the peak; reads no weights."""
+        residency = self.residency
+        stages = self._memory_stages(decision)
+        line = run_line(stages, residency.capacity_bytes, residency.wish, available_ram())
+        advice = self._smaller_weights(decision.activation_bytes)
+        if advice:
+            line += f". {advice}"
+        return line
+
+    def resident_blocks(self, decision: Decision) -> tuple[int, int] | None:
+        """How many of the transformer's blocks stay on the device in a run, and how many it has; None: it has no room.
+        """
+        residency = self.residency
+        return resident(self._memory_stages(decision), residency.capacity_bytes, residency.wish)
+
+    def _memory_stages(self, decision: Decision) -> tuple[Stage, ...]:
+        shared = self._shared
+        sampling = shared.stage("transformer", activations=(decision.activation_bytes,))
+        return (*words.stages(shared), sampling, *coding.stages(shared, decision))
+
+    def _smaller_weights(self, activation_bytes: int) -> str:
+        """What would keep more of the transformer on the device, if it has to be streamed."""
+        transformer, wish = self.component("transformer"), self.residency.wish
+
+        def others() -> dict[str, Need]:
+            return {form: transformer.need_as(tensors) for form, tensors in smaller(transformer.refs).items()}
+
+        room = wish.capacity(self.residency.capacity_bytes) - activation_bytes
+        return smaller_weights(transformer.need(), others, room, wish)
+
     def sample(self, context: PromptPair, *, on_step: OnStep | None = None, preview: bool = False,
                **settings: Any) -> Latents:  # noqa: ANN401 (the fields of `Settings`)
         """`plan` and run in one call: ``settings`` are the fields of `Settings`, the rest is `Plan.run`'s."""
         return self.plan(Settings(**settings)).run(context, on_step, preview=preview)
 
     # -- what a stage of sampling asks for ---------------------------------------------------------------------------
-    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int],
-                        masked: bool = False) -> torch.nn.Module:
-        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens.
-
-        ``masked``: the video self attention has a mask.
-        """
-        video, audio = tokens
-        nag = stage.guidance is not None and stage.guidance.nag_alone() is not None
-        need = sampling_bytes(self.transformer_config, video, audio, passes=stage.passes, batch=1,
-                              bytes_per_value=self.dtype.itemsize, nag=nag, masked=masked,
-                              fused=prepare_kernels())
+    def use_transformer(self, stage: StagePlan, call: Tokens) -> torch.nn.Module:
+        """The transformer on the device with a stage's LoRAs, and room for a call."""
+        need = stage_bytes(self._shared.facts, stage, call)
         component = self.component("transformer")
         component.set_loras(self._transformer_loras(stage, component, need))
+        team = self._shared.team
+        if team is not None:
+            # No second try: the others are in the middle of an exchange by then.
+            team.place(self.residency, component, need)
+            return team.transformer(component.module, self.transformer_config, self.dtype)
         self.residency.use(component, activation_bytes=need)
         return SecondTry(component.module, partial(self.residency.use_less, component, need),
                          lambda: refusal([component.need()], self.residency.capacity_bytes, need))
@@ -290,7 +352,8 @@ class Pipeline:
 
         Args:
             latent: (1, C, F', H', W').
-            tiling: "auto" (the official tiles), a `Tiling`, or None for one piece.
+            tiling: "auto" (the whole clip with a few of its frames at a time; tiles where even that has no room), a
+                `Tiling`, or None for all frames at once.
             eight_bit: round on the device, as a file will: a quarter of the bytes.
 
         Yields:
@@ -315,3 +378,10 @@ class Pipeline:
             audio = self.decode_audio(latents.audio)
         write_video(path, self.decode_video(latents.video, tiling, eight_bit=True), latents.fps, audio)
         return Path(path)
+
+
+def _kept(folder: str | Path | None) -> KeptPrompts | None:
+    """Encoded prompts in a folder."""
+    if folder is None:
+        return None
+    return KeptPrompts(Path(folder))

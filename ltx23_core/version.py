@@ -1,2 +1,2 @@
 """The version of the library, apart from the package so that its own modules can say it."""
-__version__ = "0.1.0"
+__version__ = "0.2.0"

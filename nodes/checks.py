@@ -1,8 +1,8 @@
 """One guard where values enter a node: type, range, list and content of every input, from the node's own schema.
 
 ComfyUI checks some of it (whole numbers, before a run, where a node does not look itself); not the lists of 0.3.75, not
-NaN, not what comes through a link. So every node checks its own, before a run by `before_the_run` and in it by
-`guarded`; both say all that is wrong at once, in one sentence of three parts.
+NaN, not what comes through a link. So every node checks its own, before a run by `validation.before_the_run` and in it
+by `guarded`, which says all that is wrong at once, in one sentence of three parts.
 """
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..ltx23_core.errors import LTX23Error, RequestError
+from ..ltx23_core.errors import RequestError
 from .host.values import Problem, number_problem, shown, text_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Found = tuple[str, Problem]  # an input, and what is wrong with it
 OWN_LISTS = frozenset({"checkpoint", "text_encoder", "upsampler", "distilled_lora", "lora", "text_projection",
                        "video_vae", "audio_vae"})  # of files: `model.files` says what is wrong with a name
 # A run or a clip without that stream: the node has words.
@@ -42,8 +43,9 @@ def guarded(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         for name in rest:
             given |= given.pop(name, {})
         refuse(problems(cls, given))
-        for name in left_out(cls, bound.arguments):
-            del bound.arguments[name]
+        for place in (bound.arguments, *(bound.arguments.get(name, {}) for name in rest)):
+            for name in left_out(cls, place):
+                del place[name]
         return execute(*bound.args, **bound.kwargs)
 
     return checked
@@ -59,56 +61,22 @@ def left_out(cls: type[io.ComfyNode], given: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def before_the_run(*names: str) -> classmethod:
-    """A node's `validate_inputs` over these inputs, for a node that has nothing more to say; see `problem_of`.
-
-    ComfyUI writes the sentence once for each input named here, and does not look at those itself: so name lists,
-    fractions and texts, which it does not check, and leave it whole numbers.
-    """
-    def validate_inputs(cls: type[io.ComfyNode], **given: Any) -> bool | str:  # noqa: ANN401
-        return problem_of(cls, given) or True
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter("cls", kind)]
-    parameters += [inspect.Parameter(name, kind, default=None) for name in names]
-    validate_inputs.__signature__ = inspect.Signature(parameters)  # which ComfyUI reads
-    return classmethod(validate_inputs)
-
-
-def problem_of(cls: type[io.ComfyNode], given: Mapping[str, Any],
-               more: Callable[[], object] | None = None) -> str | None:
-    """For `validate_inputs`: what is wrong with constants, or None. A linked input is None and passes.
-
-    Args:
-        cls: the node.
-        given: values by input.
-        more: the node's own check, run where the values as such are right; raises an error of the family.
-    """
-    try:
-        refuse(problems(cls, {name: value for name, value in given.items() if value is not None}))
-        if more is not None:
-            more()
-    except LTX23Error as error:
-        return str(error)
-    return None
-
-
-def refuse(found: Iterable[Problem]) -> None:
+def refuse(found: Iterable[Found]) -> None:
     """Raise one `RequestError` for all problems, if there are any."""
-    wrong = list(found)
+    wrong = [problem for _, problem in found]
     if wrong:
         first, second, third = zip(*wrong, strict=True)
         raise RequestError("; ".join(first), "; ".join(second), " ".join(dict.fromkeys(third)))
 
 
-def problems(cls: type[io.ComfyNode], given: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with a node's values, one after the other; inputs that are not given are not looked at."""
+def problems(cls: type[io.ComfyNode], given: Mapping[str, Any]) -> Iterator[Found]:
+    """What is wrong with a node's values, one input after the other; those that are not given are not looked at."""
     schema = cls.SCHEMA or cls.define_schema()
     for item in schema.inputs:
         if item.id in given and not (given[item.id] is None and item.optional):
             found = _problem(item, given[item.id])
             if found is not None:
-                yield found
+                yield item.id, found
 
 
 def _problem(item: io.Input, value: Any) -> Problem | None:  # noqa: ANN401
@@ -141,11 +109,11 @@ def _choice_problem(item: io.Combo.Input, value: Any) -> Problem | None:  # noqa
     return f"{item.id} is {shown(value)}", f"one of {', '.join(options)}", fix
 
 
-def problems_of_socket(name: str, kind: str, value: Any) -> Iterator[Problem]:  # noqa: ANN401
+def problems_of_socket(name: str, kind: str, value: Any) -> Iterator[Found]:  # noqa: ANN401
     """What is wrong with the content of a socket of ComfyUI's (IMAGE, MASK, SIGMAS, LATENT, AUDIO)."""
     found = SOCKETS[kind](name, value)
     if found is not None:
-        yield found
+        yield name, found
 
 
 def _socket_problem(item: io.Input, value: Any) -> Problem | None:  # noqa: ANN401
@@ -193,6 +161,9 @@ def part_of(value: Any, key: str, kind: type = dict) -> Any:  # noqa: ANN401
 
 def _latent_problem(name: str, value: Any) -> Problem | None:  # noqa: ANN401
     samples = part_of(value, "samples")
+    if getattr(samples, "is_nested", False):  # video and sound of ComfyUI's own samplers
+        found = (_latent_problem(name, {"samples": each}) for each in samples.unbind())
+        return next(filter(None, found), None)
     if len(getattr(samples, "shape", ())) not in (4, 5) or 0 in samples.shape:
         return _shape(name, samples, "a latent of LTX-2.3: video (count, channels, frames, height, width) or "
                                      "sound (count, channels, time, bins)")

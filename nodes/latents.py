@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..ltx23_core.plan.latents import Latents
 
 log = logging.getLogger("ltx23")
+STREAMS = ("video", "audio")
+VIDEO_DIMENSIONS = 5  # (B, C, F', H', W')
+DEFAULT_FPS = 24.0  # the official one, for latents that come from other nodes
 RATE_SLACK = 0.1  # seconds: the x2 of frame rates makes 2 F - 1 frames, so a frame less
 
 
@@ -36,12 +39,25 @@ def to_latents(latents: Latents) -> tuple[dict[str, Any] | None, dict[str, Any] 
     return video, audio
 
 
+def streams_of(latent: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    """(video, audio) samples of a LATENT: ComfyUI's own samplers of LTX-2.3 have both in one."""
+    samples = part_of(latent, "samples")
+    if getattr(samples, "is_nested", False):
+        video, audio, *_ = samples.unbind()
+        return video, audio
+    if len(getattr(samples, "shape", ())) == VIDEO_DIMENSIONS:
+        return samples, None
+    return None, samples
+
+
 def samples_of(latent: dict[str, Any] | None, what: str) -> Tensor:
     """The samples of a LATENT; `RequestError` where the run made none, or what is linked is none."""
     if latent is None:
         raise RequestError(f"there is no {what} latent", f"a run that makes {what}",
                            f"Set streams of Sampler to both or {what}.")
     samples = part_of(latent, "samples")
+    if getattr(samples, "is_nested", False):
+        samples = dict(zip(STREAMS, streams_of(latent), strict=True))[what]
     if samples is None or not len(getattr(samples, "shape", ())) or not len(samples):
         raise RequestError(f"the {what} latent has no samples", "at least one",
                            "Connect the latent of a Sampler.")

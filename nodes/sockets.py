@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 CATEGORY = "LTX-2.3"
-ALIASES = ["ltx", "ltx2", "ltx 2.3", "ltxv", "lightricks"]
+PREFIX = "LTX-2.3 "  # of every name on the page: front ends before search_aliases look at nothing else
+ALIASES = ["ltx", "ltx2", "ltx 2.3", "ltxv", "lightricks", "video with sound"]
 
 Overlay = io.Custom("LTX23_OVERLAY")        # ltx23_core.overlay.Overlay: what the files hold, no weights
 Model = io.Custom("LTX23_MODEL")            # ltx23_core.pipeline.Pipeline: the stages; holds weights
@@ -25,8 +26,14 @@ def advanced(widget: io.Input) -> io.Input:
 
 
 def schema(aliases: list[str] | None = None, **fields: Any) -> io.Schema:  # noqa: ANN401
-    """Build a schema in the pack's category, without the fields that this host does not have yet."""
-    fields |= {"category": CATEGORY, "search_aliases": ALIASES + (aliases or [])}
+    """Build a schema in the pack's category, without the fields that this host does not have yet.
+
+    Args:
+        aliases: further words to find the node by.
+        fields: of `io.Schema`; ``display_name`` is the node's name in texts, without `PREFIX`.
+    """
+    fields |= {"category": CATEGORY, "search_aliases": [*ALIASES, fields["display_name"], *(aliases or [])],
+               "display_name": PREFIX + fields["display_name"]}
     known = {field.name for field in dataclasses.fields(io.Schema)}
     for name in fields.keys() - known:
         del fields[name]

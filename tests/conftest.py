@@ -1,7 +1,10 @@
 """Fixtures that several layers share: a real ComfyUI server with the pack in it. Documented in tests/host/README.md."""
 from __future__ import annotations
 
+import contextlib
+import random
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +14,31 @@ from pathlib import Path
 import pytest
 
 from tests.host.client import HostClient
+from tests.support.tiny_model import add_golden_model
 from tools.browser import FLAGS, NO_BROWSER, find_browser
-from tools.demo import add_tiny_model
 from tools.host import Base, HostError, Server
-from tools.install import FRONT_END, Place
+from tools.install import FRONT_END, FRONT_END_NEWEST, Place
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "ltx23.pack-under-test"  # not the folder's name, and with a dot, as a user's clone might have
 KEEP_SECONDS = 24 * 3600
+
+
+with contextlib.suppress(ImportError):  # which machines with a GPU may lack
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is drawn without a seed is the same in every run, whatever ran before in the same process."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @dataclass
@@ -55,8 +75,9 @@ def host_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     parent = ROOT / ".host" / "tests"
     parent.mkdir(parents=True, exist_ok=True)
     for old in parent.iterdir():
-        if time.time() - old.stat().st_mtime > KEEP_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another layer, beside this one, has deleted it
+            if time.time() - old.stat().st_mtime > KEEP_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(dir=parent))
     yield folder
     if not request.session.testsfailed:
@@ -70,13 +91,17 @@ def start_host(host_folder: Path) -> Iterator[Callable[..., Host]]:
     running: list[Host] = []
 
     def start(name: str, *, options: tuple[str, ...] = (), front_end: str = FRONT_END, pack: Path = ROOT,
-              models: bool = True, environment: dict[str, str] | None = None) -> Host:
+              models: bool = True, environment: dict[str, str] | None = None,
+              packs: dict[str, str] | None = None) -> Host:
         comfy = place.comfy(front_end)
         if not (comfy.source / "main.py").exists() or not (comfy.front_end / "index.html").exists():
             pytest.skip(f"No ComfyUI in {place.host}: `python3 run.py test` installs it.")
         base = Base(host_folder / name).create()
         base.link_pack(PACK_NAME, pack)
-        found = add_tiny_model(base, ROOT) if models else {}
+        for other, code in (packs or {}).items():  # loaded before ours, in the order of their names
+            (base.custom_nodes / other).mkdir(exist_ok=True)
+            (base.custom_nodes / other / "__init__.py").write_text(code, encoding="utf-8")
+        found = add_golden_model(base) if models else {}
         server = Server(comfy, base, base.root / "server.log", options=("--cpu", "--preview-method", "auto", *options),
                         environment=environment)
         try:
@@ -96,6 +121,12 @@ def start_host(host_folder: Path) -> Iterator[Callable[..., Host]]:
 def host(start_host: Callable[..., Host]) -> Host:
     """The server that most host and browser tests share."""
     return start_host("shared")
+
+
+@pytest.fixture(scope="session")
+def newest_host(start_host: Callable[..., Host]) -> Host:
+    """A server with the newest front end, for all browser tests."""
+    return start_host("newest", front_end=FRONT_END_NEWEST)
 
 
 @pytest.fixture(scope="session")

@@ -47,8 +47,15 @@ class WebSocket:
     """The few parts of RFC 6455 that a client of a local server needs."""
 
     def __init__(self, host: str, port: int, path: str, timeout: float) -> None:
-        """Connect; every later read waits at most `timeout` seconds."""
-        self._socket = socket.create_connection((host, port), timeout=timeout)
+        """Connect; every later read waits at most `timeout` seconds.
+
+        Raises:
+            ClientError: nobody answers there, or something else than a websocket.
+        """
+        try:
+            self._socket = socket.create_connection((host, port), timeout=timeout)
+        except OSError as error:
+            raise ClientError(f"http://{host}:{port} does not answer: {error}") from None
         self._stream = self._socket.makefile("rb")
         key = base64.b64encode(os.urandom(16)).decode()
         lines = (f"GET {path} HTTP/1.1", f"Host: {host}:{port}", "Upgrade: websocket", "Connection: Upgrade",

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,17 +21,18 @@ PACK_NAME = "ltx23"
 UI_PORT = 8188
 OLDEST_COMFYUI = "0.3.75"
 BAR = 24
-CHECKPOINT, TEXT_ENCODER = "ltx-2.3-tiny.safetensors", "gemma"
+NAME = "ltx-2.3-tiny-world"
+CHECKPOINT, TEXT_ENCODER = f"{NAME}.safetensors", "gemma"
 TINY_MODEL = {CHECKPOINT: "checkpoints", TEXT_ENCODER: "text_encoders",  # name -> folder of ComfyUI's models
-              "ltx-2.3-tiny-spatial-upscaler-x2.safetensors": "latent_upscale_models",
-              "ltx-2.3-tiny-spatial-upscaler-x1.5.safetensors": "latent_upscale_models",
-              "ltx-2.3-tiny-temporal-upscaler-x2.safetensors": "latent_upscale_models",
-              "ltx-2.3-tiny-distilled-lora.safetensors": "loras"}
-# What the tiny model does in seconds on two cores; class of node -> values of its inputs.
+              f"{NAME}-spatial-upscaler-x2.safetensors": "latent_upscale_models",
+              f"{NAME}-distilled-lora.safetensors": "loras"}
+PROMPT = "a red ball bounces from left to right on a blue background"
+# Sizes that the tiny model was trained at; class of node -> values of its inputs.
 SMALL = {
     "LTX23Overlay": {"checkpoint": CHECKPOINT, "text_encoder": TEXT_ENCODER},
-    "LTX23Sampler": {"width": 192, "height": 128, "frames": 25, "steps": 8},
+    "LTX23Sampler": {"width": 192, "height": 128, "frames": 25},
 }
+UI_WORKFLOWS = {"01 Quick start": "LTX-2.3 quick start", "02 Text to video": "LTX-2.3 demo"}  # file -> name there
 DESCRIBE = """
 import av, sys
 with av.open(sys.argv[1]) as file:
@@ -50,12 +52,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of the demo."""
     parser = argparse.ArgumentParser(
         prog="run.py demo", description="Generate a video with sound from a prompt, in a real ComfyUI, with a tiny "
-        "model of random weights that is part of this repository: coloured noise, made the way the real model works.")
-    parser.add_argument("--prompt", help="what shall be seen and heard (default: the workflow's own prompt)")
+        "model that is part of this repository: LTX-2.3's architecture, trained on a small world of moving shapes.")
+    parser.add_argument("--prompt", default=PROMPT, help="what shall be seen and heard (default: %(default)s)")
     parser.add_argument("--image", type=Path, metavar="FILE", help="image to start from: image to video")
     parser.add_argument("--ui", action="store_true", help="leave ComfyUI running and print its address, until Ctrl-C")
-    parser.add_argument("--comfyui", type=Path, metavar="DIR", help="use the ComfyUI installed in DIR; nothing "
-                        "in it is changed (models, output and settings of the demo stay in .host/demo)")
+    parser.add_argument("--comfyui", type=Path, metavar="DIR", help="use the ComfyUI installed in DIR, with "
+                        "its own venv or else the Python that runs this; nothing in it is changed (models, output "
+                        "and settings of the demo stay in .host/demo)")
     parser.add_argument("--port", type=port_number, default=0, help="port of the server (default: a free one; with "
                         f"--ui {UI_PORT} if it is free)")
     return parser.parse_args(arguments)
@@ -74,6 +77,7 @@ def main(place: Place, arguments: list[str]) -> int:
     graph = load_workflow(place.root, "image_to_video" if options.image else "text_to_video")
     comfy = choose_comfyui(place, options.comfyui)
     server = prepare(place, comfy, options)
+    say_what_it_knows(place, comfy, options.prompt)
     say(f"Starting ComfyUI {comfy.version} ...")
     with server:
         client = Client(server.url)
@@ -87,7 +91,8 @@ def main(place: Place, arguments: list[str]) -> int:
             client.close()
         say(f"Done in {time.monotonic() - started:.0f} s.")
         if options.ui:
-            say(f"ComfyUI is at {server.url} (in Workflows, key W: \"LTX-2.3 demo\"). Ctrl-C ends it.")
+            names = " and ".join(f'"{name}"' for name in UI_WORKFLOWS.values())
+            say(f"ComfyUI is at {server.url} (in Workflows, key W: {names}). Ctrl-C ends it.")
             wait_for_end(server)
     return 0
 
@@ -129,16 +134,19 @@ def prepare(place: Place, comfy: ComfyUI, options: argparse.Namespace) -> Server
     base.link_pack(PACK_NAME, place.root)
     add_tiny_model(base, place.root)
     if options.ui:
-        save_ui_workflow(place.root / "workflows" / "text_to_video.json", base)
+        for name, title in UI_WORKFLOWS.items():
+            save_ui_workflow(place.root / "workflows" / f"{name}.json", base, title, options.prompt)
     port = options.port or (UI_PORT if options.ui and port_is_free(UI_PORT) else 0)
-    device = () if comfy.has_accelerator() else ("--cpu",)
-    return Server(comfy, base, base.root / "server.log", port=port, options=device)
+    device, environment = (), {}
+    if not comfy.has_accelerator():
+        device = ("--cpu",)
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}  # tensors this small only wait
+    return Server(comfy, base, base.root / "server.log", port=port, options=device, environment=environment)
 
 
 def add_tiny_model(base: Base, root: Path) -> dict[str, Path]:
     """Put the tiny model where a user puts the real one; name of each file or folder -> its path there."""
-    return {name: base.add_model(folder, root / "tests" / "goldens" / "tiny" / name)
-            for name, folder in TINY_MODEL.items()}
+    return {name: base.add_model(folder, root / "tiny" / name) for name, folder in TINY_MODEL.items()}
 
 
 def load_workflow(root: Path, name: str) -> Graph:
@@ -167,20 +175,32 @@ def fill(graph: Graph, values: dict[str, dict[str, Any]]) -> Graph:
     return graph
 
 
-def save_ui_workflow(source: Path, base: Base) -> None:
-    """Put the pack's workflow, with the tiny model and small sizes chosen, where ComfyUI's page lists workflows."""
+def save_ui_workflow(source: Path, base: Base, title: str, prompt: str) -> None:
+    """Put a workflow of the pack, with the demo's model, prompt and sizes, where ComfyUI's page lists workflows."""
     workflow = json.loads(source.read_text(encoding="utf-8"))
+    workflow.pop("models", None)  # of the released model: the page would offer to download them
     for node in workflow["nodes"]:
-        wanted = SMALL.get(node["type"], {})
+        node["properties"].pop("models", None)
         names = [entry["widget"]["name"] for entry in node.get("inputs", []) if "widget" in entry]
         if "seed" in names:
             names.insert(names.index("seed") + 1, "control_after_generate")  # a widget that is not an input
-        values = zip(names, node.get("widgets_values") or [], strict=False)
-        if wanted:
-            node["widgets_values"] = [wanted.get(name, value) for name, value in values]
-    target = base.user / "default" / "workflows" / "LTX-2.3 demo.json"
+        values = dict(zip(names, node.get("widgets_values") or [], strict=False))
+        values.update(SMALL.get(node["type"], {}))
+        if values.get("prompt"):
+            values["prompt"] = prompt
+        if values:
+            node["widgets_values"] = list(values.values())
+    target = base.user / "default" / "workflows" / f"{title}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(workflow), encoding="utf-8")
+
+
+def say_what_it_knows(place: Place, comfy: ComfyUI, prompt: str) -> None:
+    """Say which words of a prompt the tiny model does not know; ComfyUI's Python reads them, for that has numpy."""
+    result = subprocess.run([str(comfy.python), "-m", "tools.tiny_world.note", prompt], check=False, text=True,
+                            capture_output=True, cwd=place.root, env=clean_environment())
+    if result.returncode == 0 and result.stdout:
+        say(f"Note: {result.stdout}")
 
 
 def make_video(client: Client, server: Server, graph: Graph, options: argparse.Namespace) -> None:
@@ -188,8 +208,7 @@ def make_video(client: Client, server: Server, graph: Graph, options: argparse.N
     values = copy.deepcopy(SMALL)
     if options.image:
         values["LoadImage"] = {"image": client.upload(options.image)}
-    if options.prompt is not None:
-        values["LTX23Prompt"] = {"prompt": options.prompt}
+    values["LTX23Prompt"] = {"prompt": options.prompt}
     graph = fill(graph, values)
     prompt_id = client.queue(graph)
     follow(client, prompt_id, graph)
@@ -200,11 +219,10 @@ def make_video(client: Client, server: Server, graph: Graph, options: argparse.N
     for entry in videos:
         path = server.base.root / entry["type"] / entry["subfolder"] / entry["filename"]
         say(f"Video: {path}\n       {describe(server.comfy.python, path)}, {path.stat().st_size // 1024} KiB")
-    say("The tiny model has random weights: noise to see and hear is what is right here.")
 
 
 def follow(client: Client, prompt_id: str, graph: Graph) -> None:
-    """Draw one progress bar a node until the prompt ends.
+    """Draw a progress bar for the node that runs, and one line for each that has run, until the prompt ends.
 
     Raises:
         DemoError: a node failed; the message is the node's own.
@@ -212,9 +230,7 @@ def follow(client: Client, prompt_id: str, graph: Graph) -> None:
     bar = Bar(lambda node: graph.get(node, {}).get("_meta", {}).get("title") or f"node {node}")
     for event in client.events(prompt_id):
         if event.type == "progress_state":
-            for node, state in event.data["nodes"].items():
-                if state["state"] == "running":
-                    bar.show(node, state["value"], state["max"])
+            bar.hear(event.data["nodes"])
         elif event.type == "executing" and event.data.get("node"):
             bar.show(event.data["node"], 0, 1)
         elif event.type == "execution_error":
@@ -228,17 +244,30 @@ def follow(client: Client, prompt_id: str, graph: Graph) -> None:
 
 
 class Bar:
-    """One line that says which node runs and how far it is; where the output is no terminal, one line a node."""
+    """One line that says which node runs and how far it is; where the output is no terminal, one line a node.
+
+    A node may begin, wait for others that it asks for, and go on later: its line says all of its time, at its end.
+    """
 
     def __init__(self, title: Callable[[str], str]) -> None:
         """Args: title: from a node's id to its name."""
         self._title, self._node, self._since, self._shown = title, "", 0.0, ""
+        self._spent: dict[str, float] = {}  # seconds of nodes that have begun and have no line yet
+
+    def hear(self, states: dict[str, dict[str, Any]]) -> None:
+        """Take ComfyUI's states of all nodes; one that waits counts as running there."""
+        for node, state in states.items():
+            if state["state"] == "finished":
+                self._print(node)
+            elif node == self._node:
+                self.show(node, state["value"], state["max"])
 
     def show(self, node: str, value: float, maximum: float) -> None:
-        """Draw, or go on to the next node."""
+        """Draw, or go on to another node."""
         if node != self._node:
-            self.end()
+            self._pause()
             self._node, self._since = node, time.monotonic()
+            self._spent.setdefault(node, 0.0)
         done = int(BAR * value / maximum) if maximum else 0
         line = f"  {self._title(node):<16} [{'#' * done:<{BAR}}] {value:g}/{maximum:g}"
         if sys.stdout.isatty() and line != self._shown:
@@ -246,12 +275,26 @@ class Bar:
             self._shown = line
 
     def end(self) -> None:
-        """Replace the bar by what the node took."""
+        """Print the lines that are left."""
+        self._pause()
+        for node in tuple(self._spent):
+            self._print(node)
+
+    def _pause(self) -> None:
         if self._node:
-            start = "\r" if sys.stdout.isatty() else ""
-            line = f"  {self._title(self._node):<16} {time.monotonic() - self._since:.1f} s"
-            print(f"{start}{line:<79}".rstrip() if not start else f"{start}{line:<79}", flush=True)
+            self._spent[self._node] += time.monotonic() - self._since
         self._node = ""
+
+    def _print(self, node: str) -> None:
+        """What a node took, in place of the bar; nothing for one that did not run or has its line."""
+        if node == self._node:
+            self._pause()
+        if node not in self._spent:
+            return
+        line = f"  {self._title(node):<16} {self._spent.pop(node):.1f} s"
+        if sys.stdout.isatty():
+            line = f"\r{line:<79}"
+        print(line, flush=True)
 
 
 def describe(python: Path, video: Path) -> str:

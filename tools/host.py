@@ -23,6 +23,8 @@ START_SECONDS = 240  # a cold disk and a GPU driver can take minutes
 ASK_SECONDS = 0.2
 STOP_SECONDS = 10
 LOG_LINES = 25
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+LOG_PREFIX = re.compile(r"^\[(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\] ?", re.MULTILINE)
 IMPORT_FAILED = re.compile(r"seconds \(IMPORT FAILED\):(.*)")
 
 # ComfyUI runs inside this: the server holds the reading end of a pipe whose writing end only we hold, so that it
@@ -62,6 +64,19 @@ class ComfyUI:
             return "unknown"
         found = re.search(r'__version__\s*=\s*"([^"]+)"', text)
         return found.group(1) if found else "unknown"
+
+    def options(self) -> list[str]:
+        """Options that keep it from outside addresses and databases, as far as this version knows them."""
+        try:
+            known = (self.source / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+        except OSError:
+            known = ""
+        chosen = ["--disable-api-nodes"]
+        if '"--offline"' in known:  # its name from 0.38 on
+            chosen = ["--offline"]
+        if '"--disable-assets"' in known:
+            chosen.append("--disable-assets")
+        return chosen
 
     def has_accelerator(self) -> bool:
         """Whether this ComfyUI's torch can use a GPU; takes the seconds that importing torch takes."""
@@ -198,7 +213,7 @@ class Server:
         """The command line: everything local, nothing opened, no outside address asked."""
         front_end = ["--front-end-root", str(self.comfy.front_end)] if self.comfy.front_end else []
         return [str(self.comfy.python), "-c", GUARD, "main.py", "--listen", "127.0.0.1", "--port", str(self.port),
-                "--base-directory", str(self.base.root), "--disable-api-nodes", "--disable-auto-launch",
+                "--base-directory", str(self.base.root), *self.comfy.options(), "--disable-auto-launch",
                 "--database-url", "sqlite:///:memory:", *front_end, *self.options]
 
     def start(self, timeout: float = START_SECONDS) -> Server:
@@ -226,7 +241,10 @@ class Server:
         end = time.monotonic() + timeout
         while not answers(self.url + "/system_stats"):
             if self.process.poll() is not None:
-                raise HostError(f"ComfyUI did not start: it ended with code {self.process.returncode}. {self.tail()}")
+                raise HostError(f"ComfyUI did not start: {self.comfy.python} ended with code "
+                                f"{self.process.returncode}. If ComfyUI's packages belong to another Python, start "
+                                f"run.py with that one: PATH/TO/ITS/python run.py demo --comfyui {self.comfy.source}. "
+                                f"{self.tail()}")
             if time.monotonic() > end:
                 raise HostError(f"ComfyUI did not answer within {timeout:.0f} seconds. {self.tail()}")
             time.sleep(ASK_SECONDS)
@@ -248,8 +266,10 @@ class Server:
         return self.tail()
 
     def log_text(self) -> str:
-        """All that the server printed so far."""
-        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        """All that the server printed so far, without the colours and levels that newer ones put in front of lines."""
+        if not self.log.exists():
+            return ""
+        return LOG_PREFIX.sub("", COLOUR.sub("", self.log.read_text(encoding="utf-8", errors="replace")))
 
     def tail(self) -> str:
         """The end of the log, with its path, for a message."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tools.host import ComfyUI, clean_environment
+from tools.host import ComfyUI, clean_environment, find_python
 
 Entry = str | dict[str, str]  # of a dependency group: a requirement, or {"include-group": its name}
 
@@ -73,6 +73,10 @@ PIP_SAYS = (
 )
 
 
+TREE = "LTX23_COMFYUI"  # environment variable: another ComfyUI tree for tests and tools
+TREE_FRONT_END = "LTX23_FRONT_END"  # another: the folder with index.html that such a tree serves in place of FRONT_END
+
+
 class InstallError(RuntimeError):
     """Something could not be installed; the message says what to do."""
 
@@ -112,8 +116,22 @@ class Place:
         return self.front_end_wheel(group) / FRONT_END_INSIDE
 
     def comfy(self, front_end: str = FRONT_END) -> ComfyUI:
-        """The ComfyUI that `install` puts here."""
-        return ComfyUI(self.source, self.python, self.front_end(front_end))
+        """The ComfyUI that `install` puts here, or the tree that the environment variable LTX23_COMFYUI names.
+
+        Such a tree runs in its own environment where it has one, else in ours, with the front ends of here; the
+        environment variable LTX23_FRONT_END names the folder of the one that it asks for itself.
+        """
+        tree = os.environ.get(TREE)
+        if not tree:
+            return ComfyUI(self.source, self.python, self.front_end(front_end))
+        source = Path(tree).expanduser().resolve()
+        python = find_python(source)
+        if python == Path(sys.executable):
+            python = self.python
+        own = os.environ.get(TREE_FRONT_END)
+        if own and front_end == FRONT_END:
+            return ComfyUI(source, python, Path(own).expanduser().resolve())
+        return ComfyUI(source, python, self.front_end(front_end))
 
 
 def install(place: Place, groups: tuple[str, ...], front_ends: tuple[str, ...] = (FRONT_END,),

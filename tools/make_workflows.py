@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write `workflows/` through the real front end of ComfyUI: UI files, their pictures, and the API twins.
+"""Write `workflows/` through the real front end of ComfyUI: UI files, their API twins, and pictures of graphs.
 
 Run from the repository root with the project's environment and a Chromium:
 
@@ -21,11 +21,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ltx23_core.hub.catalogue import CATALOGUE
 from tools.browser import FLAGS, find_browser
 from tools.example_files import add_examples
 from tools.host import Base, Server
 from tools.install import FRONT_END, Place
-from tools.workflow_graphs import Graph, Workflow, workflows
+from tools.workflow_graphs import CHOOSE, IC_LORA, Graph, Workflow, workflows
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = "ltx-2.3-22b-dev.safetensors"
@@ -35,12 +36,23 @@ LORA = "ltx-2.3-22b-distilled-lora-384-1.1.safetensors"
 HUB = "https://huggingface.co/"
 LIGHTRICKS = f"{HUB}Lightricks/LTX-2.3"
 PACK = "ltx23-node-pack"  # name in the Comfy Registry, so that the Manager can offer the pack
-NOTE_ID, NOTE_SIZE = "note", (390, 250)
-WIDTHS = {"LTX23Overlay": 390, "LTX23Load": 250, "LTX23Prompt": 400, "LTX23Sampler": 380, "LTX23DecodeToFile": 400,
-          "SaveVideo": 400, "LTX23LongVideo": 420, "LTX23EnhancePrompt": 420, "LoadImage": 270, "LoadVideo": 270}
-HEIGHTS = {"LTX23Overlay": 430, "LTX23Prompt": 330, "LTX23DecodeToFile": 400, "SaveVideo": 330, "LoadImage": 310,
-           "LTX23LongVideo": 420, "LTX23EnhancePrompt": 420, "LoadVideo": 310}
+NOTE_SIZE = (330, 380)
+WIDTH = 330  # of a node; four columns of them are a page
+HEIGHTS = {"LTX23Overlay": 560, "LTX23Prompt": 300, "LTX23DecodeToFile": 390, "SaveVideo": 330, "LoadImage": 300,
+           "LTX23LongVideo": 400, "LTX23EnhancePrompt": 420, "LoadVideo": 300, "LoadImageMask": 300}
+# Graphs whose pictures README and the help pages show; the templates' own are of results (make_thumbnails.py).
+PICTURES = ROOT / "web" / "docs" / "pictures"
+PICTURED = ("quick_start", "image_to_video", "keyframes", "ic_lora", "retake", "inpaint", "long_video")
 PROMPT_HEIGHT = 780  # of a Sampler whose prompt field is in use
+# Columns from the left: the model, what goes in, the run, what comes out.
+COLUMNS = {"LTX23Overlay": 0, "LTX23Load": 0, "LTX23LoRA": 0, "LTX23Sampler": 2, "LTX23LatentUpscale": 2,
+           "LTX23DecodeVideo": 3, "LTX23DecodeAudio": 3, "LTX23DecodeToFile": 3, "CreateVideo": 3, "SaveVideo": 3,
+           "SaveAudio": 3}
+
+
+# The note stands below the shorter of these, which do not grow: results need the room under the outputs, a preview
+# that under the sampler. Where the second is empty it has that for itself: the whole page is no taller than a window.
+NOTE_COLUMNS = (0, 1)
 
 
 def note(workflow: Workflow) -> str:
@@ -83,7 +95,7 @@ def with_defaults(graph: Graph, nodes: dict[str, Any]) -> Graph:
 
 
 def columns(graph: Graph) -> list[list[str]]:
-    """Node ids in columns, each node right of all that it needs; the note stands below the first."""
+    """Node ids in columns, above one another in the order in which they run; the note's own may be empty."""
     depth: dict[str, int] = {}
 
     def of(key: str) -> int:
@@ -92,32 +104,23 @@ def columns(graph: Graph) -> list[list[str]]:
             depth[key] = max((of(link) + 1 for link in links), default=0)
         return depth[key]
 
-    for key in graph:
-        of(key)
-    # What needs nothing stands one column before what it feeds, not far left of it.
-    for key in graph:
-        used = [depth[other] for other, each in graph.items() for value in each["inputs"].values()
-                if isinstance(value, list) and value[0] == key]
-        if depth[key] == 0 and key != "1" and used:
-            depth[key] = max(min(used) - 1, 0)
-    stacked: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
-    for key in sorted(graph, key=int):
-        stacked[depth[key]].append(key)
-    stacked[0].append(NOTE_ID)
-    return stacked
+    stacked: list[list[str]] = [[], [], [], []]
+    for key in sorted(graph, key=lambda key: (of(key), int(key))):
+        stacked[COLUMNS.get(graph[key]["class_type"], 1)].append(key)
+    return [column for number, column in enumerate(stacked) if column or number in NOTE_COLUMNS]
 
 
 def size(each: dict[str, Any]) -> tuple[int, int]:
     """Smallest width and height of a node on the page; 0: as small as it can be."""
     kind, inputs = each["class_type"], each["inputs"]
-    own_prompt = kind == "LTX23Sampler" and inputs.get("prompt") and not isinstance(inputs["prompt"], list)
-    return WIDTHS.get(kind, 270), PROMPT_HEIGHT if own_prompt else HEIGHTS.get(kind, 0)
+    own_prompt = kind == "LTX23Sampler" and "context" not in inputs and isinstance(inputs.get("prompt"), str)
+    return WIDTH, PROMPT_HEIGHT if own_prompt else HEIGHTS.get(kind, 0)
 
 
 # Runs in the page. Everything is serialised there: handing objects to Python turns `undefined` into null, which
 # makes files that the front end's schema refuses.
-BUILD = """async ({id, graph, columns, sizes, noteId, noteSize, text, pack, version, models}) => {
-  const app = window.app, gap = 50, title = 40;
+BUILD = """async ({id, graph, columns, sizes, noteColumns, noteSize, text, pack, version, models, titles}) => {
+  const app = window.app, gap = 20, title = 40;
   app.graph.clear();
   await app.loadApiJson(graph, "workflow");
   const sheet = LiteGraph.createNode("MarkdownNote");
@@ -125,11 +128,12 @@ BUILD = """async ({id, graph, columns, sizes, noteId, noteSize, text, pack, vers
   sheet.title = "About";
   sheet.widgets[0].value = text;
   let x = 0;
+  const ends = [];
   for (const column of columns) {
-    let y = 0, widest = 0;
+    let y = 0, widest = column.length ? 0 : noteSize[0];
     for (const key of column) {
-      const node = key === noteId ? sheet : app.graph.getNodeById(Number(key));
-      const [width, height] = key === noteId ? noteSize : sizes[key];
+      const node = app.graph.getNodeById(Number(key));
+      const [width, height] = sizes[key];
       const small = node.computeSize();
       node.pos = [x, y];
       node.setSize([Math.max(width, small[0]), Math.max(height, small[1])]);
@@ -138,16 +142,22 @@ BUILD = """async ({id, graph, columns, sizes, noteId, noteSize, text, pack, vers
       for (const widget of node.widgets ?? [])
         if (widget.name === "control_after_generate") widget.value = "fixed";
       if (node.type.startsWith("LTX23")) Object.assign(node.properties, {cnr_id: pack, ver: version});
-      if (node.type === "LTX23Overlay") node.properties.models = models;
+      if (titles[node.type]) node.title = titles[node.type];
+      const named = models.filter((each) => (node.widgets ?? []).some(({value}) => value === each.name));
+      if (named.length) node.properties.models = named;
     }
+    ends.push([x, y]);
     x += widest + gap;
   }
+  sheet.setSize(noteSize);
+  sheet.pos = noteColumns.map((number) => ends[number]).reduce((best, end) => (end[1] < best[1] ? end : best));
   app.graph.setDirtyCanvas(true, true);
   await new Promise((done) => setTimeout(done, 500));
   const {output} = await app.graphToPrompt();
   const ui = app.graph.serialize();
   ui.id = id;
   ui.extra = {};
+  ui.models = models;
   return {ui: JSON.stringify(ui, null, 2), api: JSON.stringify(output, null, 2)};
 }"""
 
@@ -172,39 +182,63 @@ def version() -> str:
 
 
 def models(workflow: Workflow) -> list[dict[str, str]]:
-    """Files that ComfyUI itself offers to download: only those that need no login."""
-    names = {"checkpoints": CHECKPOINT} | ({"latent_upscale_models": UPSCALER} if workflow.upscaler else {}) | (
-        {"loras": LORA} if workflow.lora else {})
-    return [{"name": name, "url": f"{LIGHTRICKS}/resolve/main/{name}", "directory": folder}
-            for folder, name in names.items()]
+    """Files that the page itself offers to download, those that need no login.
+
+    Old front ends look at this list of the file, new ones at the nodes, and there only at names that a widget shows.
+    """
+    wanted = {"dev", "gemma-comfy"}
+    if workflow.upscaler:
+        wanted.add("upscaler-x2")
+    if workflow.lora:
+        wanted.add("distilled-lora")
+    found = []
+    for entry in CATALOGUE:
+        name = entry.path.rpartition("/")[2]
+        if entry.name in wanted or (name == IC_LORA and workflow.name == "ic_lora"):
+            found.append({"name": name, "url": f"{HUB}{entry.repo}/resolve/main/{entry.path}",
+                          "directory": entry.folder})
+    return found
 
 
-def write(page: Any, workflow: Workflow, nodes: dict[str, Any], folder: Path) -> None:  # noqa: ANN401
-    """Build one workflow on an open page and write its three files."""
-    from PIL import Image
-
+def write(page: Any, workflow: Workflow, title: str, nodes: dict[str, Any], folder: Path) -> None:  # noqa: ANN401
+    """Build one workflow on an open page and write its two files."""
     graph = with_defaults(workflow.graph, nodes)
+    identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{workflow.name}"))
     made = page.evaluate(BUILD, {
         "graph": graph, "columns": columns(graph), "sizes": {key: size(each) for key, each in graph.items()},
-        "noteId": NOTE_ID, "noteSize": NOTE_SIZE, "text": note(workflow), "pack": PACK, "version": version(),
-        "models": models(workflow), "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{workflow.name}"))})
-    (folder / f"{workflow.name}.json").write_text(made["ui"] + "\n", encoding="utf-8")
-    (folder / "api" / f"{workflow.name}.json").write_text(made["api"] + "\n", encoding="utf-8")
-    page.wait_for_timeout(1500)  # previews of example files
-    clip = page.evaluate(FRAME, [110, 180, 1680, 800])
-    page.wait_for_timeout(800)
-    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    picture.thumbnail((1400, 1400))
-    picture.save(folder / f"{workflow.name}.jpg", quality=85)
-    got = json.loads(made["api"])
-    for key, each in got.items():
+        "noteColumns": NOTE_COLUMNS, "noteSize": NOTE_SIZE, "text": note(workflow), "pack": PACK, "version": version(),
+        "models": models(workflow), "titles": CHOOSE, "id": identity})
+    got = without_leftovers(json.loads(made["api"]), graph)
+    (folder / f"{title}.json").write_text(made["ui"] + "\n", encoding="utf-8")
+    text = json.dumps(got, indent=2, ensure_ascii=False)
+    (folder / "api" / f"{workflow.name}.json").write_text(text + "\n", encoding="utf-8")
+    if workflow.name in PICTURED:
+        shoot(page, PICTURES / f"{workflow.name}.jpg")
+    for each in got.values():
         each.pop("_meta", None)
-        if not each["class_type"].startswith("LTX23"):  # core's upload nodes bring widgets that only the page knows
-            each["inputs"] = {name: each["inputs"][name] for name in each["inputs"] if name in graph[key]["inputs"]}
     if json.loads(json.dumps(graph)) != got:
         raise SystemExit(f"{workflow.name}: the front end exports another graph than was given:\n{made['api']}\n"
                          f"{json.dumps(graph, indent=2)}")
-    print(f"{workflow.name}: {len(got)} nodes, picture {picture.width}x{picture.height}")
+    print(f"{workflow.name}: {len(got)} nodes")
+
+
+def shoot(page: Any, target: Path) -> None:  # noqa: ANN401
+    """A picture of the graph on the page."""
+    from PIL import Image
+
+    page.wait_for_timeout(1500)  # previews of example files
+    clip = page.evaluate(FRAME, [110, 130, 1400, 1400])
+    page.wait_for_timeout(800)
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    picture.thumbnail((1000, 1200))
+    picture.save(target, quality=75)
+
+
+def without_leftovers(exported: Graph, graph: Graph) -> Graph:
+    """An exported graph without the values of buttons and previews that only the page has."""
+    for key, each in exported.items():
+        each["inputs"] = {name: value for name, value in each["inputs"].items() if name in graph[key]["inputs"]}
+    return exported
 
 
 def write_all(page: Any, server: Server, folder: Path, only: list[str]) -> None:  # noqa: ANN401
@@ -212,12 +246,12 @@ def write_all(page: Any, server: Server, folder: Path, only: list[str]) -> None:
     from tests.host.client import HostClient
 
     nodes = HostClient(server.url, server.base.root).get("/object_info")
-    for workflow in workflows():
+    for number, workflow in enumerate(workflows(), 1):
         if not only or workflow.name in only:
             page.goto(server.url, wait_until="domcontentloaded")  # anew: the page remembers pictures by node id
             page.wait_for_function("() => window.app && window.app.graph && window.LiteGraph", timeout=90_000)
             page.wait_for_timeout(3000)
-            write(page, workflow, nodes, folder)
+            write(page, workflow, workflow.title(number), nodes, folder)
 
 
 def main() -> None:
@@ -238,7 +272,7 @@ def main() -> None:
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=str(find_browser()), args=list(FLAGS))
-            page = browser.new_page(viewport={"width": 1920, "height": 1080})
+            page = browser.new_page(viewport={"width": 1700, "height": 1600})
             write_all(page, server, options.out, options.names)
             browser.close()
     finally:

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- rooms: python -m tools.rooms -->", "<!-- end of rooms -->"
 FACTS = ("errors", "geometry", "config", "atomic", "locks", "version")
 # Files that stand alone in ltx23_core, and the room that each is.
 SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "words": "pipeline",
-          "__main__": "cli"}
+          "arithmetic": "pipeline", "save": "save", "__main__": "cli"}
 
 # Room -> rooms that it may import, lowest first. A folder below a room belongs to the nearest room above it.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -40,22 +40,24 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lora": ("overlay.lora", "overlay", "overlay.bytes", "weights"),
     "quant": ("overlay.bytes", "overlay.packed", "weights", "lora", "ops"),
     "runtime": ("overlay.bytes", "overlay.packed", "overlay.names", "weights", "lora", "quant", "ops", "memory"),
+    "save": ("overlay", "overlay.bytes", "overlay.export", "weights", "runtime"),
+    "bridge": ("overlay", "overlay.bytes", "overlay.names", "overlay.find", "overlay.export", "weights"),
     "plan": ("memory", "media"),
-    "sampling": ("plan", "models"),
+    "sampling": ("plan", "models", "ops"),
     "conditioning": ("plan", "sampling", "media", "overlay.bytes"),
     "prompt": ("models", "overlay", "overlay.bytes", "overlay.find", "media"),
     "decode": ("models", "media", "memory"),
-    "run": ("plan", "sampling", "conditioning", "media"),
+    "run": ("plan", "sampling", "conditioning", "media", "ops"),
     "parallel": ("run", "sampling", "plan", "models", "ops", "weights", "runtime", "decode", "memory"),
     "pipeline": ("memory", "ops", "media", "models", "overlay", "overlay.bytes", "overlay.packed", "overlay.names",
                  "overlay.lora", "overlay.find", "weights", "lora", "quant", "runtime", "plan", "sampling",
                  "conditioning", "prompt", "decode", "run", "parallel"),
-    "workers": ("pipeline", "plan", "media"),
+    "workers": ("pipeline", "plan", "media", "overlay", "lora", "runtime", "run", "parallel"),
     "cli": ("pipeline", "plan", "run", "conditioning", "media", "decode", "overlay", "overlay.shelf",
-            "overlay.export", "hub", "lora", "workers"),
+            "overlay.export", "save", "hub", "lora", "workers"),
     "nodes": ("pipeline", "plan", "run", "conditioning", "media", "decode", "overlay", "overlay.shelf",
-              "overlay.export", "hub", "lora", "workers", "nodes.host"),
-    "nodes.host": ("memory", "pipeline", "plan", "run", "media", "overlay", "overlay.shelf", "runtime"),
+              "overlay.export", "save", "hub", "lora", "workers", "nodes.host"),
+    "nodes.host": ("memory", "pipeline", "plan", "run", "media", "overlay", "overlay.shelf", "runtime", "bridge"),
 }
 
 # Imports that break the list or close a circle: (module, module that it imports). This list only shrinks.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
@@ -39,6 +40,9 @@ IC_LORA = "ltx-2.3-22b-ic-lora-union-control-ref0.5.safetensors"
 FILES = dict.fromkeys(("checkpoint", "text_encoder", "upsampler", "distilled_lora", "variant", "text_projection",
                        "video_vae", "audio_vae"), "auto")
 PREFIX = "video/LTX-2.3"
+WORDS = {"hq": "HQ", "ic_lora": "IC LoRA"}  # where the name alone would read badly
+CHOOSE = {"LoadImage": "Choose your picture", "LoadVideo": "Choose your clip", "LoadAudio": "Choose your sound",
+          "LoadImageMask": "Choose your mask"}  # titles: the examples are on nobody's computer
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Workflow:
     """One workflow.
 
     Attributes:
-        name: of its files.
+        name: of its file for clients; see `Workflow.title`.
         text: for its note, above the table of files.
         graph: node id -> class and inputs; ids are those of the page too. A link is a list [id, output].
         upscaler, lora: whether the note names the x2 upscaler, the distilled LoRA.
@@ -57,6 +61,17 @@ class Workflow:
     graph: Graph = field(hash=False)
     upscaler: bool = False
     lora: bool = False
+
+    def title(self, number: int) -> str:
+        """Name of its file for the page, which shows it: "07 Image to video"."""
+        words = WORDS.get(self.name) or self.name.replace("_", " ").capitalize()
+        return f"{number:02} {words}"
+
+
+def ui_file(folder: Path, name: str) -> Path:
+    """The file of a workflow for the page: "03 Image to video.json" for image_to_video."""
+    [path] = [path for path in folder.glob("*.json") if path.stem.partition(" ")[2].lower().replace(" ", "_") == name]
+    return path
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -114,7 +129,8 @@ def stages_apart() -> Graph:
     return graph | {
         "5": node("LTX23Prompt", model=["2", 0], prompt=PROMPT),
         "6": node("LTX23LatentUpscale", model=["2", 0], video=["3", 0]),
-        "7": node("LTX23Sampler", model=["2", 0], stages="second", start_video=["6", 0], start_audio=["3", 1], **size),
+        "7": node("LTX23Sampler", model=["2", 0], prompt="", stages="second", start_video=["6", 0],
+                  start_audio=["3", 1], **size),
         "4": node("LTX23DecodeToFile", model=["2", 0], video=["7", 0], audio=["7", 1], filename_prefix=PREFIX)}
 
 
@@ -122,7 +138,7 @@ def ic_lora() -> Graph:
     """A reference video steers an IC-LoRA, on the distilled recipe as official."""
     graph = conditioned(CONTROL_PROMPT, {
         "10": node("LoadVideo", file="example.mp4"),
-        "11": node("LTX23ReferenceVideo", lora=IC_LORA, video=["10", 0]),
+        "11": node("LTX23ReferenceVideo", lora="none", video=["10", 0], model=["12", 0]),
         "12": node("LTX23LoRA", model=["2", 0], lora=IC_LORA, stages="first")}, "11",
         recipe="distilled", width=1536, height=1024)
     graph["3"]["inputs"]["model"] = ["12", 0]
@@ -185,7 +201,7 @@ def workflows() -> list[Workflow]:
             recipe="hq", width=1920, height=1088), **both),
         Workflow("distilled", "8 steps at half size and 3 at full size. With a distilled checkpoint no LoRA is needed.",
                  with_prompt(recipe="distilled", width=1536, height=1024), **both),
-        Workflow("ic_lora", "A control video (depth, pose, edges) leads. Choose your IC-LoRA in both nodes.", ic_lora(),
+        Workflow("ic_lora", "A control video (depth, pose, edges) leads.", ic_lora(),
                  **both),
         Workflow("audio_to_video", "A picture for your sound: speech, music. The file keeps the original sound.",
                  conditioned(SPEECH_PROMPT, {"10": node("LoadAudio", audio="example.wav"),

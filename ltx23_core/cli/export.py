@@ -5,7 +5,7 @@ from argparse import Namespace
 
 from tqdm import tqdm
 
-from ..overlay.export.export import export as write_files
+from ..save import export as write_files
 
 
 def export(options: Namespace) -> None:
@@ -16,6 +16,7 @@ def export(options: Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = write_files(options.overlay, options.layout, options.output, verify=not options.no_verify,
-                             progress=show)
+        report = write_files(options.overlay, options.layout, options.output,
+                             weight_dtype=options.weight_dtype, device=options.device,
+                             verify=not options.no_verify, progress=show)
     print(report)

@@ -27,9 +27,10 @@ from ..plan.recipes import IMAGE_CRF
 from ..plan.settings import Settings
 from ..run.progress import StepInfo
 from ..version import __version__
+from ..workers.opening import open_pipeline
 
 # Options that are fields of `Settings`.
-SETTINGS = ("recipe", "width", "height", "frames", "fps", "seed", "steps", "noise_device")
+SETTINGS = ("recipe", "width", "height", "frames", "fps", "seed", "steps", "noise_device", "easy_cache")
 _SCALES = ("cfg", "stg", "modality", "rescale")
 _GUIDANCE = (*_SCALES, *map("audio_{}".format, _SCALES), "stg_blocks")
 
@@ -50,8 +51,13 @@ def generate(options: Namespace) -> None:
     check_output_path(options.output)
     conditions = _conditions(options)
     source = Overlay.load(options.overlay) if options.overlay else _materialize(options)
-    pipe = Pipeline.load(source, device=options.device, dtype=options.dtype, attention=options.attention,
-                         lora_mode=options.lora_mode, memory=options.memory)
+    pipe = open_pipeline(source, options.devices, device=options.device, dtype=options.dtype,
+                         attention=options.attention, lora_mode=options.lora_mode, memory=options.memory,
+                         weight_dtype=options.weight_dtype, matmul_dtype=options.matmul_dtype,
+                         prompt_cache=options.prompt_cache)
+    if not pipe.leads:
+        options.quiet, say = True, _silence
+        logging.getLogger("ltx23").setLevel(logging.ERROR)
     pipe = pipe.with_loras([Lora(lora.path, lora.strength, mode=options.lora_mode) for lora in options.lora])
     settings = Settings(**_given(options, SETTINGS), guidance=_guidance(options, pipe), conditions=conditions)
     plan = pipe.plan(settings)
@@ -61,7 +67,7 @@ def generate(options: Namespace) -> None:
     try:
         prompt = options.prompt
         if options.enhance:
-            prompt = _enhanced(options, pipe, conditions, plan.decision.seed, say)
+            prompt = pipe.once(lambda: _enhanced(options, pipe, conditions, plan.decision.seed, say))
         say("Encoding the prompt")
         context = pipe.encode(prompt, options.negative_prompt)
         with StepBar(options.quiet) as bar:
@@ -101,6 +107,8 @@ class StepBar:
 
 def _write(pipe: Pipeline, latents: Latents, options: Namespace, metadata: dict[str, str]) -> int:
     """Decode into the output file; returns the number of frames."""
+    if not pipe.leads:  # tiles for the rank that writes
+        return sum(map(len, pipe.decode_video(latents.video, eight_bit=True)))
     audio = latents.audio
     if audio is not None:
         audio = pipe.decode_audio(audio)

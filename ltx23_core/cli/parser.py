@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import LTX23Error
-from ..plan.settings import ATTENTION, DTYPES, OPTIONS
+from ..plan.settings import ATTENTION, DTYPES, MATMUL_DTYPES, OPTIONS, WEIGHT_DTYPES
+from ..workers.launcher import speaks
 
 VARIANTS = ("auto", "dev", "distilled")
 USER_ERROR, INTERRUPTED = 2, 130
@@ -22,7 +23,7 @@ _MODULES = {"fetch": ".fetch", "export": ".export", "identify": ".identify"}  # 
 _STOPPED = {"fetch": "The same command continues the "
                      "download.", "export": "The same command continues the export."}
 LORA_MODES = ("auto", "fused", "runtime")
-LAYOUTS = ("diffusers", "monolith", "split")
+LAYOUTS = ("diffusers", "monolith", "split", "transformer")
 
 _DESCRIPTION = "LTX-2.3 without ComfyUI: a prompt becomes a video with sound."
 _EXAMPLES = """\
@@ -191,8 +192,9 @@ def _add_parts(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup |
 
 def _add_video(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("video (defaults: the official ones of the recipe)")
-    for name, metavar in (("recipe", None), ("width", "PIXELS"), ("height", "PIXELS"), ("frames", "N"), ("fps", "RATE"),
-                          ("seed", "N"), ("steps", "N"), ("noise_device", None)):
+    for name, metavar in (("recipe", None), ("width", "PIXELS"), ("height", "PIXELS"), ("frames", "N"),
+                          ("fps", "RATE"), ("seed", "N"), ("steps", "N"), ("noise_device", None),
+                          ("easy_cache", "X")):
         _add_setting(group, name, metavar)
     group.add_argument("--image", type=image_option, action="append", default=[], metavar="FILE[@FRAME[:STRENGTH]]",
                        help="picture that the video shows at a frame (default: 0, the first; -1: the last) "
@@ -232,17 +234,36 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--device", default="auto", metavar="NAME",
                        help="cuda, cuda:1, mps or cpu (default: auto, the best there is)")
+    group.add_argument("--devices", default="1", metavar="N",
+                       help="on how many devices one video is made: a number, auto (all), names such as "
+                            "cuda:0,cuda:2, or ray://HOST:PORT for a Ray cluster (default: 1); under torchrun "
+                            "its processes share the work")
     group.add_argument("--dtype", choices=DTYPES, default="auto",
                        help="precision of weights and calculation (default: auto: bf16, but fp32 on a CPU)")
+    _add_weight_dtype(group, "what the transformer's matrices are quantised to while they are read: they take "
+                             "a half (fp8, int8, Q8_0) or 0.3 (Q4_K) of the memory, and the result changes a "
+                             "little")
+    group.add_argument("--matmul-dtype", choices=MATMUL_DTYPES, default=MATMUL_DTYPES[0],
+                       help="arithmetic of the transformer's large products: fp8 and int8 are faster "
+                            "where the device has them, bf16 weights are quantised to them while they "
+                            f"are read, and the result changes a little (default: {MATMUL_DTYPES[0]})")
     group.add_argument("--memory", default="auto", metavar="GB",
                        help="how much of the device the weights may take: auto (what does not fit comes in "
                             "block by block), resident, stream (as little as possible), or a budget in GB "
                             "(default: auto)")
+    group.add_argument("--prompt-cache", type=Path, metavar="FOLDER",
+                       help="keep encoded prompts there, up to 2 GB of them, so that one which was used "
+                            "before is not encoded again (default: they are not kept)")
     group.add_argument("--attention", choices=ATTENTION, default="auto",
                        help="attention kernel; results differ by rounding (default: auto, torch chooses)")
     group.add_argument("--quiet", action="store_true", help="no progress, no messages; errors are still "
                                                             "shown")
     _add_common(parser)
+
+
+def _add_weight_dtype(group: argparse._ActionsContainer, text: str) -> None:
+    group.add_argument("--weight-dtype", choices=WEIGHT_DTYPES, default=WEIGHT_DTYPES[0],
+                       help=f"{text} (default: {WEIGHT_DTYPES[0]})")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -282,7 +303,12 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
                         help="manifest written by the overlay command")
     export.add_argument("--layout", choices=LAYOUTS, required=True,
                         help="diffusers: a folder for LTX2Pipeline; monolith: the official single file; "
-                             "split: ComfyUI's files in their folders")
+                             "split: ComfyUI's files in their folders; transformer: the first of these alone")
+    _add_weight_dtype(export, "quantise the transformer's matrices, so that the next start reads a half of the "
+                              "bytes or less; Q8_0 and Q4_K become a GGUF file (split, transformer)")
+    export.add_argument("--device", default="auto", metavar="NAME",
+                        help="with --weight-dtype: where it is computed: cuda, cuda:1, mps or cpu (default: "
+                             "auto, the best there is)")
     export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
                         help="new or empty folder, or one with the same export begun")
     export.add_argument("--no-verify", action="store_true",
@@ -314,7 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LTX23Error as error:
         if options.debug:
             raise
-        print(error_text(error), file=sys.stderr)
+        if speaks():
+            print(error_text(error), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f"\nStopped. {_STOPPED.get(options.command, 'Nothing was written.')}", file=sys.stderr)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import RequestError
-from ..geometry import TIME_SCALE
-from ..plan.condition import ADDS, SOURCE, Clip, StageSetting
+from ..geometry import TIME_SCALE, VideoGrid
+from ..plan.condition import ADDS, SOURCE, WHOLLY, Added, Clip, StageSetting
 from ..sampling.state import StatePair, StreamState, audio_to_tokens
 from .source import SourceClip, audio_latent, latents_in, rising, video_tokens
 
@@ -101,6 +101,15 @@ class Extend:
             log.info("Extend: the clip has no sound, so sound is generated for the whole result")
         elif clip.audio and self.source.audio.seconds < count / clip.fps - 1 / AUDIO_LATENTS_PER_SECOND:
             log.info("Extend: the clip's sound ends before its frames; sound is generated from there on")
+
+    def added(self, clip: Clip, grid: VideoGrid, number: int) -> Added:
+        """See `plan.condition.Planned`: what is held, and each latent of the blend less than the one before."""
+
+        def strengths(blend: int) -> frozenset[float]:
+            return frozenset(rising(blend).flatten().tolist())
+
+        ramp = round(self.blend * TIME_SCALE / clip.fps * AUDIO_LATENTS_PER_SECOND)
+        return Added(held=(WHOLLY | strengths(self.blend), WHOLLY | strengths(ramp)))
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Hold the source's latents in their place in both streams."""

@@ -11,7 +11,7 @@ from ..errors import MediaError, RequestError
 from ..geometry import VideoGrid, video_positions
 from ..media.audio import is_finite
 from ..media.image import check_pixels, compress_image, resize_and_crop, to_uint8
-from ..plan.condition import ADDS, KEYFRAME, REPLACE, Clip, StageSetting
+from ..plan.condition import ADDS, FREE, KEYFRAME, REPLACE, Added, Clip, StageSetting
 from ..plan.recipes import IMAGE_CRF
 from ..sampling.state import StatePair, StreamState, video_to_tokens
 
@@ -75,6 +75,14 @@ class ImageCondition:
             raise RequestError(f"an image is set at frame {self.frame} of a clip of {frames} frames",
                                f"{-frames} to {frames - 1}", "Use 0 for the first frame or -1 for the last.")
         return frame
+
+    def added(self, clip: Clip, grid: VideoGrid, number: int) -> Added:
+        """See `plan.condition.Planned`."""
+        frame, held = self.frame_in(clip.frames), (frozenset((self.strength,)), FREE)
+        if self.order == REPLACE:
+            return Added(held=held)
+        beside = VideoGrid(1, grid.height, grid.width)
+        return Added(video_positions(beside, clip.fps, start_frame=frame)[0, 0], held=held)
 
     def pixels(self, width: int, height: int) -> Tensor:
         """The picture as the encoder takes it: float32 (1, 3, 1, height, width) in [-1, 1]."""

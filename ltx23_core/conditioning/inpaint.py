@@ -1,15 +1,19 @@
 """Inpainting: parts of a clip, in space and time, made anew."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..plan.condition import FILLS, SOURCE, Clip, StageSetting
+from ..geometry import VideoGrid
+from ..plan.condition import FILLS, FREE, SOURCE, WHOLLY, Added, Clip, StageSetting
 from ..sampling.state import StatePair
 from .mask import check_mask, latent_mask
 from .source import SourceClip, video_tokens
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ class Inpaint:
     def check(self, clip: Clip) -> None:
         """See `Condition.check`."""
         self.source.check_length(clip.frames, clip.fps, self.name)
+        if not self.mask.any():
+            log.warning("Inpaint: the mask is 0 everywhere, so nothing of the clip is made anew")
+
+    def added(self, clip: Clip, grid: VideoGrid, number: int) -> Added:
+        """See `plan.condition.Planned`; a mask of 0 and 1 alone stays one on the latent grid."""
+        hard = bool(((self.mask == 0) | (self.mask == 1)).all())
+        return Added(held=(WHOLLY, FREE), soft=not hard)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Put the source into the video stream, open where the mask is."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 from ..config import MAX_REFERENCE_SCALE
 from ..errors import RequestError
 from ..geometry import TIME_SCALE, VideoGrid, video_positions
-from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
+from ..plan.condition import ADDS, FREE, REFERENCE, Added, Clip, StageSetting
 from ..sampling.seen import Seen
 from ..sampling.state import StatePair, StreamState, video_to_tokens
 from .mask import check_mask, of_frames, visible
@@ -77,6 +77,16 @@ class ReferenceVideo:
                     f"reference is made {self.downscale} times smaller", f"a multiple of {step}",
                     f"Set {side} to {near}.")
         note_cut(self.name, len(self.source.picks(clip.fps)) - clip.frames)
+
+    def added(self, clip: Clip, grid: VideoGrid, number: int) -> Added:
+        """See `plan.condition.Planned`."""
+        if number != 1:
+            return Added()
+        frames = len(kept_frames(self.source.first(clip.frames, clip.fps), self.temporal))
+        size = (frames - 1) // TIME_SCALE + 1, grid.height // self.downscale, grid.width // self.downscale
+        times = reference_positions(size, clip.fps, self.downscale, self.temporal)[0, 0]
+        masked = self.mask is not None or not math.isclose(self.attention_strength, 1.0)
+        return Added(times, held=(frozenset((self.strength,)), FREE), masked=masked)
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Append the encoded reference to the video state."""

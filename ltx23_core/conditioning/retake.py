@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
+from ..geometry import VideoGrid
 from ..media.audio import Audio, as_float, as_stereo
-from ..plan.condition import FILLS, FREEZES, SOURCE, Clip, StageSetting
+from ..plan.condition import FILLS, FREE, FREEZES, SOURCE, WHOLLY, Added, Clip, StageSetting
 from ..sampling.state import StatePair, StreamState, audio_to_tokens, fit_latent_length
 from .source import SourceClip, audio_latent, cut_sound, video_tokens
 
@@ -82,6 +83,11 @@ class Retake:
             self.source.check_length(clip.frames, clip.fps, self.name)
         if clip.audio and self.source.audio is None:
             log.info("Retake: the clip has no sound, so sound is generated for all of it")
+
+    def added(self, clip: Clip, grid: VideoGrid, number: int) -> Added:
+        """See `plan.condition.Planned`: what is kept; a stream that is kept whole has one timestep."""
+        held = {FILLS: WHOLLY}
+        return Added(held=(held.get(self.roles.get("video"), FREE), held.get(self.roles.get("audio"), FREE)))
 
     def waveform(self, clip: Clip) -> Audio | None:
         """The clip's own sound for the file, sample for sample, where only the picture is made anew; else None."""

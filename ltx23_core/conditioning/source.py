@@ -110,7 +110,8 @@ def encode_frames(stage: StageSetting, frames: Tensor, picks: Sequence[int],
                   width: int, height: int) -> Tensor:
     """Latent (1, C, k, height / 32, width / 32) of some frames (F, H, W, 3), made once a run."""
     def make() -> Tensor:
-        return stage.encoders.encode_video(resize_frames(frames, picks, height, width, stage.encoders.dtype))
+        pixels = resize_frames(frames, picks, height, width, stage.encoders.dtype, check=stage.check)
+        return stage.encoders.encode_video(pixels)
 
     return stage.once(frames, (tuple(picks), width, height), make)
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import RequestError
-from ..geometry import audio_positions
+from ..geometry import VideoGrid, audio_positions
 from ..media.audio import Audio, check_sound
-from ..plan.condition import ADDS, REFERENCE, Clip, StageSetting
+from ..plan.condition import ADDS, FREE, REFERENCE, WHOLLY, Added, Clip, StageSetting
 from ..sampling.state import StatePair, audio_to_tokens
-from .source import cut_sound
+from .source import cut_sound, latents_in
 
 SECONDS = 5.0        # of the sample in training
 IDENTITY = 3.0       # ComfyUI's default; users of distilled models report 0.5 to 1
@@ -58,6 +58,11 @@ class ReferenceVoice:
 
     def check(self, clip: Clip) -> None:
         """See `Condition.check`: nothing depends on the clip."""
+
+    def added(self, clip: Clip, grid: VideoGrid, number: int) -> Added:
+        """See `plan.condition.Planned`."""
+        seconds = min(self.seconds, self.audio.seconds)
+        return Added(sound=latents_in(seconds) + 1, held=(FREE, WHOLLY))
 
     def apply(self, states: StatePair, stage: StageSetting) -> StatePair:
         """Append the encoded sample to the audio state."""

@@ -1,8 +1,13 @@
 """Sound <-> audio latents in overlapping pieces, so that memory does not grow with the length (spec/05).
 
 The audio VAE is causal and the vocoder sees a bounded stretch to both sides: what is kept of a piece lies so far
-inside that it has all it depends on, and equals the same stretch of the whole: bit for bit where torch takes the same
-kernels for both lengths, else to rounding (in float32 2e-6 of full scale). Sounds of one piece are made whole.
+inside that it has all it depends on. Where that is equal bit for bit, and where it is not:
+
+- a sound of one piece is made whole, so it is the whole;
+- pieces of longer ones have one shape and lie on one grid from the beginning: a sound and one that goes on differently
+  have the same bits up to the last piece of the shorter one, which begins earlier so that it ends with the sound;
+- against the same stretch of a longer sound made whole it is equal to rounding (in float32 on a CPU 3e-6 of full
+  scale): a library of convolutions takes other kernels, and other ends of its blocks, for another length.
 """
 from __future__ import annotations
 
@@ -102,6 +107,23 @@ def vocoder_reach(config: VocoderConfig) -> int:
     return math.ceil(_generator_reach(config.vocoder) + extension) + 1
 
 
+def _decoded(configs: tuple[AudioVAEConfig, VocoderConfig], length: int, size: int) -> Iterator[Piece]:
+    """The pieces of so many latents to decode."""
+    vae, voices = configs
+    beside = math.ceil(vocoder_reach(voices) / _ROWS) + 1  # mel frames to latents
+    return pieces(length, size, before=decoder_reach(vae) + beside, after=beside)
+
+
+def decode_pieces(configs: tuple[AudioVAEConfig, VocoderConfig], length: int) -> int:
+    """How often `decode_sound` calls each module for so many latents."""
+    return len(list(_decoded(configs, length, PIECE)))
+
+
+def encode_pieces(config: AudioVAEConfig, length: int) -> int:
+    """How often `encode_sound` calls the encoder for so many latents."""
+    return len(list(pieces(length, PIECE, encoder_reach(config), 0)))
+
+
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
     """Parts behind each other; a single one is not copied."""
     if len(parts) == 1:
@@ -126,11 +148,10 @@ def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor,
     """
     check = check or (lambda: None)
     vae, voices = configs
-    context, sides = decoder_reach(vae), vocoder_reach(voices)
+    context = decoder_reach(vae)
     hop = math.prod(voices.vocoder.rates) * vocoder.ratio
-    beside = math.ceil(sides / _ROWS) + 1             # mel frames to latents
     made = []
-    for piece in pieces(latent.shape[2], size, before=context + beside, after=beside):
+    for piece in _decoded(configs, latent.shape[2], size):
         check()
         mel = decoder(latent[:, :, piece.read:piece.read_end])
         first = _ROWS * piece.read                    # the mel frame of the clip that this mel begins with

@@ -8,13 +8,17 @@ from logging import getLogger
 from pathlib import Path
 
 from ..overlay import Overlay
+from ..overlay.bytes.source import TensorRef
 from ..overlay.lora.dialects import COMPONENTS, LoraFile, read_lora
 from ..overlay.lora.update import Update
+from ..weights.reader import read_tensors
 from .plan import LoraUse
 from .settings import FAMILIES, Lora, family
 
 _log = getLogger("ltx23")
 TEXT = ("connectors", "text_projection")
+IDLE = "changes nothing: every factor is 0, as in a LoRA that was never trained"
+_ADDED = {"lora": ("b", "a"), "diff": ("diff",)}  # kind -> roles, any of which is 0 where nothing is added
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,16 @@ class OpenLora:
     Args:
         lora: what the user asked for.
         file: its updates, for the components of the overlay.
+        idle: all that it adds is 0: a LoRA that was not trained.
     """
 
     lora: Lora
     file: LoraFile
+    idle: bool = False
 
     @classmethod
     def open(cls, lora: Lora, overlay: Overlay) -> OpenLora:
-        """Read the header; what is not used is logged with the reason.
+        """Read the header, and factors until one is not 0; what is not used is logged with the reason.
 
         Raises:
             OverlayError: no readable LoRA, or made for another model.
@@ -41,9 +47,12 @@ class OpenLora:
             if name in overlay.components:
                 tensors = overlay.components[name].tensors
                 shapes[name] = {key: ref.shape for key, ref in tensors.items()}
-        opened = cls(lora, read_lora(Path(lora.path), shapes))
+        file = read_lora(Path(lora.path), shapes)
+        opened = cls(lora, file, _adds_nothing(file))
         if opened.file.unused:
             _log.warning("%s", opened.file.report())
+        if opened.idle:
+            _log.warning("%s: %s", Path(lora.path).name, IDLE)
         return opened
 
     def updates(self, component: str) -> dict[float, dict[str, Update]]:
@@ -79,6 +88,8 @@ class OpenLora:
     def report(self) -> str:
         """Lines for people: what it changes, by family, at which strength, and what was left out and why."""
         lora, lines = self.lora, [self.file.report()]
+        if self.idle:
+            lines.append(f"  {IDLE}")
         for component, updates in self.file.updates.items():
             counts = Counter(map(family, updates))
             families = []
@@ -110,6 +121,25 @@ class OpenLora:
                 elif not update.plain:
                     kinds[update.kind] += 1
         return kinds
+
+
+def _adds_nothing(file: LoraFile) -> bool:
+    """Whether everything that a LoRA adds is 0. The first factor that is not ends the search: for most files one."""
+    updates = [update for part in file.updates.values() for update in part.values()]
+    return bool(updates) and all(map(_is_zero, updates))
+
+
+def _is_zero(update: Update) -> bool:
+    if update.dora or update.kind not in _ADDED:
+        return False
+    for role in _ADDED[update.kind]:
+        ref = update.tensors[role]
+        if not isinstance(ref, TensorRef):
+            return False
+        for _, factor in read_tensors({role: ref}, "cpu", None):
+            if not factor.float().any():
+                return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -3,63 +3,90 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import AudioVAEConfig, GeneratorConfig, TransformerConfig, VocoderConfig, gemma_config
 from ..geometry import VideoGrid
 
 WORKSPACE = 40 << 20  # of the matrix library: 32 MiB on an H100, allocated like a tensor
 PIECES = 0.05  # of activations: what the allocator cannot use between pieces of different sizes
-TIMESTEPS = 2  # that the tokens of one stream have at one sigma: noise and conditions
+MASK_QUERIES = 512  # `models.transformer.masked.QUERIES`: as many rows of a mask are there at once
 SOUND_PIECE = 384       # latents that `decode.sound` computes at once
-SOUND_DECODER_TENSORS, SOUND_ENCODER_TENSORS, VOCODER_TENSORS = 6, 6, 10  # alive at once, see below
+SOUND_DECODER_TENSORS, SOUND_ENCODER_TENSORS, VOCODER_TENSORS = 6, 5, 10  # alive at once, see below
 
 
-def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: int, passes: int, batch: int,
-                   bytes_per_value: int, *, context_tokens: int = 1024, nag: bool = False,
-                   masked: bool = False, fused: bool = True) -> int:
+class Tokens(NamedTuple):
+    """What one call of the transformer is over.
+
+    Attributes:
+        video, audio: tokens, those of conditions included; 0 for an absent stream.
+        levels: different timesteps of the tokens of (video, audio).
+        masked: the video self attention has a mask.
+    """
+
+    video: int
+    audio: int
+    levels: tuple[int, int] = (1, 1)
+    masked: bool = False
+
+
+def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: int, passes: int | tuple[int, int],
+                   batch: int, bytes_per_value: int, *, context_tokens: int = 1024, nag: bool = False,
+                   masked: bool = False, fused: bool = True, levels: tuple[int, int] = (2, 2),
+                   positive_alone: tuple[bool, bool] = (False, False), recorded: bool = False) -> int:
     """Peak activations of one denoiser call, and what belongs to the run that calls it.
 
     Counted in widths: a number for each channel of each token. A pass between two stages of a block is two widths, a
-    stream and the update that waits to be added (`models.transformer.model`: each pass's old pair is let go before the
-    next pass runs). The pass that runs has its old and new stream (the old pair is two, counted above), its norm, and
-    most in the self attention: queries, keys and values (3), queries and keys normed (2), the result, the gated
-    result, the output: 2 passes + 10. Text attention and feed-forward take 3 less, but keys and values of the prompts
-    are there meanwhile. The run keeps 1.5 (rotary tables) and latents. That none of this is forgotten, and none
-    counted twice, is tested by counting live bytes (`tests/unit/memory/test_estimates.py`). Recorded forwards are not
-    in it: they are made where there is twice as much room, and count as the component's (`models.transformer.graphs`).
+    stream and the update that waits to be added (`models.transformer.model`); the one that runs lets its old pair go,
+    and has 7: its stream and its norm with queries, keys and values (3), which the gate logits keep, the attention's
+    result and the output, or with what a feed-forward makes (4) and its output. The torch forms write nothing in place:
+    12. Keys and values of the prompts are there beside the feed-forward, and latents during the run, with the torch
+    forms also rotary tables (1.5); kernels read those by position (`ops.rope.RopeRows`). That none of this is
+    forgotten, and none counted twice, is tested by counting live bytes (`tests/unit/memory/test_estimates.py`). A
+    recorded forward (`models.transformer.graphs`) has its activations in memory of its own, in place of those of a
+    call, and copies of what a run keeps, its inputs.
 
     Args:
         video_tokens, audio_tokens: tokens of each stream, conditions included.
-        passes: guidance passes that are kept side by side.
+        passes: guidance passes that are kept side by side: of both streams, or of (video, audio).
         batch: samples in one call.
         bytes_per_value: 2 for bfloat16.
         context_tokens: of a prompt.
         nag: normalized attention guidance: a second text attention and what its norms need.
         masked: the video self attention has a mask.
         fused: with Triton's kernels; the torch forms keep more in between.
+        levels: different timesteps that the tokens of (video, audio) have at one sigma: noise, and what holds them.
+        positive_alone: whether (video, audio) has no guidance, so that no pass gives it the negative prompt.
+        recorded: the forward may be recorded.
     """
-    both = config.video.width + config.audio.width
-    width = (video_tokens * config.video.width + audio_tokens * config.audio.width) * bytes_per_value
-    prompts = max(min(passes, 2), 1 + nag)
-    prompt = context_tokens * both * bytes_per_value * batch
-    kept = 2 * passes
-    attending = kept + 10
-    reading = kept + 7
-    copies = 3 * prompts + 1
-    if not fused:
-        attending += 2
-        copies += 2
-    if nag:
-        reading += 3.5
-    keys_values = copies * prompt
-    call = max(attending * width * batch, reading * width * batch + keys_values)
-    run = (1.5 + 0.25 * batch) * width + prompts * prompt
-    rows = TIMESTEPS * config.layers * 16 * both * bytes_per_value * batch
+    widths = config.video.width * bytes_per_value, config.audio.width * bytes_per_value  # of a token
+    side_by_side = passes
+    if isinstance(passes, int):
+        side_by_side = passes, passes
+    streams = zip(widths, (video_tokens, audio_tokens), side_by_side, positive_alone, levels, strict=True)
+    width = kept = prompts = copies = modulated = pushed = rows = 0.0
+    for channels, tokens, count, alone, timesteps in streams:
+        texts = 1
+        if not alone:
+            texts = max(min(count, 2), 1 + nag)
+        width += tokens * channels
+        kept += 2 * max(count - 1, 0) * tokens * channels
+        prompts += texts * context_tokens * channels
+        copies += (2 + (not fused)) * texts * context_tokens * channels
+        modulated += (1 + 2 * (not fused)) * context_tokens * channels
+        pushed += 2.5 * (nag and not alone) * tokens * channels
+        rows += timesteps * config.layers * 16 * channels
+    attending = (7 + 5 * (not fused)) * width
+    feeding = 7 * width + pushed + copies
+    reading = 6 * width + pushed + copies + modulated
+    call = kept + max(attending, feeding, reading)
+    run = 1.5 * (not fused) * width + batch * (0.25 * width + prompts)
+    if recorded:
+        run *= 2
     mask = 0
     if masked:
-        mask = 12 * video_tokens ** 2 * batch
-    return int((call + run) * (1 + PIECES)) + rows + mask + WORKSPACE
+        mask = MASK_QUERIES * (video_tokens + config.video.width) * bytes_per_value
+    return int((batch * call + run) * (1 + PIECES) + batch * (rows + mask)) + WORKSPACE
 
 
 def upsample_bytes(mid_channels: int, grid: VideoGrid, bytes_per_value: int) -> int:
@@ -82,13 +109,15 @@ def sound_decode_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int
 
     Audio decoder: at its first level tensors of C channels x mel bins for each mel frame, six at once at a residual
     block. Vocoder, float32: at the stage with the most values a mel frame the tensor, the running sum of blocks, and
-    a block's residual with its activation at twice the rate, padded and filtered: ten tensors.
+    a block's residual with its activation at twice the rate, padded and filtered: ten tensors; beside them the piece's
+    waveform. Counted live bytes are at most 1 % below (`tests/unit/memory/test_sound_estimates.py`).
     """
     frames = 4 * min(latents, SOUND_PIECE)
     mel = SOUND_DECODER_TENSORS * vae.base_channels * vae.channel_multipliers[0] * vae.mel_bins * bytes_per_value
     hop = math.prod(vocoder.vocoder.rates)
     second = _most_values(vocoder.bwe) * hop // vocoder.hop_length
-    return frames * max(mel, 4 * VOCODER_TENSORS * max(_most_values(vocoder.vocoder), second))
+    waveform = 4 * 2 * hop * vocoder.output_rate // vocoder.input_rate
+    return frames * max(mel, 4 * VOCODER_TENSORS * max(_most_values(vocoder.vocoder), second) + waveform)
 
 
 def _most_values(generator: GeneratorConfig) -> int:
@@ -101,7 +130,7 @@ def _most_values(generator: GeneratorConfig) -> int:
 
 
 def sound_encode_bytes(vae: AudioVAEConfig, latents: int, bytes_per_value: int) -> int:
-    """Peak of encoding a sound, in pieces: at the encoder's first level six tensors of C channels x mel bins for each
+    """Peak of encoding a sound, in pieces: at the encoder's first level five tensors of C channels x mel bins for each
     mel frame of a piece; beside it the whole waveform at 16 kHz, padded and resampled, in float32."""
     frames = 4 * min(latents, SOUND_PIECE)
     waveform = 4 * latents * 4 * 2 * vae.hop_length * vae.in_channels

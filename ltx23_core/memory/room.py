@@ -10,9 +10,11 @@ from math import isfinite
 
 from ..errors import OutOfMemoryError, RequestError
 
+CONTEXT = 810_000_000  # bytes of a card that the process's context, kernels and libraries took on an H100
 SLOTS = 2  # places on the device that streamed blocks share: one computes while the next one arrives
 KEPT_WITHIN = 2  # blocks
 SPARE = 0.02  # of a budget: what the device's allocator may lose between pieces of different sizes
+LOST = 0.1  # of activations: what the allocator may lose where their sizes change all the time, as in decoding
 MODES = ("auto", "resident", "stream")
 
 
@@ -101,18 +103,22 @@ class Placement:
         blocks: how many it has.
         weights: bytes on the device: resident weights, and the places that streamed blocks share.
         peak: with what is made of a block while it runs.
+        away: bytes of the blocks that are streamed.
     """
 
     streamed: int
     blocks: int
     weights: int
     peak: int
+    away: int = 0
 
     @property
     def text(self) -> str:
-        """For the plan's line: "resident" or "streamed 31 of 48 blocks"."""
+        """For the plan's line: "resident", "streamed 31 of 48 blocks", or "streamed" where none of them stays."""
         if not self.streamed:
             return "resident"
+        if self.streamed == self.blocks:
+            return "streamed"
         return f"streamed {self.streamed} of {self.blocks} blocks"
 
 
@@ -147,7 +153,8 @@ def _streamed(need: Need, count: int) -> Placement:
     for number in streamed_blocks(len(need.blocks), count):
         away += need.blocks[number]
     weights = need.weights - need.apart - away + min(SLOTS, count) * need.slot
-    return Placement(count, len(need.blocks), weights, weights + max(need.work, need.streamed_work))
+    peak = weights + max(need.work, need.streamed_work)
+    return Placement(count, len(need.blocks), weights, peak, away)
 
 
 def fitting(need: Need, room: float, memory: Memory = Memory(), now: int | None = None) -> Placement | None:
@@ -217,6 +224,24 @@ def place(needs: Sequence[Need], capacity: float, activations: int = 0, memory: 
         placed.append(found)
         room -= found.peak
     return tuple(placed)
+
+
+def first_fitting(needs: Sequence[Need], capacity: float, activations: Sequence[int],
+                  memory: Memory = Memory()) -> int:
+    """Which of several ways to work is the first that fits; the last one where none does.
+
+    A little more than a way needs must be free (`LOST`): where there are several, none has to be cut to the edge.
+
+    Args:
+        needs, capacity, memory: as of `place`.
+        activations: bytes of each way, the best first.
+    """
+    least = sum(need.least_as(memory.mode) for need in needs)
+    room = memory.capacity(capacity) - least
+    for number, size in enumerate(activations):
+        if size * (1 + LOST) <= room:
+            return number
+    return len(activations) - 1
 
 
 def refusal(needs: Sequence[Need], capacity: float, activations: int,

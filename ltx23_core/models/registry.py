@@ -85,8 +85,15 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
 
 
 # Blocks that may come and go one by one while a component runs.
-STACKS = {"transformer": Stack("transformer_blocks", shared=True),
-          "text_encoder": Stack("layers", table="embed_tokens.weight")}
+STACKS = {
+    "transformer": Stack(("transformer_blocks",), shared=True),
+    "text_encoder": Stack(("layers",), table="embed_tokens.weight"),
+    "text_projection": Stack(rows=("video_aggregate_embed.weight", "audio_aggregate_embed.weight")),
+    "connectors": Stack((
+        "video_embeddings_connector.transformer_1d_blocks",
+        "audio_embeddings_connector.transformer_1d_blocks",
+    )),
+}
 
 
 def build(component: str, config: Mapping[str, Any]) -> nn.Module:

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..errors import RequestError
+from .attention_packages import PACKAGES, function_of
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 # Name -> kernels that torch may take, best first. The order is the official one for unmasked attention.
 BACKENDS: dict[str, tuple[str, ...]] = {
     "auto": (), "cudnn": ("CUDNN_ATTENTION",), "flash": ("FLASH_ATTENTION",),
-    "efficient": ("EFFICIENT_ATTENTION",), "math": ("MATH",),
+    "efficient": ("EFFICIENT_ATTENTION",), "math": ("MATH",), **dict.fromkeys(PACKAGES, ()),
 }
 
 # Kernels that *auto* takes on Hopper and Blackwell, best first; on other devices the choice is torch's own. Measured on
@@ -120,6 +121,13 @@ def _forced(kernels: tuple[str, ...], query: Tensor, key: Tensor, value: Tensor,
         return scaled_dot_product_attention(query, key, value, bias)
 
 
+def _of_package(name: str, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A package's kernel; what it cannot do, a mask, is torch's."""
+    if bias is not None:
+        return attention(query, key, value, bias)
+    return function_of(name)(aligned(query), aligned(key), aligned(value))
+
+
 @contextmanager
 def changing_shapes() -> Iterator[None]:
     """Keep torch's attention away from kernels that prepare for each shape, where every call has another length."""
@@ -132,6 +140,8 @@ def attention_backend(name: str) -> AttentionFunction:
     """The attention function of a backend; `RequestError` names the backends there are."""
     if name not in BACKENDS:
         raise RequestError(f"attention backend is {name!r}", f"one of {', '.join(BACKENDS)}", "Choose auto.")
+    if name in PACKAGES:
+        return partial(_of_package, name)
     if not BACKENDS[name]:
         return attention
     return partial(_forced, BACKENDS[name])
@@ -144,13 +154,13 @@ def check_backend(name: str, device: torch.device, dtype: torch.dtype) -> None:
         RequestError: it cannot run here.
     """
     function = attention_backend(name)
-    if not BACKENDS[name]:
+    if name == "auto":
         return
     probe = torch.zeros(1, 1, 64, 128, device=device, dtype=dtype)
     try:
         function(probe, probe, probe)
-    except RuntimeError as error:
-        said = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, ValueError) as error:  # packages have errors of their own
+        said = " ".join(str(error).split())[:200] or type(error).__name__
         raise RequestError(f"attention backend {name} does not run on {device} in {dtype} ({said})",
                            "a backend that this device has", "Choose auto.") from error
 

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from .pick import kernels
+from .codes import Coded, quantise
+from .pick import kernels, way
 
 
-def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
+def linear_gelu(x: Tensor | Coded, layer: nn.Module, codes: torch.dtype | None = None) -> Tensor | Coded:
     """gelu(layer(x)), tanh form.
 
     Relative L2 to float64 on random data: float32 3e-7 in all forms (CPU, `tests/unit/ops/test_ops.py`); bfloat16
@@ -18,13 +19,20 @@ def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     Args:
         x: (…, in).
         layer: an `nn.Linear`, or what stands in its place (quantised, with LoRAs beside its weight).
+        codes: a dtype: the result is wanted as such codes (`ops.codes`).
 
     Returns:
         (…, out).
     """
+    if codes is not None:
+        y = layer(x)
+        module = kernels("codes", y)
+        if module is not None:
+            return Coded(*module.quantise(y, codes, gelu=True))
+        return quantise(gelu(y, approximate="tanh"), codes)
     own = hasattr(layer, "numbers")  # a quantised layer: the same bytes as with its numbers as the weight
     plain = own or type(layer) is nn.Linear or not getattr(layer, "acts", True)  # LoRAs at strength 0 are not seen
-    if plain and _has_epilogue(x, layer):
+    if plain and not getattr(layer, "direct", False) and _has_epilogue(x, layer):
         weight = layer.numbers() if own else layer.weight
         flat = torch._addmm_activation(layer.bias, x.flatten(0, -2), weight.t(), use_gelu=True)
         return flat.view(*x.shape[:-1], -1)
@@ -35,5 +43,5 @@ def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
 
 def _has_epilogue(x: Tensor, layer: nn.Linear) -> bool:
     """cuBLASLt's epilogue is the tanh form; the CPU's is the other one, and torch takes it without being asked."""
-    return (x.is_cuda and torch.version.cuda is not None and layer.bias is not None
+    return (x.is_cuda and way("gelu") == "epilogue" and torch.version.cuda is not None and layer.bias is not None
             and x.dtype in (torch.bfloat16, torch.float16) and not (torch.is_grad_enabled() and x.requires_grad))

@@ -7,23 +7,31 @@ one is read off the memory at each call: it is always true, whoever put the weig
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .codes import Coded, codes_of, is_plain, layer_of_few, product, quantise
 
-def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+
+def linears(x: Tensor | Coded, layers: Sequence[nn.Module]) -> list[Tensor]:
     """What each layer makes of x: (…, out) each, parts of one product.
 
     Always one, wherever the weights lie: several products round otherwise, and a model must not depend on who loaded
     it. Only layers that compute in a way of their own are called one by one.
 
     Args:
-        x: (…, in).
+        x: (…, in); codes only where `ops.codes.codes_of` the layers said so.
         layers: each an `nn.Linear`, one with LoRAs beside its weight (``added``), or one whose weight becomes numbers
             when it is used (``numbers``).
     """
+    dtype = codes_of(layers)
+    if dtype is not None:
+        if not isinstance(x, Coded):
+            x = quantise(x, dtype)
+        return _of_codes(x, layers)
     # A compiler sees no addresses, and would copy weights at each call.
     if not all(map(_is_linear, layers)) or torch.compiler.is_compiling():
         return [layer(x) for layer in layers]
@@ -38,6 +46,48 @@ def linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
     return made
 
 
+def _of_codes(x: Coded, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """What each layer makes of codes: one product of all that hold codes, and LoRAs beside it."""
+    weights, scales, biases = [], [], []
+    coded = [layer for layer in layers if not is_plain(layer)]
+    for layer in coded:
+        codes, scale = layer.per_row(with_loras=True)
+        weights.append(codes)
+        scales.append(scale)
+        biases.append(layer.bias)
+    weight, scale, bias = weights[0], scales[0], biases[0]
+    if len(coded) > 1:
+        weight, scale, bias = _all_rows(weights), _all_rows(scales), _all_rows(biases)
+    made = product(x, weight, scale, bias, coded[0].dtype)
+    parts = iter(made.split([layer.out_features for layer in coded], dim=-1))
+    numbers = cache(lambda: x.numbers(coded[0].dtype))
+    found: list[Tensor] = []
+    for layer in layers:
+        if is_plain(layer):
+            found.append(_of_few(x, layer, numbers))
+        elif layer.per_row() is None:
+            found.append(layer.with_loras(numbers(), next(parts)))
+        else:
+            found.append(next(parts))
+    return found
+
+
+def _of_few(x: Coded, layer: nn.Module, numbers: Callable[[], Tensor]) -> Tensor:
+    """What a layer of few rows makes of codes."""
+    made = layer_of_few(x, layer)
+    if getattr(layer, "acts", False):
+        return layer.added(numbers(), made)
+    return made
+
+
+def _all_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors joined on the first axis: a view where they lie behind each other."""
+    joined = _joined(parts)
+    if joined is None:
+        return torch.cat(list(parts))
+    return joined
+
+
 def _is_linear(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear or hasattr(layer, "added") or hasattr(layer, "numbers")
 
@@ -46,8 +96,11 @@ def _gathered(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
     """Weight and bias of all layers as one: copies, unless numbers were made behind each other."""
     weights: list[Tensor] = []
     for layer in layers:
+        product = getattr(layer, "product", None)
         if hasattr(layer, "numbers"):
             weights.append(layer.numbers())
+        elif product is not None:
+            weights.append(product.beside(layer))
         else:
             weights.append(layer.weight)
     bias = torch.cat([layer.bias for layer in layers])
@@ -103,10 +156,11 @@ class Together:
 
     Args:
         module: any of its parts may have ``together``: groups of names of its layers, in order.
-        apart: names of tensors that are no ordinary weights; their groups stay as they are.
+        apart: names of tensors that are no ordinary weights; their groups stay as they are,
+        codes: but for those of these names: codes of one dtype with a ``weight_scale`` for each row.
     """
 
-    def __init__(self, module: nn.Module, apart: Collection[str] = ()) -> None:
+    def __init__(self, module: nn.Module, apart: Collection[str] = (), codes: Collection[str] = ()) -> None:
         # name -> (buffer, first row, rows of the buffer)
         self._slots: dict[str, tuple[tuple[str, str], int, int]] = {}
         self._buffers: dict[tuple[str, str], Tensor] = {}
@@ -114,14 +168,18 @@ class Together:
             for group in getattr(part, "together", ()):
                 names = [".".join(filter(None, (path, name))) for name in group]
                 if not any(f"{name}.weight" in apart for name in names):
-                    self._add(module, names)
+                    self._add(module, names, ("weight", "bias"))
+                    continue
+                coded = [name for name in names if f"{name}.weight" in codes]
+                if coded:
+                    self._add(module, coded, ("weight", "weight_scale", "bias"))
 
-    def _add(self, module: nn.Module, names: Sequence[str]) -> None:
+    def _add(self, module: nn.Module, names: Sequence[str], kinds: Sequence[str]) -> None:
         rows, firsts = 0, {}
         for name in names:
             firsts[name] = rows
             rows += module.get_submodule(name).out_features
-        for kind in ("weight", "bias"):
+        for kind in kinds:
             for name, first in firsts.items():
                 self._slots[f"{name}.{kind}"] = (names[0], kind), first, rows
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
+from .codes import Coded, coded, wanted_as
 from .pick import kernels
 
 
@@ -22,11 +23,13 @@ class Modulation(NamedTuple):
         shift: is added.
         scale: multiplies; the 1 of 1 + scale is in it.
         gate: multiplies what the part adds to the stream; None where it comes from elsewhere.
+        codes: a dtype: the part takes its input as such codes (`ops.codes`).
     """
 
     shift: Tensor
     scale: Tensor
     gate: Tensor | None = None
+    codes: torch.dtype | None = None
 
 
 class Update(NamedTuple):
@@ -43,13 +46,14 @@ def per_token(row: Tensor, index: Tensor | None) -> Tensor:
     return row[:, index]
 
 
-def modulated(x: Tensor, rows: Modulation, index: Tensor | None = None) -> Tensor:
+def modulated(x: Tensor, rows: Modulation, index: Tensor | None = None) -> Tensor | Coded:
     """x scale + shift, (B, N, W)."""
-    return torch.addcmul(per_token(rows.shift, index), x, per_token(rows.scale, index))
+    made = torch.addcmul(per_token(rows.shift, index), x, per_token(rows.scale, index))
+    return wanted_as(made, rows.codes)
 
 
 def add_norm_modulate(x: Tensor, update: Update | None, wanted: Sequence[Modulation], index: Tensor | None,
-                      eps: float) -> tuple[Tensor, list[Tensor]]:
+                      eps: float) -> tuple[Tensor, list[Tensor | Coded]]:
     """The stream after an update, and its norm under each of the wanted modulations.
 
     x' = x + value gate, rounded to x's dtype; rms(x') scale + shift for each wanted part. Relative L2 to float64 on
@@ -65,17 +69,20 @@ def add_norm_modulate(x: Tensor, update: Update | None, wanted: Sequence[Modulat
         eps: of the norm.
 
     Returns:
-        x' (B, N, W) and one (B, N, W) for each wanted part, in x's dtype.
+        x' (B, N, W) and one (B, N, W) for each wanted part, in x's dtype or as codes.
     """
     module = kernels("modulate", x)
+    outs: list[Tensor | Coded] = []
     if module is not None:
-        return module.add_norm_modulate(x, update, wanted, index, eps)
+        x, made = module.add_norm_modulate(x, update, wanted, index, eps)
+        for rows, steps in made:
+            outs.append(coded(rows, steps))
+        return x, outs
     if update is not None:
         x = torch.addcmul(x, update.value, per_token(update.gate, index))
     if not wanted:
         return x, []
     normed = rms_norm(x, x.shape[-1:], None, eps)
-    outs: list[Tensor] = []
     for rows in wanted:
         outs.append(modulated(normed, rows, index))
     return x, outs

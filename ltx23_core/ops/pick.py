@@ -2,19 +2,31 @@
 
 ``LTX23_KERNELS=torch`` keeps to the torch forms. ``triton`` takes Triton's for tensors on any device, which is what
 Triton's interpreter needs (``TRITON_INTERPRET=1``, for tests without a GPU).
+
+Beside forms there are *ways*, equal up to rounding, of which a device decides; the first is the default, and `bench
+transformer` compares them. The choice is one of a table and not made anew by measuring in every process: the same seed
+must give the same bytes. ``LTX23_WAYS=gates=apart,gelu=kernel`` asks for others.
 """
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-NAMES = ("norms", "modulate", "gates", "gelu", "dequant")
+NAMES = ("norms", "modulate", "gates", "gelu", "codes", "dequant", "quantise")
 CHOICES = ("auto", "triton", "torch")
+
+# gates: logits of an attention's heads in one product with its queries, or apart. 32 columns more than a multiple of
+#   a tile's 256 cost a column of tiles: at 6,144 tokens 7 waves of an H100's processors instead of 6, 4 instead of 3.
+# gelu: the library's epilogue, or a kernel in place behind the product.
+# sound: on a second stream where forwards are recorded, or always.
+WAYS = {"gates": ("together", "apart"), "gelu": ("epilogue", "kernel"), "sound": ("recorded", "always")}
 
 _log = logging.getLogger("ltx23")
 _found: dict[str, ModuleType] = {}
@@ -64,7 +76,7 @@ def kernels(name: str, x: Tensor) -> ModuleType | None:
     """The module with Triton's form of an operation for a tensor, or None: use the torch form.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`; None for any other.
         x: what it works on. Kernels have no backward pass and compute in float32.
     """
     if not _state["ready"]:
@@ -73,4 +85,34 @@ def kernels(name: str, x: Tensor) -> ModuleType | None:
         return None
     if not x.is_cuda and _state["choice"] != "triton":
         return None
-    return _found[name]
+    return _found.get(name)
+
+
+def _asked() -> dict[str, str]:
+    """Ways that the environment names."""
+    found: dict[str, str] = {}
+    for part in os.environ.get("LTX23_WAYS", "").split(","):
+        name, _, value = part.partition("=")
+        if value in WAYS.get(name, ()):
+            found[name] = value
+    return found
+
+
+_ways = _asked()
+
+
+def way(name: str) -> str:
+    """The way that is taken, of `WAYS`."""
+    return _ways.get(name, WAYS[name][0])
+
+
+@contextmanager
+def taking(**ways: str) -> Iterator[None]:
+    """Other ways inside; for measuring and tests."""
+    before = dict(_ways)
+    _ways.update(ways)
+    try:
+        yield
+    finally:
+        _ways.clear()
+        _ways.update(before)

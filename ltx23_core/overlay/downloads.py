@@ -1,7 +1,7 @@
 """Which file brings a component that is missing, where to get it and where to put it (spec/09 §1, §3, §8)."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..hub.catalogue import ENTRIES, Entry
 
@@ -63,17 +63,21 @@ def how_to_get(component: str) -> str:
     return line
 
 
-def missing_lines(names: Iterable[str], optional: bool = True) -> list[str]:
+def missing_lines(names: Iterable[str], optional: bool = True,
+                  unfinished: Mapping[str, str] | None = None) -> list[str]:
     """What is missing, one line a file, with what it is needed for.
 
     Args:
         names: components, of `missing`.
         optional: also those that only some recipes need.
+        unfinished: component -> what to do with the broken file that would bring it: no other one is recommended.
     """
+    instead = unfinished or {}
     lines: dict[str, list[str]] = {}
     for name in names:
         if optional or name not in OPTIONAL:
-            lines.setdefault(how_to_get(name), []).append(name)
+            line = instead.get(name) or how_to_get(name)
+            lines.setdefault(line, []).append(name)
     described = []
     for line, names in lines.items():
         described.append(f"no {', '.join(names)} (for {_purposes(names)}): {line}")
@@ -113,5 +117,4 @@ def where_to_get(name: str) -> tuple[str, str]:
     if name not in DOWNLOADS:
         file_of = "transformer"
     line = how_to_get(file_of)
-    return f"a file that brings {name}", (f"Download {line}, and choose it in the Overlay node or give it to "
-                                          "materialize(...).")
+    return f"a file that brings {name}", f"Download {line}, and choose it in Overlay, or make the overlay anew with it."

@@ -121,19 +121,20 @@ class Overlay:
         """
         if name in self.components:
             return self.components[name]
-        there = ", ".join(self.components)
-        raise OverlayError(f"the overlay has no {name} (it has {there})", *where_to_get(name))
+        raise OverlayError(f"the overlay has no {name}", *where_to_get(name))
 
-    def report(self, reasons: Sequence[str] = (), folders: Sequence[str] = ()) -> str:
+    def report(self, reasons: Sequence[str] = (), folders: Sequence[str] = (),
+               unfinished: Mapping[str, str] | None = None) -> str:
         """Lines for people: layout, variant, every component's source, size and number format, and what is missing.
 
         Args:
             reasons: why these files were taken, if they were chosen.
             folders: what else lies in the model folders, if they were looked at.
+            unfinished: missing component -> what to do with the broken file that would bring it.
         """
         lines = [f"LTX {self.model_version} {self.variant}, {self.layout}", *reasons]
         lines += ["", "components:", *component_lines(self.components)]
-        lines += ["", *lack_lines(self.components, self.variant)]
+        lines += ["", *lack_lines(self.components, self.variant, unfinished)]
         if self.notes:
             lines += ["", "notes:"]
             for note in self.notes:
@@ -299,6 +300,10 @@ def encode(content: Mapping[str, Any]) -> tuple[str, str]:
     return f'{{"id":"{id}",{text[1:]}', id
 
 
+class NotWritable(OverlayError):
+    """The folder of a manifest takes no file; the same overlay may be written into another one."""
+
+
 def remove_stale(path: Path) -> None:
     """Delete the temporary files of writers that were killed, which nobody else would do."""
     for name in os.listdir(path.parent):
@@ -344,6 +349,6 @@ def save(path: Path, text: str) -> None:
                            "a free manifest",
                            f"Wait for it, or delete {error.path} if none is running.") from error
     except OSError as error:
-        raise OverlayError(f"{path} cannot be written ({error.strerror or error})",
-                           "a folder with write permission and free space",
-                           "Give another output path: materialize(..., output=...).") from error
+        raise NotWritable(f"{path} cannot be written ({error.strerror or error})",
+                          "a folder with write permission and free space",
+                          "Give another output path: materialize(..., output=...).") from error

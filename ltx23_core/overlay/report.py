@@ -18,14 +18,16 @@ def component_lines(components: Mapping[str, ComponentEntry]) -> list[str]:
     return lines
 
 
-def lack_lines(components: Iterable[str], variant: str) -> list[str]:
+def lack_lines(components: Iterable[str], variant: str,
+               unfinished: Mapping[str, str] | None = None) -> list[str]:
     """What is missing and where to get it.
 
     Args:
         components: those that are there.
         variant: of the weights.
+        unfinished: component -> what to do with the broken file that would bring it.
     """
-    lacks = missing_lines(missing(components, variant))
+    lacks = missing_lines(missing(components, variant), unfinished=unfinished)
     if not lacks:
         return ["nothing is missing"]
     lines = ["missing:"]

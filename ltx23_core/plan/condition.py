@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 SOURCE, REPLACE, KEYFRAME, REFERENCE = range(4)
 # What a condition does to a stream. At most one of those that fill or freeze; beside one that freezes no other.
 ADDS, FILLS, FREEZES = "adds to", "fills", "freezes"
+MOST_LEVELS = 16  # `sampling.state.MASK_LEVELS`
+Strengths = frozenset[float]
+WHOLLY: Strengths = frozenset((1.0,))
+FREE: Strengths = frozenset()
 
 
 class Encoders(Protocol):
@@ -69,6 +73,7 @@ class StageSetting:
         encoders: of the pipeline.
         fresh: the streams begin from nothing; False: their initial latents are those of an earlier stage.
         cache: encoded sources of this run, by what they were made from; see `once`.
+        check: called often in work that takes long; may raise to interrupt. None: nobody asks.
     """
 
     number: int
@@ -78,6 +83,7 @@ class StageSetting:
     encoders: Encoders
     fresh: bool = True
     cache: dict[Hashable, tuple[object, Tensor]] = field(default_factory=dict)
+    check: Callable[[], None] | None = None
 
     @property
     def width(self) -> int:
@@ -98,14 +104,43 @@ class StageSetting:
         return found[1]
 
 
+@dataclass(frozen=True)
+class Added:
+    """What one condition puts into a stage; from shapes alone, for what the stage will take.
+
+    Attributes:
+        times: float32 (n, 2), [start, end) in seconds of video tokens that stand beside the clip's; None: none.
+        sound: audio tokens beside the clip's.
+        held: of (video, audio): the strengths above 0 with which it holds tokens.
+        soft: its mask has any values.
+        masked: not all tokens see each other.
+    """
+
+    times: Tensor | None = None
+    sound: int = 0
+    held: tuple[Strengths, Strengths] = (FREE, FREE)
+    soft: bool = False
+    masked: bool = False
+
+    def beside(self, other: Added) -> Added:
+        """Both together."""
+        import torch
+
+        times = self.times
+        if other.times is not None:
+            times = torch.cat((times, other.times))
+        held = self.held[0] | other.held[0], self.held[1] | other.held[1]
+        return Added(times, self.sound + other.sound, held, self.soft or other.soft, self.masked or other.masked)
+
+
 class Planned(Protocol):
     """What a plan knows of a condition; `conditioning.base.Condition` adds what a run does with it.
 
     `together.check_conditions` sorts them, by `order` and then as the user gave them. One that continues a clip also
     has a ``direction``, "forward" or "backward", and ``frames_in(fps)``: how many frames of the result it holds. One
-    that brings its own sound for the file has ``waveform(clip)``.
+    that brings its own sound for the file has ``waveform(clip)``. One that changes how many tokens a call has, or holds
+    some of them, has ``added(clip, grid, number)``: what it puts into a stage (`Added`).
     """
-
 
     name: str   # for people
     order: int  # SOURCE, REPLACE, KEYFRAME or REFERENCE

@@ -5,19 +5,20 @@ Nothing is loaded and nothing is read, so that a graph or a command that cannot 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import TransformerConfig
-from ..geometry import VideoGrid, audio_latent_length, video_grid
-from ..memory.estimates import sampling_bytes
-from .condition import Clip, Planned
+from ..geometry import VideoGrid, video_grid
+from ..memory.estimates import Tokens, sampling_bytes
+from .condition import FREEZES, Clip, Planned
+from .guidance import Guidance, without
 from .latents import Latents
 from .recipes import Recipe, choose_recipe
 from .refusals import check_start
 from .settings import Settings
 from .stages import StagePlan, plan_stages
 from .together import check_conditions
-from .windows import Timeline, Windows
+from .windows import Timeline, Windows, largest_call
 
 ENCODERS = {"video": "video_encoder", "audio": "audio_encoder"}  # component that a condition on a stream needs
 
@@ -31,12 +32,16 @@ class ModelFacts:
         components: names of what the overlay has.
         config: of the transformer.
         bytes_per_value: of activations, 2 for bfloat16.
+        fused: Triton's kernels are used, which keep less in between.
+        recorded: up to how many video tokens a forward may be recorded; 0: none is.
     """
 
     variant: str
     components: Sequence[str]
     config: TransformerConfig
     bytes_per_value: int
+    fused: bool = True
+    recorded: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,9 @@ class Decision:
         start: latents that the first stage here begins from.
         keep_first_audio: the sound of the first stage here is the result.
         noise_device: "auto" or "cpu".
+        easy_cache: threshold of `sampling.easy_cache`; 0: off.
         needs: components that must be there.
-        activation_bytes: of the stage that needs most, beside the weights; tokens of conditions come on top.
+        activation_bytes: of the stage that needs most, beside the weights.
     """
 
     recipe: Recipe
@@ -68,6 +74,7 @@ class Decision:
     start: Latents | None
     keep_first_audio: bool
     noise_device: str
+    easy_cache: float
     needs: tuple[str, ...]
     activation_bytes: int
 
@@ -133,8 +140,9 @@ def decide(settings: Settings, model: ModelFacts) -> Decision:
         start=settings.start,
         keep_first_audio=_audio_stage(settings, recipe) == "first",
         noise_device=settings.noise_device,
+        easy_cache=settings.easy_cache,
         needs=_needs(stages, conditions),
-        activation_bytes=max(_bytes(stage, clip, timeline, model) for stage in stages),
+        activation_bytes=max(_bytes(stage, clip, timeline, conditions, model) for stage in stages),
     )
 
 
@@ -172,16 +180,39 @@ def _needs(stages: Sequence[StagePlan], conditions: Sequence[Planned]) -> tuple[
     return tuple(dict.fromkeys(names))
 
 
-def _bytes(stage: StagePlan, clip: Clip, timeline: Timeline, model: ModelFacts) -> int:
-    """Activations of a call over one window."""
-    grid = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, timeline.frames)
+def _bytes(stage: StagePlan, clip: Clip, timeline: Timeline, conditions: Sequence[Planned],
+           model: ModelFacts) -> int:
+    """Activations of a call over the largest window."""
+    grid = video_grid(clip.width // stage.shrink, clip.height // stage.shrink, clip.frames)
+    frozen = set()
+    for condition in conditions:
+        for stream, role in getattr(condition, "roles", {}).items():
+            if role == FREEZES:
+                frozen.add(stream)
+    stage = replace(stage, guidance=without(stage.guidance, frozen))
+    call = largest_call(conditions, clip, grid, stage.number, timeline)
+    return stage_bytes(model, stage, call)
+
+
+def stage_bytes(model: ModelFacts, stage: StagePlan, call: Tokens) -> int:
+    """Activations of one call of a stage."""
+    guidance, nag, alone = stage.guidance, False, (False, False)
+    if guidance is not None:
+        nag = guidance.nag_alone() is not None
+        alone = guidance.video is None and guidance != Guidance(), guidance.audio is None and guidance != Guidance()
     return sampling_bytes(
         model.config,
-        video_tokens=grid.tokens * clip.video,
-        audio_tokens=audio_latent_length(timeline.frames, clip.fps) * clip.audio,
-        passes=stage.passes,
+        video_tokens=call.video,
+        audio_tokens=call.audio,
+        passes=stage.carried(both=bool(call.video and call.audio)),
         batch=1,
         bytes_per_value=model.bytes_per_value,
+        nag=nag,
+        masked=call.masked,
+        fused=model.fused,
+        levels=call.levels,
+        positive_alone=alone,
+        recorded=bool(model.recorded) and call.video <= model.recorded,
     )
 
 

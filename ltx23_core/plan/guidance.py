@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 
 from ..errors import RequestError
@@ -116,6 +116,16 @@ class Guidance:
             used |= params.further_passes
         return 1 + len(used)
 
+    @property
+    def modality_streams(self) -> frozenset[str]:
+        """Streams that are guided away from a result without cross-modal attention. Only of resolved guidance."""
+        found = set()
+        for name, own in (("video", self.video), ("audio", self.audio)):
+            for _, params in _bins_of(own):
+                if params and params.uses_modality:
+                    found.add(name)
+        return frozenset(found)
+
     def _mapped(self, change: Callable[[Params], Params], streams: str = "both") -> Guidance:
         """Guidance with every set of parameters changed, of "both", "video" or "audio"."""
         made = self
@@ -193,3 +203,10 @@ def _filled(params: Params, recipe: Params) -> Params:
 
 RECIPE = Guidance(RecipeParams(), RecipeParams())
 """The recipe's own guidance, for a node without a link."""
+
+
+def without(guidance: Guidance | None, frozen: Set[str]) -> Guidance | None:
+    """Guidance without that of frozen streams: they are context only and have none (spec/07 §8)."""
+    if guidance is None:
+        return None
+    return replace(guidance, **dict.fromkeys(frozen))

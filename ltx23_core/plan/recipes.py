@@ -95,6 +95,11 @@ class Recipe:
         """Whether the latent upscaler is needed."""
         return self.stages[0].shrink != self.stages[-1].shrink
 
+    @property
+    def distils(self) -> bool:
+        """Whether a stage needs distilled weights, or on dev weights the distilled LoRA."""
+        return any(stage.lora for stage in self.stages)
+
     def guidance(self, layers: int) -> Guidance:
         """The recipe's guidance for a model of this many blocks: STG acts at the same depth."""
         def placed(params: GuiderParams | None) -> GuiderParams | None:
@@ -149,7 +154,7 @@ def choose_recipe(name: str, variant: str, components: Sequence[str]) -> Recipe:
         distilled = "distilled" if upscaler else "distilled_one_stage"
         name = "one_stage" if variant == "dev" else distilled
     recipe = RECIPES[name]
-    if any(stage.lora for stage in recipe.stages) and variant == "dev" and "distilled_lora" not in components:
+    if recipe.distils and variant == "dev" and "distilled_lora" not in components:
         raise RequestError(
             f"recipe {name} was asked of dev weights without the distilled LoRA",
             "distilled weights, or dev weights with ltx-2.3-22b-distilled-lora-384-1.1.safetensors in the "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GeometryError, LTX23Error, RequestError
 from ..geometry import Problem, joined, size_problem
-from .recipes import FPS, FRAMES, HEIGHT, RECIPE_NAMES, RECIPES, SEED, WIDTH
+from .recipes import FPS, FRAMES, HEIGHT, RECIPE_NAMES, RECIPES, SEED, WIDTH, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 STAGES, STREAMS = ("all", "first", "second"), ("both", "video", "audio")
 AUDIO_STAGES, NOISE_DEVICES = ("auto", "first", "last"), ("auto", "cpu")
 # Names that a user chooses among where the room that knows them needs torch; tests keep them equal to that room's.
-ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")  # `ops.attention.BACKENDS`
+ATTENTION = ("auto", "cudnn", "flash", "efficient", "math", "flash3", "sage")  # `ops.attention.BACKENDS`
 DTYPES = ("auto", "bf16", "fp32")                            # `runtime.device.DTYPES`
+WEIGHT_DTYPES = ("as stored", "fp8_e4m3fn", "fp8_scaled", "int8", "Q8_0", "Q4_K")  # `overlay.weight_dtype`
+MATMUL_DTYPES = ("default", "fp8", "int8")                    # `arithmetic`
 SIZES = ("width", "height", "frames", "fps")
 
 
@@ -87,14 +89,22 @@ def _number(value: float) -> str:
 
 
 def _recipe_text() -> str:
-    """What each recipe is and where its defaults come from."""
-    first = ("Choosing one fills in its sizes, seed and steps. auto (default): one_stage for a dev model; "
-             "for a distilled one distilled, or distilled_one_stage without an upsampler.")
-    lines = [first]
+    """What each recipe makes, a line each; docs/recipes.md has the sources."""
+    lines = ["Choosing one fills in its values.",
+             "auto (default): one_stage for dev weights; distilled ones: distilled, without an upsampler "
+             "distilled_one_stage."]
     for recipe in RECIPES.values():
-        size = f"{recipe.width}x{recipe.height}"
-        lines.append(f"{recipe.name}: {recipe.source}; {size}, seed {recipe.seed}.")
-    return "\n".join(lines)
+        lines.append(f"{recipe.name}: {recipe.width}x{recipe.height}, {_steps(recipe)} steps, seed {recipe.seed}")
+    lines[-1] += ", with the schedule, solver and guidance that you link"
+    return "\n".join(lines) + "."
+
+
+def _steps(recipe: Recipe) -> str:
+    """Steps of each stage, "30 + 3"."""
+    steps = [str(recipe.steps)]
+    for stage in recipe.stages[1:]:
+        steps.append(str(len(stage.sigmas) - 1))
+    return " + ".join(steps)
 
 
 def _said(default: object, text: str, kind: type, **facts: Any) -> Any:  # noqa: ANN401 (a dataclass field)
@@ -153,6 +163,10 @@ class Settings:
     noise_device: str = _said("auto", (
         "Where noise is drawn. auto (default): on the device that computes, as official. cpu: the same noise "
         "for a seed on every machine."), str, choices=NOISE_DEVICES, shown="auto", rare=True)
+    easy_cache: float = _said(0.0, (
+        "EasyCache: leaves model calls out while little is expected to change, after the first 4. Lossy: the "
+        "result changes more with a higher value. 0 (default): off. 0.05 to 0.2 is usual; distilled recipes "
+        "gain little."), float, low=0.0, high=1.0, step=0.01, shown=0.0, rare=True)
     windows: Windows | None = None
 
     def check(self, size_step: int = 32) -> None:
@@ -182,6 +196,27 @@ def size_step(recipe: str | None, streams: str | None = "both") -> int:
     if recipe in RECIPES and streams != "audio":
         return RECIPES[recipe].size_step
     return 32
+
+
+def wrong(values: Mapping[str, object], step: int = 32, widgets: bool = False) -> dict[str, Problem]:
+    """What is wrong with each value by itself, by name; see `refusal`. A length that is too short counts as frames'."""
+    found: dict[str, Problem] = {}
+    sizes: dict[str, Any] = dict.fromkeys(SIZES)
+    for name, value in values.items():
+        if not _is_set(name, value):
+            continue
+        problem = OPTIONS[name].problem(name, value, widgets)
+        if problem is None and name in SIZES:
+            problem = size_problem(**dict.fromkeys(SIZES) | {name: value}, step=step)
+            sizes[name] = value
+        if problem is not None:
+            found[name] = problem
+            sizes[name] = None
+    if "frames" not in found:
+        late = size_problem(None, None, sizes["frames"], sizes["fps"])
+        if late is not None:
+            found["frames"] = late
+    return found
 
 
 def refusal(values: Mapping[str, object], step: int = 32, widgets: bool = False) -> LTX23Error | None:

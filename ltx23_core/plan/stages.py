@@ -44,6 +44,18 @@ class StagePlan:
         guidance = self.guidance or Guidance()
         return max(guidance.passes, 1 + self.solver.uses_uncond)
 
+    def carried(self, both: bool) -> tuple[int, int]:
+        """`passes` that have (video, audio).
+
+        The one without cross-modal attention has only the streams that ask for it, and is not there without ``both``.
+        """
+        guidance = self.guidance or Guidance()
+        apart = guidance.modality_streams
+        counts = []
+        for stream in ("video", "audio"):
+            counts.append(self.passes - int(bool(apart) and not (both and stream in apart)))
+        return counts[0], counts[1]
+
 
 def plan_stages(recipe: Recipe, settings: Settings, clip: Clip, layers: int, frames: int) -> tuple[StagePlan, ...]:
     """The stages of a run; what a setting leaves open is the recipe's.

@@ -1,6 +1,8 @@
 """Where the windows of a long video lie, and which tokens belong to one."""
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +13,14 @@ from torch import Tensor
 from ..config import AUDIO_LATENTS_PER_SECOND
 from ..errors import RequestError
 from ..geometry import TIME_SCALE, VideoGrid, audio_latent_length, window_problem
-from .condition import Clip
+from ..memory.estimates import Tokens
+from .condition import MOST_LEVELS, Added, Clip, Planned
 from .recipes import FRAMES
 
 if TYPE_CHECKING:
     from .latents import PromptPair, PromptText
 
+SLACK = 1e-4   # seconds, when tokens of conditions are counted
 OVERLAP = 24  # pixel frames: three latent frames, one second; our choice, there is no official one
 
 
@@ -133,6 +137,12 @@ class Window:
         return torch.cat((own, (positions[0, 0, :, 1] < 0).nonzero()[:, 0].to(own.device)))
 
 
+def prompts_of(text: str) -> list[str]:
+    """The prompts of a text, divided by lines of three or more dashes; empty ones are left out."""
+    parts = re.split(r"(?m)^[ \t]*-{3,}[ \t]*\r?$", text)
+    return list(filter(None, map(str.strip, parts)))
+
+
 def first_frame(latent: int) -> int:
     """First pixel frame of a latent frame: the first of a clip covers one frame, the others eight."""
     return max(TIME_SCALE * (latent - 1) + 1, 0)
@@ -177,3 +187,42 @@ def plan_windows(frames: int, fps: float, window: int, overlap: int) -> list[Win
 def _audio_at(latent: int, fps: float) -> int:
     """The audio latent that begins with a latent frame."""
     return round(first_frame(latent) / fps * AUDIO_LATENTS_PER_SECOND)
+
+
+def largest_call(conditions: Sequence[Planned], clip: Clip, grid: VideoGrid, number: int,
+                 timeline: Timeline) -> Tokens:
+    """The call with most tokens of a stage, over its windows, from shapes alone.
+
+    Args:
+        conditions: of the run.
+        clip: what is made.
+        grid: of the whole clip at the stage's size.
+        number: of the stage, from 1.
+        timeline: windows.
+    """
+    added = Added(times=torch.zeros(0, 2))
+    for condition in conditions:
+        if hasattr(condition, "added"):
+            added = added.beside(condition.added(clip, grid, number))
+    video = audio = 0
+    for window in timeline.windows:
+        inside, sound = len(added.times), audio_latent_length(clip.frames, clip.fps)
+        if not timeline.is_whole:
+            inside, sound = _inside(added.times, window, clip.fps), window.audio[1] - window.audio[0]
+        video = max(video, window.frames * grid.height * grid.width + inside)
+        audio = max(audio, sound)
+    levels = []
+    for held in added.held:
+        if not timeline.is_whole:
+            held = held | {timeline.settings.strength}
+        levels.append(min(1 + len(held), MOST_LEVELS))
+    if added.soft:
+        levels[0] = MOST_LEVELS
+    return Tokens(video * clip.video, (audio + added.sound) * clip.audio, (levels[0], levels[1]), added.masked)
+
+
+def _inside(times: Tensor, window: Window, fps: float) -> int:
+    """How many of [start, end) lie in a window's time."""
+    first, last = window.video
+    begin, end = first_frame(first) / fps, first_frame(last) / fps
+    return int(((times[:, 1] > begin - SLACK) & (times[:, 0] < end + SLACK)).sum())

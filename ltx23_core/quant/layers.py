@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from ..lora.apply import apply
 from ..lora.layers import ChangedLayer
+from ..ops.codes import Coded, codes_of
+from ..ops.matmul import linears
 from ..overlay.bytes.source import AnyRef, QuantRef
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
 from ..weights.dequant import dequantise
@@ -28,10 +30,15 @@ ROWS_AT_ONCE = 1 << 14  # of an embedding as a head: 126 MB of Gemma 12B in bflo
 class QuantWeight(ChangedLayer):
     """A quantised matrix: buffer ``weight`` and its other parts, as the file has them.
 
+    Attributes:
+        direct: of a `QuantLinear`, see there.
+
     Args:
         ref: the weight in its file; nothing of it is read.
         dtype: of the numbers when they are used.
     """
+
+    direct = False
 
     def __init__(self, ref: QuantRef, dtype: torch.dtype) -> None:
         super().__init__()
@@ -71,11 +78,46 @@ class QuantWeight(ChangedLayer):
             self._held = weight
         return weight
 
+    def per_row(self, with_loras: bool = False) -> tuple[Tensor, Tensor] | None:
+        """Codes (rows, columns) in fp8 or int8 and scales (rows,) in float32, if those are the whole weight.
+
+        Then W = codes.float() · scales[:, None], and a product can be made with the codes. None: other formats, rotated
+        rows, a scale for each square, or LoRAs that change the numbers now.
+
+        Args:
+            with_loras: also where LoRAs change the numbers, if all of them can be added to a product (`with_loras`).
+        """
+        if self.format not in ("fp8", "int8") or self.parameters.get("rotated"):
+            return None
+        for change, _ in self._changes:
+            if change.strength and not (with_loras and change.plain):
+                return None
+        rows = self.shape[0]
+        scale = getattr(self, "weight_scale", None)
+        if scale is None:
+            return self.weight, self.weight.new_ones(rows, dtype=torch.float32)
+        if scale.numel() not in (1, rows):
+            return None
+        return self.weight, scale.float().reshape(-1).expand(rows)
+
+    def with_loras(self, x: Tensor, y: Tensor) -> Tensor:
+        """y = W x + b of the codes, with its LoRAs (`lora.layers.LoraLinear.added`): y + Σ strength scale B (A x)."""
+        for number, (change, _) in enumerate(self._changes):
+            if change.strength:
+                low = functional.linear(x, getattr(self, f"lora_{number}_a"))
+                y = y + functional.linear(low, getattr(self, f"lora_{number}_b")) * (change.strength * change.scale)
+        return y
+
+    @property
+    def makes_numbers(self) -> bool:
+        """Whether a product with it needs the numbers, now."""
+        return not self.direct or self.per_row(with_loras=True) is None
+
     def hold(self, on: bool) -> None:
         """From now on keep the numbers that are made until this is called with False."""
         self._held, self._holds = None, on
         if self.product is not None:
-            self.product.forget()
+            self.product.hold(on)
 
     def rows(self, at: Tensor | slice) -> Tensor:
         """Numbers of some rows, (n, columns), without LoRAs: the formats of `packed.sizes.BY_ROW`."""
@@ -90,30 +132,80 @@ class QuantWeight(ChangedLayer):
 
 
 class OneProduct:
-    """Where the numbers of layers that take the same input lie behind each other, so that nothing is copied.
+    """Where the numbers of layers that take the same input lie behind each other, so that they are copied once at most.
 
     Args:
-        layers: in the order of `ops.matmul`; all of one dtype and width.
+        layers: in the order of `ops.matmul`; quantised, or plain beside such (gate logits), all of one width.
+        dtype: of the numbers.
     """
 
-    def __init__(self, layers: Sequence[QuantLinear]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
         self._rows: dict[int, slice] = {}
-        self._count = 0
+        self._count, self._dtype = 0, dtype
         for layer in layers:
             start, self._count = self._count, self._count + layer.out_features
             self._rows[id(layer)] = slice(start, self._count)
         self._all: Tensor | None = None
+        self._copied: set[int] = set()
+        self._holds = False
 
-    def place(self, layer: QuantLinear) -> Tensor:
+    def place(self, layer: nn.Module) -> Tensor:
         """The part of a layer, (rows, columns)."""
         if self._all is None:
             shape = self._count, layer.in_features
-            self._all = torch.empty(shape, dtype=layer.dtype, device=layer.weight.device)
+            self._all = torch.empty(shape, dtype=self._dtype, device=layer.weight.device)
         return self._all[self._rows[id(layer)]]
 
-    def forget(self) -> None:
-        """Let the memory go with the numbers in it."""
-        self._all = None
+    def beside(self, layer: nn.Linear) -> Tensor:
+        """The weight of a plain layer, in its part while the numbers of the others are held."""
+        if not self._holds or layer.weight.dtype != self._dtype:
+            return layer.weight
+        place = self.place(layer)
+        if id(layer) not in self._copied:
+            place.copy_(layer.weight)
+            self._copied.add(id(layer))
+        return place
+
+    def hold(self, on: bool) -> None:
+        """Keep what is put there until this is called again."""
+        self._all, self._holds = None, on
+        self._copied.clear()
+
+
+def multiply_codes(blocks: nn.Module, on: bool) -> int:
+    """Let the quantised linears of some blocks multiply codes, or their numbers again; how many there are."""
+    count = 0
+    for layer in blocks.modules():
+        if isinstance(layer, QuantLinear):
+            layer.direct = on
+            count += 1
+    return count
+
+
+def coded_groups(module: nn.Module, refs: Mapping[str, AnyRef]) -> list[list[str]]:
+    """Groups of weights with a scale for each row that `ops.matmul` takes in one product, by name, in its order.
+
+    Where their codes lie behind each other, and their scales, such a product needs no copy.
+    """
+    groups = []
+    for path, part in module.named_modules():
+        for layers in getattr(part, "together", ()):
+            names = []
+            for layer in layers:
+                name = ".".join(filter(None, (path, layer, "weight")))
+                if name in refs and has_rows(refs[name]):
+                    names.append(name)
+            if len(names) > 1:
+                groups.append(names)
+    return groups
+
+
+def has_rows(stored: AnyRef) -> bool:
+    """Whether a weight is codes of 8 bits with a scale for each row, (rows, 1)."""
+    ref = as_quantised(stored)
+    if ref is None or ref.format not in ("fp8", "int8") or ref.parameters.get("rotated"):
+        return False
+    return "weight_scale" in ref.parts and ref.parts["weight_scale"].shape == (ref.shape[0], 1)
 
 
 def join_products(block: nn.Module) -> None:
@@ -121,34 +213,44 @@ def join_products(block: nn.Module) -> None:
     for part in block.modules():
         for names in getattr(part, "together", ()):
             layers = list(map(part.get_submodule, names))
-            if not _alike(layers):
+            dtype = _dtype_of(layers)
+            if dtype is None:
                 continue
-            product = OneProduct(layers)
+            product = OneProduct(layers, dtype)
             for layer in layers:
                 layer.product = product
 
 
-def _alike(layers: Sequence[nn.Module]) -> bool:
-    """Whether all of them are quantised, and of one dtype as numbers."""
+def _dtype_of(layers: Sequence[nn.Module]) -> torch.dtype | None:
+    """The dtype of the numbers of the quantised ones among some layers; None: there are none, or it is not one."""
     dtypes = set()
     for layer in layers:
-        if not isinstance(layer, QuantLinear):
-            return False
-        dtypes.add(layer.dtype)
-    return len(dtypes) == 1
+        if isinstance(layer, QuantLinear):
+            dtypes.add(layer.dtype)
+    if len(dtypes) != 1:
+        return None
+    return dtypes.pop()
 
 
 class QuantLinear(QuantWeight):
-    """`nn.Linear` with such a weight; the bias is an ordinary parameter."""
+    """`nn.Linear` with such a weight; the bias is an ordinary parameter.
+
+    Attributes:
+        direct: multiply 8-bit codes of the input with those of the weight (`ops.codes`), where it has a scale for each
+            row or one; lossy, by choice alone (`replace_layers`). LoRAs that are plain pairs are added to the product.
+    """
 
     def __init__(self, linear: nn.Linear | QuantLinear, ref: QuantRef, dtype: torch.dtype) -> None:
         super().__init__(ref, dtype)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Coded) -> Tensor:
         """As `nn.Linear`."""
-        return functional.linear(x, self.numbers(), self.bias)
+        if codes_of((self,)) is None:
+            return functional.linear(x, self.numbers(), self.bias)
+        [made] = linears(x, (self,))
+        return made
 
 
 class QuantEmbedding(QuantWeight):
@@ -185,14 +287,14 @@ def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.d
     """Put quantised layers where the overlay has quantised weights; those that are in place stay.
 
     Args:
-        module: on the meta device.
+        module: on the meta device; ``codes_inside``: where its layers multiply codes (`QuantLinear.direct`).
         refs: its tensors in the overlay.
         dtype: of the numbers.
 
     Returns:
         the names of the tensors that stay quantised.
     """
-    kept = set()
+    kept, inside = set(), getattr(module, "codes_inside", None)
     for name, ref in refs.items():
         if not stays_quantised(name, ref):
             continue
@@ -200,7 +302,9 @@ def replace_layers(module: nn.Module, refs: Mapping[str, AnyRef], dtype: torch.d
         parent, quantised = module.get_submodule(path), as_quantised(ref)
         layer = getattr(parent, last)
         if not isinstance(layer, QuantWeight) or not layer.is_for(quantised, dtype):
-            setattr(parent, last, _quantised(layer, quantised, dtype).eval())
+            layer = _quantised(layer, quantised, dtype).eval()
+            layer.direct = inside is not None and name.startswith(inside)
+            setattr(parent, last, layer)
         kept.add(name)
     return kept
 

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from ..media.audio import Audio
+from ..plan.decide import Decision
 from ..plan.latents import PromptPair
 from ..plan.stages import StagePlan
+from ..plan.windows import Tokens
 from .preview import LatentToRGB
 
 
@@ -41,11 +43,11 @@ class Engine(Protocol):
     def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptPair:
         """A prompt and its negative, encoded; None: the default list."""
 
-    def use_transformer(self, stage: StagePlan, tokens: tuple[int, int], masked: bool = False) -> torch.nn.Module:
-        """The transformer on the device with a stage's LoRAs, and room for a call over (video, audio) tokens.
+    def memory_line(self, decision: Decision) -> str:
+        """One line: what of a run will be streamed, how its clip will be decoded, and the peak."""
 
-        ``masked``: the video self attention has a mask.
-        """
+    def use_transformer(self, stage: StagePlan, call: Tokens) -> torch.nn.Module:
+        """The transformer on the device with a stage's LoRAs, and room for a call."""
 
     def upscale(self, latent: Tensor, kind: str = "x2") -> Tensor:
         """A video latent (B, C, F', H', W') at the size of the next stage."""

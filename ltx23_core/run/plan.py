@@ -1,6 +1,7 @@
 """A plan that can be run: a decision and the engine that it was made for."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ from ..plan.latents import Latents, PromptPair, PromptText
 from .batch import run_batch
 from .engine import Engine
 from .progress import OnStep
+
+log = logging.getLogger("ltx23")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Plan:
         Raises:
             OverlayError, WeightsError: files that cannot be used; OutOfMemoryError: a device that is too small.
         """
+        line = self.engine.memory_line(self.decision)
+        log.info("%s", line)
+        if say is not None:
+            say(line)
         decision = self._encoded()
         preview_map = None
         if preview and on_step is not None and self.decision.clip.video:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..atomic import sweep, write_whole
 from ..config import VIDEO_SCALE
+from ..ops.record import pinned
 
 log = logging.getLogger("ltx23")
 
@@ -85,14 +86,6 @@ class LatentToRGB:
         return cls(matrix, bias) if matrix.ndim == 2 and matrix.shape[1:] == bias.shape == (3,) else None
 
 
-def host_memory(picture: Tensor) -> Tensor:
-    """Memory on the CPU for a copy of a picture: pinned, or ordinary where the system grants none (then it waits)."""
-    try:
-        return torch.empty(picture.shape, dtype=picture.dtype, pin_memory=True)
-    except RuntimeError:
-        return torch.empty(picture.shape, dtype=picture.dtype)
-
-
 class PreviewQueue:
     """Brings previews to the CPU without waiting for the device: a picture is handed out once its copy is done."""
 
@@ -106,7 +99,7 @@ class PreviewQueue:
         if picture.device.type != "cuda":
             self._pending.append((picture.cpu(), None))
             return
-        host = host_memory(picture)
+        host = pinned(picture.shape, picture.dtype)
         host.copy_(picture, non_blocking=True)
         event = torch.cuda.Event()
         event.record()

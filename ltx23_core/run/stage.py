@@ -12,11 +12,11 @@ from ..conditioning.voice import ReferenceVoice
 from ..geometry import VideoGrid, audio_latent_length, audio_positions, video_positions
 from ..plan.condition import StageSetting
 from ..plan.decide import Decision
-from ..plan.guidance import Guidance
+from ..plan.guidance import Guidance, without
 from ..plan.latents import Latents, PromptContext, PromptPair
 from ..plan.stages import StagePlan
 from ..plan.together import source_waveform
-from ..plan.windows import Window
+from ..plan.windows import Tokens, Window
 from ..sampling.denoiser import Denoiser
 from ..sampling.solve import solve
 from ..sampling.state import (
@@ -178,9 +178,11 @@ class Runner:
             encoders=self._engine,
             fresh=latents == (None, None),
             cache=self._job.cache,
+            check=self._check,
         )
         states = (video, audio)
         for condition in self._plan.conditions:
+            self._check()
             states = condition.apply(states, setting)
         return map_streams(StreamState.with_few_levels, states)
 
@@ -234,8 +236,8 @@ class Runner:
                  generator: torch.Generator) -> Streams:
         """Clean tokens of a window from its states and their noise."""
         pair = self._plan.timeline.prompt(window, self._job.context)
-        masked = states[0] is not None and states[0].attention is not None
-        transformer = self._engine.use_transformer(stage, tokens=_counts(states), masked=masked)
+        stage = replace(stage, guidance=_unfrozen(stage, states))
+        transformer = self._engine.use_transformer(stage, _call(states))
         negative = None
         if stage.guidance is not None or stage.solver.uses_uncond:
             negative = self._placed(pair.negative)
@@ -243,10 +245,11 @@ class Runner:
             transformer,
             self._placed(pair.positive),
             negative,
-            _unfrozen(stage, states),
+            stage.guidance,
             *states,
             check=self._check,
             identity=_identity(self._plan.conditions),
+            easy_cache=self._plan.easy_cache,
         )
         start = map_streams(lambda state, part: state.noised(part, stage.sigmas[0]), states, noise)
         x = solve(
@@ -284,18 +287,22 @@ class Runner:
                 stages=len(self._plan.recipe.stages),
                 sigma=stage.sigmas[step],
                 preview=picture,
+                stage_step=step + 1,
+                stage_steps=stage.steps,
             ))
 
         return hook
 
 
-def _counts(states: StatePair) -> tuple[int, int]:
-    """Tokens of (video, audio), 0 for an absent stream."""
-    counts = [0, 0]
+def _call(states: StatePair) -> Tokens:
+    """What a call over these states has. Waits for the device."""
+    counts, levels, masked = [0, 0], [1, 1], False
     for which, state in enumerate(states):
         if state is not None:
             counts[which] = state.clean.shape[1]
-    return counts[0], counts[1]
+            levels[which] = len(torch.unique(state.mask))
+            masked = masked or state.attention is not None
+    return Tokens(*counts, (levels[0], levels[1]), masked)
 
 
 def _identity(conditions: Sequence[Condition]) -> float:
@@ -307,9 +314,9 @@ def _identity(conditions: Sequence[Condition]) -> float:
 
 
 def _unfrozen(stage: StagePlan, states: StatePair) -> Guidance | None:
-    """The stage's guidance; a frozen stream is context only and has none (spec/07 §8)."""
-    guidance = stage.guidance
+    """The stage's guidance without that of frozen streams."""
+    frozen = set()
     for name, state in zip(("video", "audio"), states, strict=True):
-        if guidance is not None and state is not None and state.frozen:
-            guidance = replace(guidance, **{name: None})
-    return guidance
+        if state is not None and state.frozen:
+            frozen.add(name)
+    return without(stage.guidance, frozen)

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from ..memory.pieces import aligned
 from ..overlay.bytes.source import AnyRef, TensorRef
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
 from ..weights.reader import TORCH_DTYPES
-from .sizes import aligned
 
 
 class Arenas:

@@ -1,8 +1,9 @@
 """What is streamed of one block: byte ranges, where each lies in the block's place, and which parameter it becomes."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from ..lora.apply import Change, apply, finite, prepare
 from ..lora.layers import set_layer_changes
 from ..lora.plan import LoraPlan, ParameterLoras, Part
+from ..memory.pieces import aligned
 from ..ops.matmul import Together
-from ..overlay.bytes.source import AnyRef, TensorRef
+from ..overlay.bytes.source import AnyRef, QuantRef, TensorRef
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
+from ..quant.layers import coded_groups
 from ..weights.dequant import dequantise
+from ..weights.quantise import quantise
 from ..weights.reader import TORCH_DTYPES, RangeReader
-from .sizes import aligned
 
 Views = Mapping[str, Tensor]
 _NOTHING = ParameterLoras()
@@ -90,6 +93,28 @@ def _factor_dtype(plain: bool, dtype: torch.dtype) -> torch.dtype:
     return torch.float32
 
 
+class MadeParts:
+    """Parts of a weight that is quantised when it is there: all are made when the first one is asked for.
+
+    Args:
+        ref: the weight.
+    """
+
+    def __init__(self, ref: QuantRef) -> None:
+        """Nothing is made yet."""
+        self._ref = ref
+        self._made: dict[str, Tensor] = {}
+
+    def take(self, name: str, views: Views) -> Tensor:
+        """A part, once; ``views`` of the first one have the numbers."""
+        if name not in self._made:
+            numbers = views["weight"]
+            for part, ref in self._ref.parts.items():
+                self._made[part] = numbers.new_empty(ref.shape, dtype=TORCH_DTYPES[ref.dtype])
+            quantise(self._ref.format, numbers, self._made)
+        return self._made.pop(name)
+
+
 # A target, its parts in a place, and the parameter if it is nothing but these bytes.
 Ready = tuple[Target, dict[str, Tensor], nn.Parameter | Tensor | None]
 
@@ -132,6 +157,10 @@ class BlockContent:
         for group in groups:
             for number, name in enumerate(group):
                 self._add(name, self._refs[name], follows=number > 0 and name not in self._joined)
+        for group in coded_groups(self._block, self._refs):
+            if self._refs[group[0]].origin is None:
+                grouped.update(group)
+                self._add_codes(group)
         for name, ref in self._refs.items():
             if name not in grouped:
                 self._add(name, ref, follows=False)
@@ -201,8 +230,7 @@ class BlockContent:
         path, _, leaf = name.rpartition(".")
         owner = self._block.get_submodule(path)
         if name in self._apart:
-            for part, stored in kept_parts(as_quantised(ref)).items():
-                self._targets.append(Target(name, owner, part, {"weight": self._span(stored)}))
+            self._add_quantised(name, owner, as_quantised(ref))
             return
         spans = {}
         if isinstance(ref, TensorRef):
@@ -211,6 +239,25 @@ class BlockContent:
             for part, stored in kept_parts(ref).items():
                 spans[part] = self._span(stored)
         self._targets.append(Target(name, owner, leaf, spans, _maker(ref, self._dtype)))
+
+    def _add_codes(self, names: Sequence[str]) -> None:
+        """Quantised weights that make one product: their codes behind each other, and their scales."""
+        for part in kept_parts(self._refs[names[0]]):
+            for number, name in enumerate(names):
+                owner = self._block.get_submodule(name.removesuffix(".weight"))
+                span = self._span(kept_parts(self._refs[name])[part], follows=number > 0)
+                self._targets.append(Target(name, owner, part, {"weight": span}))
+
+    def _add_quantised(self, name: str, owner: nn.Module, ref: QuantRef) -> None:
+        """The parts of a weight that stays quantised: bytes of the place, or made of such bytes."""
+        if ref.origin is None:
+            for part, stored in kept_parts(ref).items():
+                self._targets.append(Target(name, owner, part, {"weight": self._span(stored)}))
+            return
+        made = MadeParts(ref)
+        for part in ref.parts:
+            self._targets.append(Target(name, owner, part, {}, make=partial(made.take, part)))
+        self._targets[-len(ref.parts)].spans["weight"] = self._span(ref.origin)
 
     def _add_factors(self, target: Target, loras: ParameterLoras) -> None:
         """The factors of LoRAs on a tensor: fused ones as parts of it, those at use as buffers of its layer."""

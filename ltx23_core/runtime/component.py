@@ -16,7 +16,7 @@ from ..memory.room import Need
 from ..overlay.bytes.source import AnyRef
 from ..weights.pages import Pages
 from .block_content import BlockContent
-from .file_embedding import FileEmbedding
+from .file_layers import FileEmbedding, FileLinear
 from .load import load_tensors, prepare_module
 from .policy import Policy, Whole
 from .sizes import Sizes
@@ -93,7 +93,15 @@ class Component:
         """The blocks that may be streamed, in the order in which they run."""
         if not self._sizes.blocks:
             return []
-        return list(self.module.get_submodule(self._stack.path))
+        blocks: list[nn.Module] = []
+        for path in self._stack.paths:
+            blocks += self.module.get_submodule(path)
+        return blocks
+
+    @property
+    def block_count(self) -> int:
+        """How many parts may be streamed; of matrices that are used by rows, these."""
+        return len(self._sizes.blocks)
 
     @property
     def shared_blocks(self) -> bool:
@@ -127,6 +135,14 @@ class Component:
             return self._sizes.need(self._wanted)
         return self._sizes.need(self._plan(loras))
 
+    def need_as(self, refs: Mapping[str, AnyRef]) -> Need:
+        """What it would take, with the LoRAs of `set_loras`, if its tensors were these."""
+        sizes = Sizes(self.name, refs, self.dtype, self._stack)
+        plan: LoraPlan = {}
+        if self._loras:
+            plan = plan_loras(self._loras, refs, linear_weights(self.module), sizes.quantised)
+        return sizes.need(plan)
+
     def bytes_with(self, loras: Sequence[LoraUse]) -> int:
         """What `size_bytes` would be with these LoRAs."""
         return self._sizes.bytes(self.refs, self._plan(loras))
@@ -154,8 +170,8 @@ class Component:
             return 0
         return graphs.bytes
 
-    def _forget_recordings(self) -> None:
-        """Weights are about to move or to change."""
+    def forget_recordings(self) -> None:
+        """Drop them: weights are about to move or to change, or their memory is wanted."""
         graphs = getattr(self._module, "graphs", None)
         if graphs is not None:
             graphs.forget()
@@ -175,10 +191,10 @@ class Component:
         Raises:
             OverlayError: a source file changed. WeightsError: a tensor is missing or unreadable.
         """
-        if self._device == device and self._is_placed(policy):
+        if self._device == device and self.is_placed(policy):
             return self.loaded_bytes
         fresh = self._device != device
-        self._forget_recordings()
+        self.forget_recordings()
         if fresh:
             self.release()
             prepare_module(self.module, self.refs, self.dtype, self.name)
@@ -202,9 +218,9 @@ class Component:
         self.loads += fresh
         return self.loaded_bytes
 
-    def _is_placed(self, policy: Policy) -> bool:
+    def is_placed(self, policy: Policy) -> bool:
         """Whether the weights are where a policy wants them, with the LoRAs that are wanted."""
-        if self._policy is None or self._policy.streamed != policy.streamed:
+        if type(self._policy) is not type(policy) or self._policy.streamed != policy.streamed:
             return False
         return self._placed == self._wanted
 
@@ -239,7 +255,7 @@ class Component:
 
     def _drop(self) -> None:
         self._leave_policy()
-        self._forget_recordings()
+        self.forget_recordings()
         set_all_changes(self.module, {})
         self._applied, self._there = {}, set()
         self.module.to(META)
@@ -277,31 +293,42 @@ class Component:
 
     def content(self, number: int) -> BlockContent:
         """What is streamed of a block, with the LoRAs that are wanted."""
-        prefix = f"{self._stack.path}.{number}."
+        names = self._sizes.blocks[number]
+        prefix = self._sizes.prefix(number)
         refs, loras = {}, {}
-        for name in self._sizes.blocks[number]:
+        for name in names:
             refs[name.removeprefix(prefix)] = self.refs[name]
         for name, parts in self._wanted.items():
             if name.startswith(prefix):
                 loras[name.removeprefix(prefix)] = parts
         return BlockContent(self.block_modules[number], refs, self.dtype, loras)
 
-    def leave_table(self, device: torch.device) -> None:
-        """Read the rows of the table from its file from now on."""
-        if self._sizes.table is not None:
-            path, _, leaf = self._sizes.table.removesuffix(".weight").rpartition(".")
-            owner = self.module.get_submodule(path)
-            ref = self.refs[self._sizes.table]
-            setattr(owner, leaf, FileEmbedding(getattr(owner, leaf), ref, device, self.dtype))
+    def leave_in_files(self, device: torch.device) -> None:
+        """Read rows of the table, or of the matrices that are used by rows, from their files from now on."""
+        for name in self._sizes.in_files:
+            owner, leaf = self._place_of(name)
+            layer, ref = getattr(owner, leaf), self.refs[name]
+            if name == self._sizes.table:
+                instead = FileEmbedding(layer, ref, device, self.dtype)
+            else:
+                instead = FileLinear(layer, ref, device, self.dtype, self._pages)
+            setattr(owner, leaf, instead)
 
-    def take_table_back(self) -> None:
-        """The opposite of `leave_table`; the table is on the meta device then."""
-        if self._sizes.table is not None:
-            path, _, leaf = self._sizes.table.removesuffix(".weight").rpartition(".")
-            owner = self.module.get_submodule(path)
-            embedding = getattr(owner, leaf)
-            if isinstance(embedding, FileEmbedding):
-                setattr(owner, leaf, *embedding.replaced)
+    def take_back(self) -> None:
+        """The opposite of `leave_in_files`; what was left is on the meta device then."""
+        for name in self._sizes.in_files:
+            owner, leaf = self._place_of(name)
+            instead = getattr(owner, leaf)
+            if isinstance(instead, FileEmbedding | FileLinear):
+                [layer] = instead.replaced
+                if isinstance(instead, FileLinear):
+                    layer.bias = instead.bias
+                setattr(owner, leaf, layer)
+
+    def _place_of(self, name: str) -> tuple[nn.Module, str]:
+        """The module that has the layer of a weight, and the layer's name there."""
+        path, _, leaf = name.removesuffix(".weight").rpartition(".")
+        return self.module.get_submodule(path), leaf
 
     def _let_go(self, name: str) -> None:
         """Drop one tensor, and what acts on it."""

@@ -14,13 +14,13 @@ from ..lora.apply import Change, apply, prepare
 from ..lora.layers import linear_weights, set_all_changes, set_layer_changes
 from ..lora.plan import LoraPlan, LoraUse, Part, plan_loras
 from ..ops.matmul import Together
-from ..overlay.bytes.source import AnyRef
+from ..overlay.bytes.source import AnyRef, QuantRef
 from ..overlay.names.architecture import differences
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
-from ..quant.layers import logical_shapes, replace_layers
+from ..quant.layers import has_rows, logical_shapes, replace_layers
 from ..weights.count import ReadCounter, byte_text
 from ..weights.pages import Pages
-from ..weights.reader import RangeReader, in_file_order
+from ..weights.reader import RangeReader, in_file_order, read_parts
 from .arena import Arenas, loaded_dtype
 
 _log = logging.getLogger("ltx23")
@@ -108,28 +108,26 @@ def _read(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, d
             return [prepare(part.update, part.strength, numbers, read) for part in parts]
 
         ordered = in_file_order(refs)
-        apart, expected = [], []
+        apart, by_row, expected = [], [], []
         for key, ref in ordered:
             if stays_quantised(key, ref):
                 apart.append(key)
-            expected += _stored(key, ref).values()
-        places = Together(module, apart)
+            if has_rows(ref):
+                by_row.append(key)
+            expected.append(ref)
+        places = Together(module, apart, by_row)
         reader.expect(expected)
         for key, ref in ordered:
             if check is not None:
                 check()
             quantised = stays_quantised(key, ref)
-            numbers = dtype
             if quantised:
-                numbers = None
-            parts = {}
-            for name, part in _stored(key, ref).items():
-                kind = loaded_dtype(part, numbers)
-                if quantised:
-                    out = memory.take(key, part.shape, kind)
-                else:
-                    out = places.room(key, part.shape, kind, memory.take)
-                parts[name] = read(part, numbers, out)
+                parts = _quantised_parts(reader, key, as_quantised(ref), memory, places)
+                for part in read_parts(as_quantised(ref)).values():
+                    counter.count(part)
+            else:
+                kind = loaded_dtype(ref, dtype)
+                parts = {key: read(ref, dtype, places.room(key, ref.shape, kind, memory.take))}
             state |= parts
             loras = plan.get(key)
             if loras is None:
@@ -144,15 +142,16 @@ def _read(module: nn.Module, refs: Mapping[str, AnyRef], device: torch.device, d
     return state, at_use
 
 
-def _stored(key: str, ref: AnyRef) -> dict[str, AnyRef]:
-    """What is read of a tensor, under the names that the module has for it."""
-    if not stays_quantised(key, ref):
-        return {key: ref}
-    layer = key.removesuffix("weight")
-    stored = {}
-    for name, part in kept_parts(as_quantised(ref)).items():
-        stored[layer + name] = part
-    return stored
+def _quantised_parts(reader: RangeReader, key: str, ref: QuantRef, memory: Arenas,
+                     together: Together) -> dict[str, Tensor]:
+    """The parts of a weight that stays quantised, under the names that the module has for them."""
+    def take(_name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return memory.take(key, shape, dtype)
+
+    layer, places = key.removesuffix("weight"), {}
+    for name, part in kept_parts(ref).items():
+        places[name] = together.room(layer + name, part.shape, loaded_dtype(part, None), take)
+    return {layer + name: part for name, part in reader.parts(ref, places).items()}
 
 
 def _files(refs: Mapping[str, AnyRef]) -> str:

@@ -11,7 +11,7 @@ from ..memory.room import Placement, streamed_blocks
 from ..overlay.bytes.source import AnyRef
 from ..weights.pages import Pages
 from .block_content import BlockContent
-from .block_source import block_source
+from .block_source import BlockSource, block_source
 from .stream import BlockStream
 
 Check = Callable[[], None]
@@ -31,6 +31,10 @@ class Placeable(Protocol):
         """The blocks that may be streamed, in the order in which they run."""
 
     @property
+    def block_count(self) -> int:
+        """How many parts may be streamed; of matrices that are used by rows, these."""
+
+    @property
     def shared_blocks(self) -> bool:
         """Whether several passes call a block in turn."""
 
@@ -47,11 +51,11 @@ class Placeable(Protocol):
     def content(self, number: int) -> BlockContent:
         """What is streamed of a block."""
 
-    def leave_table(self, device: torch.device) -> None:
-        """Read the rows of the table from its file from now on."""
+    def leave_in_files(self, device: torch.device) -> None:
+        """Read rows of the table, or of the matrices that are used by rows, from their files from now on."""
 
-    def take_table_back(self) -> None:
-        """The opposite of `leave_table`."""
+    def take_back(self) -> None:
+        """The opposite of `leave_in_files`."""
 
 
 class Policy(Protocol):
@@ -114,21 +118,25 @@ class Streamed:
     def enter(self, component: Placeable, device: torch.device, check: Check | None) -> None:
         """See `Policy`."""
         blocks = component.block_modules
-        away = streamed_blocks(len(blocks), self.streamed)
+        away = streamed_blocks(component.block_count, self.streamed)
         component.keep(component.names_without(away), device, check)
-        component.leave_table(device)
-        contents = {}
-        for number in sorted(away):
-            contents[number] = component.content(number)
-        source = block_source(device, component.pages)
+        component.leave_in_files(device)
+        contents, source = {}, None
+        if blocks:
+            contents = {number: component.content(number) for number in sorted(away)}
+            source = self.source(device, component.pages)
         self._stream = BlockStream(component.module, blocks, contents, source, device, component.shared_blocks)
+
+    def source(self, device: torch.device, pages: Pages | None) -> BlockSource:
+        """Where the bytes of streamed blocks come from."""
+        return block_source(device, pages)
 
     def leave(self, component: Placeable) -> None:
         """See `Policy`."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        component.take_table_back()
+        component.take_back()
 
     def bytes(self, component: Placeable) -> int:
         """See `Policy`."""

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
 
 from ..memory.memory_plan import plan_line
-from ..memory.room import Memory, gb, place, refusal
+from ..memory.ram import available_ram
+from ..memory.room import Memory, first_fitting, gb, place, refusal
 from .component import Component
 from .policy import policy_for
 from .second_try import shrink
@@ -22,20 +24,36 @@ RESERVE_BYTES = 1 << 30  # for the allocator's fragments and the library's works
 class Residency(Protocol):
     """What the pipeline asks before each stage."""
 
-    device: torch.device
+    device: torch.device  # of the transformer
+
+    def device_of(self, name: str) -> torch.device:
+        """Where the component of that name runs: a host may want its text encoder or its VAEs on the CPU."""
 
     @property
     def capacity_bytes(self) -> float:
         """Bytes that weights and activations could take together if all other components left the device."""
 
-    def use(self, *components: Component, activation_bytes: int = 0) -> None:
-        """Make sure these components are on the device and this many bytes are free beside them."""
+    @property
+    def wish(self) -> Memory:
+        """How much of the device the weights may take."""
+
+    def choose(self, *components: Component, activations: Sequence[int]) -> int:
+        """Which of several ways to use them, by the bytes that each needs beside them, the best first, has room."""
+
+    def use(self, *components: Component, activation_bytes: int = 0, how: str = "") -> None:
+        """Make sure these components are on the device and this many bytes are free beside them.
+
+        ``how``: what else the plan's line says of the work.
+        """
 
     def use_less(self, component: Component, activation_bytes: int) -> bool:
         """After `use`, more than the planned activations were needed: give some of the weights back, if any can be."""
 
     def check(self) -> None:
         """Raise to interrupt the run; called once a block, layer or tile."""
+
+    def counting(self, checks: int) -> AbstractContextManager[None]:
+        """While this holds, about so many calls of `check` are all of the work: a host shows a bar."""
 
 
 class LocalResidency:
@@ -45,11 +63,12 @@ class LocalResidency:
         device: where the modules run.
         budget_bytes: most bytes of weights and activations together; None: what is free on the device.
         memory: how much the weights may take (`memory.room.Memory`): "auto", "resident", "stream", or GB.
+        check: see `Residency.check`; None: nothing interrupts a run but Ctrl-C.
     """
 
     def __init__(self, device: torch.device, budget_bytes: int | None = None, *,
-                 memory: str | float | Memory = "auto") -> None:
-        self.device = device
+                 memory: str | float | Memory = "auto", check: Callable[[], None] | None = None) -> None:
+        self.device, self._check = device, check
         self._memory = Memory.parse(memory)
         self._budget = budget_bytes
         if budget_bytes is None:
@@ -57,8 +76,23 @@ class LocalResidency:
         self._resident: list[Component] = []
         self._said = ""
 
+    def device_of(self, name: str) -> torch.device:
+        """All on one device."""
+        return self.device
+
     def check(self) -> None:
-        """Nothing interrupts a local run but Ctrl-C."""
+        """See `Residency`."""
+        if self._check is not None:
+            self._check()
+
+    def counting(self, checks: int) -> AbstractContextManager[None]:
+        """Nothing is shown here."""
+        return nullcontext()
+
+    @property
+    def wants_least(self) -> bool:
+        """Whether weights shall take as little of the device as they can."""
+        return self._memory.mode == "stream"
 
     @property
     def capacity_bytes(self) -> float:
@@ -83,14 +117,24 @@ class LocalResidency:
             free = min(free, self._budget - self._loaded_bytes())
         return free
 
-    def use(self, *components: Component, activation_bytes: int = 0) -> None:
+    @property
+    def wish(self) -> Memory:
+        """See `Residency`."""
+        return self._memory
+
+    def choose(self, *components: Component, activations: Sequence[int]) -> int:
+        """See `Residency`."""
+        needs = [component.need() for component in components]
+        return first_fitting(needs, self.capacity_bytes, activations, self._memory)
+
+    def use(self, *components: Component, activation_bytes: int = 0, how: str = "") -> None:
         """See `Residency.use`.
 
         Raises:
             OutOfMemoryError: not even these components alone fit, however little of them is resident.
         """
         try:
-            self._use(components, activation_bytes, self.capacity_bytes)
+            self._use(components, activation_bytes, self.capacity_bytes, how)
         except torch.cuda.OutOfMemoryError:
             for component in components:
                 component.release()
@@ -98,7 +142,7 @@ class LocalResidency:
             capacity = SECOND_TRY * self.capacity_bytes
             log.warning("The device had less memory than it said: one more try with %s.", gb(capacity))
             try:
-                self._use(components, activation_bytes, capacity)
+                self._use(components, activation_bytes, capacity, how)
             except torch.cuda.OutOfMemoryError as error:
                 for component in components:
                     component.release()
@@ -115,13 +159,14 @@ class LocalResidency:
             log.info("%s", line)
             self._said = line.partition(":")[2]
 
-    def _use(self, components: Sequence[Component], activation_bytes: int, capacity: float) -> None:
+    def _use(self, components: Sequence[Component], activation_bytes: int, capacity: float, how: str) -> None:
         needs, now = [], []
         for component in components:
             needs.append(component.need())
             now.append(component.streamed or None)
         placements = place(needs, capacity, activation_bytes, self._memory, now)
-        self._say(plan_line(needs, placements, self._memory.capacity(capacity), activation_bytes))
+        self._say(plan_line(needs, placements, self._memory.capacity(capacity), activation_bytes, how,
+                            available_ram()))
         for component in components:
             if component in self._resident:
                 self._resident.remove(component)
@@ -132,12 +177,15 @@ class LocalResidency:
         for old in list(self._resident):
             if old in components:
                 continue
-            if self._free_bytes() >= need:
-                break
+            if self._free_bytes() >= need and self._memory.mode != "stream":
+                break  # to stream is to take as little as possible
             old.release()
             self._resident.remove(old)
         for component, placed in zip(components, placements, strict=True):
-            component.place(policy_for(placed), self.device, self.check)
+            if placed.peak + activation_bytes + component.recorded_bytes > self._memory.capacity(capacity):
+                component.forget_recordings()
+            with self.counting(len(component.refs)):
+                component.place(policy_for(placed), self.device, self.check)
 
     def release(self) -> None:
         """Drop the weights of every component, and give back the pages of their files."""

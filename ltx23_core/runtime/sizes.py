@@ -7,36 +7,16 @@ from math import prod
 
 import torch
 
-from ..config import Stack
+from ..config import Stack, row_pieces
 from ..lora.plan import LoraPlan, ParameterLoras, factor_bytes
+from ..memory.pieces import aligned, together
 from ..memory.room import Need
-from ..overlay.bytes.source import AnyRef, TensorRef
-from ..overlay.packed.sizes import bytes_on_device, kept_parts, stays_quantised
-from ..weights.reader import TORCH_DTYPES
-from .file_embedding import can_stay
+from ..overlay.bytes.source import AnyRef, QuantRef
+from ..overlay.packed.rows import can_stay
+from ..overlay.packed.sizes import bytes_on_device, stays_quantised
+from ..weights.reader import TORCH_DTYPES, read_parts
 
-PIECE, LARGE = 2 << 20, 10 << 20  # bytes: of what the CUDA allocator gives from LARGE on, whole pieces
-ALIGNMENT = 256  # bytes: every tensor begins where the allocator would let it begin, so that products choose alike
 _NOTHING = ParameterLoras()
-
-
-def aligned(size: int) -> int:
-    """The next multiple of `ALIGNMENT`."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def in_pieces(size: int) -> int:
-    """What a piece of memory takes on a CUDA device: from 10 MiB on a multiple of 2 MiB."""
-    if size < LARGE:
-        return size
-    return -(-size // PIECE) * PIECE
-
-
-def stored_parts(ref: AnyRef) -> list[TensorRef]:
-    """What is read of a tensor when it is streamed."""
-    if isinstance(ref, TensorRef):
-        return [ref]
-    return list(kept_parts(ref).values())
 
 
 class Sizes:
@@ -64,20 +44,52 @@ class Sizes:
 
     @cached_property
     def blocks(self) -> tuple[tuple[str, ...], ...]:
-        """Names of each block's tensors; () where there are no blocks."""
+        """Names of each block's tensors, in the order in which they run; () where there are no blocks."""
         if self._stack is None:
             return ()
-        prefix = self._stack.path + "."
-        found: dict[int, list[str]] = {}
-        for name in self._refs:
-            if name.startswith(prefix):
-                found.setdefault(int(name[len(prefix):].partition(".")[0]), []).append(name)
-        return tuple(tuple(found[number]) for number in sorted(found))
+        if self._stack.rows:
+            return self._rows()
+        blocks: list[tuple[str, ...]] = []
+        for path in self._stack.paths:
+            prefix = path + "."
+            found: dict[int, list[str]] = {}
+            for name in self._refs:
+                if name.startswith(prefix):
+                    found.setdefault(int(name[len(prefix):].partition(".")[0]), []).append(name)
+            for number in sorted(found):
+                blocks.append(tuple(found[number]))
+        return tuple(blocks)
+
+    def _rows(self) -> tuple[tuple[str, ...], ...]:
+        """The matrices that may stay in their files, each a block; () where one of them cannot."""
+        for name in self._stack.rows:
+            if name not in self._refs or not can_stay(self._refs[name]):
+                return ()
+        return tuple((name,) for name in self._stack.rows)
+
+    def prefix(self, number: int) -> str:
+        """What the names of a block's tensors begin with."""
+        first = self.blocks[number][0]
+        for path in self._stack.paths:
+            if first.startswith(path + "."):
+                return f"{path}.{first[len(path) + 1:].partition('.')[0]}."
+        raise KeyError(first)
+
+    @property
+    def in_files(self) -> tuple[str, ...]:
+        """Names of the weights that stay in their files when the component is streamed."""
+        names = []
+        if self.table is not None:
+            names.append(self.table)
+        if self._stack is not None and self._stack.rows:
+            for [name] in self.blocks:
+                names.append(name)
+        return tuple(names)
 
     @cached_property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Names of tensors that lie in one piece of memory: each block, and what is beside the blocks but the table."""
-        if not self.blocks:
+        if not self.blocks or self._stack.rows:
             return ()
         beside = dict.fromkeys(self._refs)
         beside.pop(self.table, None)
@@ -91,10 +103,8 @@ class Sizes:
         """Of each block: bytes that its piece of memory takes beyond its tensors."""
         rounding = []
         for names in self.blocks:
-            size, more = self._exact(names), 0
-            if size >= LARGE:
-                more = in_pieces(size + len(names) * ALIGNMENT) - size
-            rounding.append(more)
+            size = self._exact(names)
+            rounding.append(together(size, len(names)) - size)
         return tuple(rounding)
 
     def _exact(self, names: Iterable[str]) -> int:
@@ -122,12 +132,14 @@ class Sizes:
 
     def need(self, plan: LoraPlan) -> Need:
         """Of the whole component with these LoRAs, for `memory.room.place`."""
+        if self._stack is not None and self._stack.rows:
+            return self._need_of_rows(plan)
         blocks, slot = [], 0
         for names in self.blocks:
             blocks.append(self.bytes(names, plan))
             slot = max(slot, self._stored(names, plan))
         shared = self._stack is not None and self._stack.shared
-        work = 0
+        work = self._widest
         if shared:
             work = max(map(self._numbers, self.blocks), default=0)
         casts = max(map(self._casts, self.blocks), default=0)
@@ -135,6 +147,30 @@ class Sizes:
         if self.table is not None:
             apart = self._each[self.table]
         return Need(self._name, self.bytes(self._refs, plan), tuple(blocks), slot, work, work + casts, apart)
+
+    def _need_of_rows(self, plan: LoraPlan) -> Need:
+        """The same where matrices are used a piece of rows at a time; with LoRAs on them they are resident."""
+        weights = self.bytes(self._refs, plan)
+        if not plan.keys().isdisjoint(self._stack.rows):
+            return Need(self._name, weights, work=self._widest)
+        blocks, slot, stored = [], 0, 0
+        for [name] in self.blocks:
+            ref = self._refs[name]
+            _, rows = row_pieces(ref.shape[0])[0]
+            blocks.append(self.bytes((name,), plan))
+            slot = max(slot, rows * prod(ref.shape[1:]) * self._dtype.itemsize)
+            if name in self.quantised or self._casts((name,)):
+                stored = max(stored, sum(part.size_bytes for part in read_parts(ref).values()) * rows // ref.shape[0])
+        return Need(self._name, weights, tuple(blocks), slot, self._widest, stored)
+
+    @property
+    def _widest(self) -> int:
+        """Of the largest quantised weight outside of tables as numbers: one is used at a time."""
+        widest = 0
+        for name in self.quantised:
+            if self._stack is None or name != self._stack.table:
+                widest = max(widest, self._numbers((name,)))
+        return widest
 
     def _numbers(self, names: Iterable[str]) -> int:
         """Of a block's quantised weights as numbers."""
@@ -147,16 +183,20 @@ class Sizes:
         """Of what is made of a streamed block's tensors that their file has in another form."""
         total = 0
         for name in names:
-            if name in self.quantised or TORCH_DTYPES.get(self._refs[name].dtype) == self._dtype:
-                continue
-            total += self._each[name]
+            ref = self._refs[name]
+            if name in self.quantised:
+                is_made = isinstance(ref, QuantRef) and ref.origin is not None
+            else:
+                is_made = TORCH_DTYPES.get(ref.dtype) != self._dtype
+            if is_made:
+                total += self._each[name]
         return total
 
     def _stored(self, names: Iterable[str], plan: LoraPlan) -> int:
         """Of a block as it is streamed: as its file has it, LoRA factors included."""
         stored = []
         for name in names:
-            stored += stored_parts(self._refs[name])
+            stored += read_parts(self._refs[name]).values()
             loras = plan.get(name, _NOTHING)
             for part in (*loras.fused, *loras.at_use):
                 stored += part.update.tensors.values()

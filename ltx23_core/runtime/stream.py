@@ -40,7 +40,7 @@ class BlockStream:
         for block in blocks:
             held = []
             if hold:
-                held = [part for part in block.modules() if isinstance(part, QuantWeight)]
+                held = [part for part in block.modules() if isinstance(part, QuantWeight) and part.makes_numbers]
                 join_products(block)
             self._quantised.append(held)
         self._current: int | None = None

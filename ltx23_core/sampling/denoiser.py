@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..errors import RequestError
 from ..models.transformer.inputs import STREAMS, Pass, Perturbation, StreamInput
-from ..models.transformer.model import Transformer
+from ..models.transformer.model import Transformer, Velocities
 from ..models.transformer.nag import NagContext
 from ..plan.guidance import Guidance
 from ..plan.guider import GuiderParams
 from ..plan.latents import PromptContext
 from .combine import RunningDifference, combine
+from .easy_cache import EasyCache
 from .state import Streams, StreamState, to_denoised
 from .voice import VoiceGuidance
 
@@ -85,11 +86,13 @@ class Denoiser:
         video, audio: states of the streams, or None for an absent one.
         check: called once a block; may raise to interrupt.
         identity: scale of the guidance towards a reference voice, whose tokens end the audio stream (spec/10); 0: off.
+        easy_cache: threshold of `easy_cache.EasyCache`; 0: every call is made.
     """
 
     def __init__(self, transformer: Transformer, positive: PromptContext, negative: PromptContext | None,
                  guidance: Guidance | None, video: StreamState | None, audio: StreamState | None,
-                 check: Callable[[], None] | None = None, identity: float = 0.0) -> None:
+                 check: Callable[[], None] | None = None, identity: float = 0.0, easy_cache: float = 0.0) -> None:
+        self.cache = EasyCache(easy_cache, check) if easy_cache else None
         self._transformer, self._check = transformer, check
         self._guidance = (guidance or Guidance()).resolved(None)
         self._positive, self._negative = positive, negative
@@ -99,10 +102,10 @@ class Denoiser:
             if state is not None:
                 self._runs[name] = StreamRun(state)
                 positions[name] = state.positions
-        dtype, mask = transformer.proj_out.bias.dtype, None
+        dtype, rows = transformer.proj_out.bias.dtype, ()
         if video is not None and video.attention is not None:
-            mask = video.attention.dense(dtype)
-        self._tables = transformer.tables(positions.get("video"), positions.get("audio"), dtype, mask)
+            rows = video.attention.rows(dtype)
+        self._tables = transformer.tables(positions.get("video"), positions.get("audio"), dtype, rows)
         self._voice: VoiceGuidance | None = None
         if identity and audio is not None and audio.clip_tokens < audio.positions.shape[2]:
             self._voice = VoiceGuidance(transformer, identity, audio, self._tables)
@@ -151,8 +154,16 @@ class Denoiser:
     def _velocities(self, inputs: dict[str, StreamInput],
                     passes: dict[str, Pass]) -> dict[str, dict[str, Tensor | None]]:
         """What each pass gives for each stream: stream -> pass -> velocity. A stream may be context only."""
-        made = self._transformer(inputs.get("video"), inputs.get("audio"), list(passes.values()),
-                                 self._tables, self._check)
+        def model() -> list[Velocities]:
+            return self._transformer(inputs.get("video"), inputs.get("audio"), list(passes.values()),
+                                     self._tables, self._check)
+
+        if self.cache is None:
+            made = model()
+        else:
+            asked = tuple((name, each.reads) for name, each in passes.items())
+            moving = tuple(name for name, each in inputs.items() if each.enabled)
+            made = self.cache(inputs, (asked, moving), model)
         named: dict[str, dict[str, Tensor | None]] = {"video": {}, "audio": {}}
         for name, (video, audio) in zip(passes, made, strict=True):
             named["video"][name] = video

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..models.transformer.masked import Rows
+from ..ops.attention import mask_bias
+
 CLIP, BESIDE, ALL = 0, 1, -1  # groups; references are 2, 3, … in their order
 
 
@@ -54,8 +57,32 @@ class Seen:
         """Of some of the tokens, in order."""
         return replace(self, groups=self.groups[index], weights=self.weights[index])
 
+    def rows(self, dtype: torch.dtype) -> tuple[Rows, ...]:
+        """What each token sees, as additive bias in the model's dtype: one row a group. Waits for the device."""
+        _, lengths = torch.unique_consecutive(self.groups, return_counts=True)
+        made, start = [], 0
+        for length in lengths.tolist():
+            made.append(self._rows(start, start + length, dtype))
+            start += length
+        return tuple(made)
+
+    def _rows(self, start: int, end: int, dtype: torch.dtype) -> Rows:
+        """Of a stretch of one group; that of the clip comes first."""
+        groups, group = self.groups, int(self.groups[start])
+        if group == ALL:
+            return Rows(start, end, bias=None)
+        is_reference = groups > BESIDE
+        if group == CLIP:
+            return Rows(start, end, bias=mask_bias(torch.where(is_reference, self.weights, 1.0), dtype))
+        if group == BESIDE:
+            return Rows(start, end, bias=mask_bias((~is_reference).float(), dtype))
+        clip = int((groups == CLIP).sum())
+        sees = (groups == group) | (groups == CLIP) | (groups == ALL)
+        own = mask_bias(self.weights[start:end], dtype)
+        return Rows(start, end, mask_bias(sees.float(), dtype), own, clip)
+
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The matrix (1, N, N): N squared numbers, so only of the tokens of one window and just before use."""
+        """The matrix (1, N, N): N squared numbers, for tests and for people."""
         count = len(self.groups)
         made = torch.ones(count, count, dtype=dtype, device=self.groups.device)
         clip = (self.groups == CLIP).nonzero().flatten()

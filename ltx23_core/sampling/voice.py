@@ -25,7 +25,7 @@ class VoiceGuidance:
                  tables: tuple[StreamTables | None, StreamTables | None]) -> None:
         self._transformer, self._scale, self._count = transformer, scale, audio.clip_tokens
         own = audio.positions[:, :, :audio.clip_tokens]
-        self._tables = tables[0], transformer.tables(None, own, transformer.proj_out.bias.dtype, None)[1]
+        self._tables = tables[0], transformer.tables(None, own, transformer.proj_out.bias.dtype)[1]
 
     def without(self, inputs: dict[str, StreamInput], cond: Pass,
                 check: Callable[[], None] | None) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ def _answers(handle: int, byte: bytearray, at: int) -> bool:
 def file_system(path: Path) -> str:
     """Type of the file system that a file lies on ("ext4", "tmpfs", "nfs4"); "" where that is not known."""
     try:
-        lines = _MOUNTS.read_text().splitlines()
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ""
     best, kind = -1, ""

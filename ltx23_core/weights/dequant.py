@@ -38,13 +38,17 @@ def dequantise(format: str, parts: Parts, parameters: Mapping[str, Parameter], s
         out: where it is made, contiguous; None: in memory of its own.
     """
     weight = parts["weight"]
-    if format in GGUF_FORMATS:
+    module = kernels("dequant", weight)
+    is_fast = module is not None and module.fits(format, parts, parameters)
+    if format in GGUF_FORMATS and not is_fast:
         made = ggml.numbers(format, weight, dtype)
         return made if out is None else out.copy_(made)
     result = torch.empty(shape, dtype=dtype, device=weight.device) if out is None else out
-    module = kernels("dequant", weight)
-    if module is not None and module.fits(format, parts, parameters):
-        return module.dequantise(format, parts, result)
+    if is_fast:
+        signs = None
+        if parameters.get("rotated"):
+            signs = _signs(int(parameters["rotated"]), weight.device)
+        return module.dequantise(format, parts, parameters, result, signs)
     rows, (count, columns) = FORMATS[format](parts, parameters), shape
     step = max(1, GROUP // max(1, columns))
     for start in range(0, count, step):
@@ -155,6 +159,12 @@ def hadamard(size: int, device: torch.device) -> Tensor:
     return (matrix / size ** 0.5).to(device)
 
 
+@cache
+def _signs(size: int, device: torch.device) -> Tensor:
+    """Of the rotation, whose numbers are ±1/√size."""
+    return hadamard(size, device).sign().half()
+
+
 def _unrotated(numbers: Tensor, size: Parameter | None) -> Tensor:
     """Rotate the groups of each row back.
 
@@ -199,9 +209,10 @@ def _w4a8(parts: Parts, parameters: Mapping[str, Parameter]) -> Rows:
     def rows(at: slice) -> Tensor:
         codes = _codes(weight[at])
         values = codes.float() - 8 if codebook is None else codebook.float()[codes.int()]
-        numbers = _blocks(values, relative[at], group).round().clamp(-127, 127) * channel[at, None]
-        if correction is not None:
-            numbers = numbers + correction.float().t()[at].repeat_interleave(group, dim=1)
+        numbers = _blocks(values, relative[at], group).round().clamp(-127, 127)
+        if correction is None:  # whole numbers: rotated exactly, the row's scale comes last with the only rounding
+            return _unrotated(numbers, parameters.get("rotated")) * channel[at, None]
+        numbers = numbers * channel[at, None] + correction.float().t()[at].repeat_interleave(group, dim=1)
         if numbers.device.type != "mps":  # no whole numbers any more, and TF32 would round them; MPS has neither
             numbers = numbers.double()
         return _unrotated(numbers, parameters.get("rotated")).float()

@@ -12,6 +12,7 @@ from ..overlay.bytes.source import AnyRef, QuantRef, TensorRef
 from .dequant import dequantise, needed
 from .files import SourceReader
 from .pages import Pages
+from .quantise import quantise
 from .ring import Upload
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -28,17 +29,18 @@ class RangeReader:
     On a CUDA device copies run on the current stream, where results may be used at once.
     """
 
-    def __init__(self, device: torch.device, pages: Pages | None = None) -> None:
+    def __init__(self, device: torch.device, pages: Pages | None = None, share: float = 1.0) -> None:
         """Open nothing yet.
 
         Args:
             device: where the tensors shall be.
             pages: registered pages of files, used on a CUDA device where they can be had; the caller's to close.
+            share: as of `Upload`.
         """
         self.device = device
         self._source = SourceReader()
         self._staging: Tensor | None = None
-        self._upload = Upload(device, self._source, pages) if device.type == "cuda" else None
+        self._upload = Upload(device, self._source, pages, share) if device.type == "cuda" else None
 
     def close(self) -> None:
         """Wait for everything under way and close all files."""
@@ -52,7 +54,7 @@ class RangeReader:
         Others may be read in between.
         """
         if self._upload is not None:
-            self._upload.expect(part for ref in refs for part in _read_parts(ref).values())
+            self._upload.expect(part for ref in refs for part in read_parts(ref).values())
 
     def read(self, ref: AnyRef, dtype: torch.dtype | None, out: Tensor | None = None) -> Tensor:
         """One tensor; a quantised weight becomes numbers on the device.
@@ -68,7 +70,7 @@ class RangeReader:
             OverlayError: the file changed after the overlay was made.
         """
         if isinstance(ref, QuantRef):
-            parts = {name: self.read(part, None) for name, part in _read_parts(ref).items()}
+            parts = self.parts(ref)
             return dequantise(ref.format, parts, ref.parameters, ref.shape, dtype or torch.bfloat16, out)
         stored = TORCH_DTYPES.get(ref.dtype)
         if stored is None:
@@ -86,6 +88,30 @@ class RangeReader:
             self._read_and_cast(ref, target.view(-1), stored)
         return target.to(self.device) if out is None or direct else out.copy_(target)
 
+    def parts(self, ref: QuantRef, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The parts of a quantised weight that its arithmetic uses, read, or made of what they are quantised from.
+
+        Args:
+            ref: the weight.
+            out: part -> where it shall be, as of `read`; None: in memory of their own.
+
+        Raises:
+            WeightsError, OverlayError: as of `read`.
+        """
+        parts = {}
+        if ref.origin is None:
+            for name, part in read_parts(ref).items():
+                parts[name] = self.read(part, None, None if out is None else out[name])
+            return parts
+        origin = self.read(ref.origin, None)
+        for name, part in ref.parts.items():
+            if out is None:
+                parts[name] = torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype], device=origin.device)
+            else:
+                parts[name] = out[name]
+        quantise(ref.format, origin, parts)
+        return parts
+
     def _read_and_cast(self, ref: TensorRef, target: Tensor, stored: torch.dtype) -> None:
         if self._staging is None:
             self._staging = torch.empty(_STAGING, dtype=torch.uint8)
@@ -97,10 +123,12 @@ class RangeReader:
             done += raw.numel()
 
 
-def _read_parts(ref: AnyRef) -> dict[str, TensorRef]:
+def read_parts(ref: AnyRef) -> dict[str, TensorRef]:
     """What is read of a tensor, in order."""
     if isinstance(ref, TensorRef):
         return {"weight": ref}
+    if ref.origin is not None:
+        return dict(ref.read)
     return {name: ref.parts[name] for name in needed(ref.format) if name in ref.parts}
 
 

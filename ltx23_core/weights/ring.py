@@ -3,10 +3,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..memory.ram import total_ram
+from ..ops.record import pinned
 from ..overlay.bytes.source import DTYPE_BITS, TensorRef
 from .ahead import ReadAhead
 from .files import SourceReader
@@ -16,22 +19,30 @@ from .pages import Pages
 SLOT_BYTES = 16 << 20
 SLOTS = 16  # read ahead
 SINGLE_SLOTS = 4  # for tensors that nobody announced
+MOST_PINNED = 0.4  # of all RAM: what the buffers of one reader may take together
+RUN = 1 << 30  # bytes of a file that come one way, several pieces that are registered at once
 LOOK_AHEAD = 1 << 30  # bytes of announced tensors of which is decided how they are read
 
 
 class Upload:
     """Copies tensors from files to a device, on the stream that is current. Casts run on the device."""
 
-    def __init__(self, device: torch.device, source: SourceReader, pages: Pages | None = None) -> None:
+    def __init__(self, device: torch.device, source: SourceReader, pages: Pages | None = None,
+                 share: float = 1.0) -> None:
         """Allocate nothing yet.
 
         Args:
             device: a CUDA device.
             source: reads the files.
             pages: registered pages, which come before the ring where they can be had; the caller's to close.
+            share: of the announced bytes, how many may come from pages: registering and reading ahead take different
+                things (the driver's time; processors and RAM), so both together may be faster than each alone.
         """
-        self.device, self._source, self._pages = device, source, pages
-        self._ahead = ReadAhead(source, SLOTS, SLOT_BYTES, _pinned, self._copied)
+        self.device, self._source, self._pages, self._share = device, source, pages, share
+        self._seen = self._by_pages = 0  # bytes of announced tensors
+        self._run: tuple[Path, int] | None = None  # of a file, and whether its tensors come from pages
+        self._registers = False
+        self._ahead = ReadAhead(source, SLOTS, SLOT_BYTES, _slot, self._copied)
         self._single: ReadAhead | None = None
         self._staged: Tensor | None = None  # device side of one buffer, only where something is cast
         self._announced: deque[TensorRef] = deque()
@@ -91,16 +102,28 @@ class Upload:
             ref = self._announced.popleft()
             self._decided.append(ref)
             self._decided_bytes += ref.size_bytes
-            if self._spans(ref, DTYPE_BITS[ref.dtype] // 8 or 1) is None:
+            if not self._comes_from_pages(ref):
                 lot.append(ref)
         self._ahead.expect(lot)
+
+    def _comes_from_pages(self, ref: TensorRef) -> bool:
+        """Whether a tensor's pages are registered, now or before; of each `RUN` all or none are."""
+        run = ref.path, ref.start // RUN
+        if run != self._run:
+            self._run = run
+            self._registers = self._by_pages + RUN <= self._share * (self._seen + RUN)
+        self._seen += ref.size_bytes
+        if not self._registers or self._spans(ref, DTYPE_BITS[ref.dtype] // 8 or 1) is None:
+            return False
+        self._by_pages += ref.size_bytes
+        return True
 
     def _reader(self, ref: TensorRef) -> ReadAhead:
         """Who reads a tensor, which is the next one there."""
         if self._ahead.is_next(ref):
             return self._ahead
         if self._single is None:
-            self._single = ReadAhead(self._source, SINGLE_SLOTS, SLOT_BYTES, _pinned, self._copied)
+            self._single = ReadAhead(self._source, SINGLE_SLOTS, SLOT_BYTES, _slot, self._copied)
         self._single.expect([ref])
         return self._single
 
@@ -117,9 +140,9 @@ class Upload:
         return self._staged[:host.numel()].copy_(host, non_blocking=True)
 
 
-def _pinned() -> Tensor:
-    """A buffer in pinned memory; in ordinary memory where the system grants no more (slower then, not wrong)."""
-    try:
-        return torch.empty(SLOT_BYTES, dtype=torch.uint8, pin_memory=True)
-    except RuntimeError:
+def _slot() -> Tensor:
+    """A buffer of the ring, pinned where that is no more than a part of RAM: Windows lends at most half of it."""
+    most = total_ram()
+    if most is not None and MOST_PINNED * most < (SLOTS + SINGLE_SLOTS) * SLOT_BYTES:
         return torch.empty(SLOT_BYTES, dtype=torch.uint8)
+    return pinned((SLOT_BYTES,), torch.uint8)

@@ -1,21 +1,23 @@
 """LTX23ReferenceVideo, LTX23SourceAudio, LTX23SourceVideo: clips and sound that the result follows."""
 from __future__ import annotations
 
-import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..checks import before_the_run, guarded, problem_of
+from ..checks import guarded
 from ..model.files import FILES
 from ..model.inputs import NONE
-from ..sockets import advanced, schema
-from .inputs import chained, clip_inputs, output, rate_input, source_clip, to_audio
+from ..sockets import Model, advanced, schema
+from ..validation import before_the_run, no_guess
+from .inputs import chained, clip_inputs, masks_of, output, rate_input, source_clip, to_audio
 
 if TYPE_CHECKING:
     import torch
 
     from ...ltx23_core.conditioning.base import Condition
+    from ...ltx23_core.pipeline import Pipeline
 
 LORA = "lora"  # of FILES
 MAX_FACTOR = 16
@@ -41,7 +43,8 @@ class ReferenceVideoNode(io.ComfyNode):
                     "control. Official default 1.")),
                 io.Combo.Input("lora", options=[NONE, *FILES.names(LORA)], default=NONE, tooltip=(
                     "The IC-LoRA in use: its header says at what size and rate it was trained, for downscale "
-                    "and temporal at 0. none (default): 1 and 1. It is not loaded here.")),
+                    "and temporal at 0. none (default): as the linked model says, else 1 and 1. It is not "
+                    "loaded here.")),
                 *clip_inputs(sound=False, length="A shorter clip ends earlier."),
                 io.Mask.Input("mask", optional=True, tooltip=(
                     "Weights of attention_strength in space and time, 0 to 1: one mask, or one for each "
@@ -53,36 +56,45 @@ class ReferenceVideoNode(io.ComfyNode):
                     "Of the clip every so manieth frame is taken. 0 (default): as the LoRA says, else 1."))),
                 rate_input(),
                 chained(),
+                Model.Input("model", optional=True, tooltip=(
+                    "The model behind the LoRA node: says downscale and temporal as its IC-LoRA does, so that lora "
+                    "need not be chosen here again.")),
             ],
             outputs=[output()],
         )
 
-    @classmethod
-    async def validate_inputs(cls, lora: str | None = None, strength: float | None = None,
-                              attention_strength: float | None = None,
-                              source_fps: float | None = None) -> bool | str:
-        """Refuse a file that is not there or is no LoRA, and numbers out of range.
-
-        The folders are looked at in a thread: the host asks on that of its server.
-        """
-        given = {"lora": lora, "strength": strength, "attention_strength": attention_strength,
-                 "source_fps": source_fps}
-        return await asyncio.to_thread(problem_of, cls, given, lambda: _scales(lora or NONE)) or True
+    validate_inputs = before_the_run("lora", checks=[lambda given: _scales(given.get("lora", NONE))], guess=no_guess)
 
     @classmethod
     @guarded
     def execute(cls, strength: float, attention_strength: float, lora: str, video: Any = None,  # noqa: ANN401
                 images: torch.Tensor | None = None, mask: torch.Tensor | None = None,
                 downscale: int = 0, temporal: int = 0, source_fps: float = 0.0,
-                conditions: tuple[Condition, ...] = ()) -> io.NodeOutput:
+                conditions: tuple[Condition, ...] = (), model: Pipeline | None = None) -> io.NodeOutput:
         """Add the reference; factors at 0 come from the LoRA's header."""
         from ...ltx23_core.conditioning.reference import ReferenceVideo
 
         known = _scales(lora)
+        if lora == NONE and model is not None:
+            known = _scales_of(model)
         clip = source_clip(video, images, None, source_fps, sound=False)
+        if mask is not None:
+            mask = masks_of(mask)
         reference = ReferenceVideo(clip, strength, attention_strength, mask=mask,
                                    downscale=downscale or known[0], temporal=temporal or known[1])
         return io.NodeOutput((*conditions, reference))
+
+
+def _scales_of(model: Pipeline) -> tuple[int, int]:
+    """Factors of the model's LoRAs, of which one alone is for references."""
+    from ...ltx23_core.conditioning.scales import reference_scales
+
+    found = (1, 1)
+    for each in model.loras:
+        scales = reference_scales(Path(each.path))
+        if scales != (1, 1):
+            found = scales
+    return found
 
 
 def _scales(lora: str) -> tuple[int, int]:
@@ -119,7 +131,7 @@ class SourceAudioNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    validate_inputs = before_the_run("audio", "start", "noise", "conditions")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -159,7 +171,7 @@ class ReferenceVoiceNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    validate_inputs = before_the_run("audio", "identity_guidance", "seconds", "conditions")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -187,7 +199,7 @@ class SourceVideoNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    validate_inputs = before_the_run("video", "images", "source_fps", "conditions")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded

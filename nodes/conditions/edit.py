@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ...ltx23_core.errors import RequestError
-from ..checks import before_the_run, guarded, problem_of
+from ..checks import guarded
 from ..sockets import schema
-from .inputs import chained, clip_inputs, output, rate_input, source_clip
+from ..validation import before_the_run
+from .inputs import chained, clip_inputs, masks_of, output, rate_input, source_clip
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ class RetakeNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Retake", display_name="Retake",
+            node_id="LTX23Retake", display_name="Retake (redo a part)",
             aliases=["edit", "regenerate", "redo", "video to video"],
             description="Makes a stretch of time of a clip anew, in picture, sound or both; the rest is "
                         "held. Set the sampler's frames and fps to those of the clip.",
@@ -46,12 +47,7 @@ class RetakeNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    @classmethod
-    def validate_inputs(cls, start: float | None = None, end: float | None = None,
-                        regenerate: str | None = None, source_fps: float | None = None) -> bool | str:
-        """Refuse numbers out of range and a stretch that ends before it begins."""
-        given = {"start": start, "end": end, "regenerate": regenerate, "source_fps": source_fps}
-        return problem_of(cls, given, lambda: _check_stretch(start, end)) or True
+    validate_inputs = before_the_run("end", checks=[lambda given: _check_stretch(given.get("start"), given.get("end"))])
 
     @classmethod
     @guarded
@@ -68,7 +64,7 @@ class RetakeNode(io.ComfyNode):
 def _check_stretch(start: float | None, end: float | None) -> None:
     """None is linked, and checked when the node runs."""
     if start is not None and end is not None and end <= start:
-        raise RequestError(f"the stretch to make anew is {start:g} to {end:g} seconds",
+        raise RequestError(f"end is {end:g} and start is {start:g} seconds",
                            "a start of 0 or more and a later end", "Give start and end in seconds.")
 
 
@@ -79,7 +75,7 @@ class ExtendNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Extend", display_name="Extend",
+            node_id="LTX23Extend", display_name="Extend (longer clip)",
             aliases=["continue", "longer", "extend video", "join"],
             description="Continues a clip forward or backward, with its sound. The sampler's frames are "
                         "those of the whole result. One node forward and one backward join two clips.",
@@ -98,7 +94,7 @@ class ExtendNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    validate_inputs = before_the_run("direction", "source_fps", "video", "images", "audio", "conditions")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -119,7 +115,8 @@ class InpaintNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Inpaint", display_name="Inpaint", aliases=["mask", "outpaint", "replace", "remove"],
+            node_id="LTX23Inpaint", display_name="Inpaint (masked part)",
+            aliases=["mask", "outpaint", "replace", "remove"],
             description="Makes what a mask marks in a clip anew, in space and time; the rest is held. The "
                         "sound is generated; chain Source Audio to keep the clip's.",
             inputs=[
@@ -132,7 +129,7 @@ class InpaintNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    validate_inputs = before_the_run("mask", "video", "images", "source_fps", "conditions")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -143,4 +140,4 @@ class InpaintNode(io.ComfyNode):
         from ...ltx23_core.conditioning.inpaint import Inpaint
 
         clip = source_clip(video, images, None, source_fps, sound=False)
-        return io.NodeOutput((*conditions, Inpaint(clip, mask)))
+        return io.NodeOutput((*conditions, Inpaint(clip, masks_of(mask))))

@@ -8,8 +8,9 @@ from comfy_api.latest import io
 
 from ...ltx23_core.errors import RequestError
 from ...ltx23_core.plan.recipes import IMAGE_CRF
-from ..checks import before_the_run, guarded, problem_of
+from ..checks import guarded
 from ..sockets import advanced, schema
+from ..validation import before_the_run
 from .inputs import MAX_FRAME, chained, colours, output
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class ImageConditionNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23ImageCondition", display_name="Image Condition",
+            node_id="LTX23ImageCondition", display_name="Image to Video (Image Condition)",
             aliases=["image to video", "i2v", "first frame", "keyframe"],
             description="Makes the video show an image at a frame: the first one for image to video. Chain "
                         "several through conditions.",
@@ -58,7 +59,7 @@ class ImageConditionNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    validate_inputs = before_the_run("image", "strength", "placement", "conditions")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -77,7 +78,7 @@ class KeyframeNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Keyframe", display_name="Keyframes",
+            node_id="LTX23Keyframe", display_name="Keyframes (pictures)",
             aliases=["keyframe interpolation", "first and last frame", "flf2v"],
             description="Makes the video pass through a batch of images, each at a frame number of its own.",
             inputs=[
@@ -100,18 +101,9 @@ class KeyframeNode(io.ComfyNode):
             outputs=[output()],
         )
 
-    @classmethod
-    def validate_inputs(cls, at_frames: str | None = None, strengths: str | None = None,
-                        placement: str | None = None) -> bool | str:
-        """Refuse lists that are not numbers, and unknown words."""
-        def more() -> None:
-            if at_frames is not None:
-                numbers("keyframe frames", at_frames, int)
-            if strengths is not None:
-                numbers("keyframe strengths", strengths, float)
-
-        given = {"at_frames": at_frames, "strengths": strengths, "placement": placement}
-        return problem_of(cls, given, more) or True
+    validate_inputs = before_the_run("at_frames", "strengths", checks=[
+        lambda given: numbers("at_frames", given.get("at_frames", "0"), int),
+        lambda given: numbers("strengths", given.get("strengths", "1"), float)])
 
     @classmethod
     @guarded
@@ -120,8 +112,8 @@ class KeyframeNode(io.ComfyNode):
         """Add one condition for each image."""
         from ...ltx23_core.conditioning.image import keyframes
 
-        at = numbers("keyframe frames", at_frames, int)
-        firmly = numbers("keyframe strengths", strengths, float)
+        at = numbers("at_frames", at_frames, int)
+        firmly = numbers("strengths", strengths, float)
         return io.NodeOutput((*conditions, *keyframes(colours(images), at, firmly, crf, placement)))
 
 
@@ -132,6 +124,6 @@ def numbers(what: str, text: str, kind: type[int] | type[float]) -> list[int] | 
     except ValueError:
         found = [math.nan]
     if not all(map(math.isfinite, found)) or max(map(abs, found)) > MAX_NUMBER:
-        raise RequestError(f"the list of {what} is {text!r}", "numbers with commas between them",
+        raise RequestError(f"{what} is {text!r}", "numbers with commas between them",
                            f"Write it like {EXAMPLES[kind]}.")
     return found

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ...ltx23_core.errors import RequestError
 from ..checks import problems_of_socket, refuse
 from ..sockets import Conditions, advanced
+from .clip_file import clip_of
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ...ltx23_core.media import Audio
 
 MAX_FRAME = 10_000
+MASK_SLACK = 1e-3
 
 
 def chained() -> io.Input:
@@ -68,9 +70,9 @@ def source_clip(video: Any = None, images: torch.Tensor | None = None,  # noqa: 
     from ...ltx23_core.conditioning.source import SourceClip
 
     if video is not None:
-        parts = video.get_components()
+        parts = clip_of(video)
         if images is None:
-            images, source_fps = parts.images, source_fps or float(parts.frame_rate)
+            images, source_fps = parts.images, source_fps or float(parts.rate)
         if audio is None:
             audio = parts.audio
     if images is not None:
@@ -79,6 +81,19 @@ def source_clip(video: Any = None, images: torch.Tensor | None = None,  # noqa: 
     if sound and audio is not None:
         heard = to_audio(audio)
     return SourceClip(images, heard, source_fps or None)
+
+
+def masks_of(mask: torch.Tensor) -> torch.Tensor:
+    """ComfyUI's MASK as (count, height, width): one without a count is one, and what arithmetic left a hair beyond 0
+    and 1 is brought back."""
+    if mask.ndim == 2:
+        mask = mask[None]
+    if not mask.is_floating_point():
+        return mask
+    low, high = map(float, mask.aminmax())
+    if -MASK_SLACK <= low < 0 or 1 < high <= 1 + MASK_SLACK:
+        return mask.clamp(0, 1)
+    return mask
 
 
 def colours(images: torch.Tensor) -> torch.Tensor:

@@ -31,18 +31,27 @@ def model_folders(name: str) -> list[Path]:
     return list(map(Path, folder_paths.get_folder_paths(name)))
 
 
-def manifest_path(name: str) -> Path:
-    """Where the manifest of an overlay is written: the first folder registered for `ltx23_overlays`; where that
-    cannot be written, the user's own folder."""
-    for folder in model_folders("ltx23_overlays"):
+def manifest_folders() -> list[Path]:
+    """Where manifests of overlays may be written, the preferred place first; the last one is the user's own folder."""
+    return [*model_folders("ltx23_overlays"), Path(folder_paths.get_user_directory()) / "ltx23_overlays"]
+
+
+def kept_file(name: str) -> Path:
+    """Where a file is kept that may be made anew: beside the manifests, in the first folder that can be written."""
+    for folder in manifest_folders()[:-1]:
         there = folder
         while not there.exists():
             there = there.parent
-        if (folder / name).exists() or os.access(there, os.W_OK):
+        if there.is_dir() and os.access(there, os.W_OK):
             return folder / name
-    return Path(folder_paths.get_user_directory()) / "ltx23_overlays" / name
+    return manifest_folders()[-1] / name
 
 
 def resume_folder() -> Path:
     """Where the finished windows of a long video are kept until it is complete: survives a restart of ComfyUI."""
     return Path(folder_paths.get_user_directory()) / "ltx23_long_video"
+
+
+def prompt_folder() -> Path:
+    """Where encoded prompts are kept by choice: survives a restart of ComfyUI."""
+    return Path(folder_paths.get_user_directory()) / "ltx23_prompts"

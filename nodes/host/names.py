@@ -11,6 +11,7 @@ _MARK = re.compile(r"%(date:[^%]*|[^%/\\]+)%")
 _DATE = re.compile(r"yyyy|yyy|yy|dd?|MM?|hh?|mm?|ss?")
 _HOSTS = frozenset({"width", "height", "year", "month", "day", "hour", "minute", "second"})  # the server's own
 _UNSAFE = re.compile(r'[\\?<>:*|"\x00-\x1f\x7f]')  # in what a mark becomes
+_BRACKETS = re.compile(r"\s*\(.*\)$")
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[1-9]", re.I)
 LONGEST = 255  # bytes of one name on the usual file systems (characters on Windows)
@@ -61,11 +62,20 @@ def _date(form: str, moment: time.struct_time) -> str:
     return _DATE.sub(part, form)
 
 
+def short_name(title: object) -> str:
+    """What texts call a node of ours: its title without "LTX-2.3" and what stands in brackets."""
+    if not isinstance(title, str):
+        return ""
+    return _BRACKETS.sub("", title.removeprefix("LTX-2.3 "))
+
+
 def _input(mark: str, prompt: Mapping[str, Any]) -> str:
     """The value of %Node.input% in a graph, or the mark itself."""
     name, _, key = mark.rpartition(".")
     for node in prompt.values():
-        titles = (node.get("class_type"), node.get("_meta", {}).get("title"))
+        title = node.get("_meta", {}).get("title")
+        kind = str(node.get("class_type"))
+        titles = (kind, kind.removeprefix("LTX23"), title, short_name(title))  # titles may be translated
         value = node.get("inputs", {}).get(key)
         if name and name in titles and value is not None and not isinstance(value, (list, dict)):
             return str(value)

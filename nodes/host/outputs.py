@@ -25,7 +25,11 @@ def output_problem(prefix: str) -> str | None:
 
 
 def refuse_output(prefix: str) -> None:
-    """Raise `MediaError` for what `output_problem` tells."""
+    """Refuse a file name prefix that leaves the output folder, that no file can have, or that cannot be written there.
+
+    Raises:
+        MediaError: what is wrong with it.
+    """
     root = Path(folder_paths.get_output_directory()).resolve()
     wrong = text_problem("filename_prefix", prefix) or name_problem(prefix) or _place_problem(root, prefix)
     if wrong is not None:
@@ -46,9 +50,11 @@ def _place_problem(root: Path, prefix: str) -> tuple[str, str, str] | None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        return f"{folder} is a file", "a folder for the result", "Use another filename_prefix."
+        return (f"filename_prefix leads into {folder}, which is a file", "a folder for the result",
+                "Use another filename_prefix.")
     if not os.access(folder, os.W_OK):
-        return f"the folder {folder} is read-only", "an output folder that ComfyUI may write", "Give it write access."
+        return (f"filename_prefix leads into the folder {folder}, which is read-only",
+                "an output folder that ComfyUI may write", "Give it write access.")
     return None
 
 
@@ -109,9 +115,10 @@ def metadata(hidden: io.HiddenHolder) -> dict[str, str]:
     return texts
 
 
-def saved_videos(saved: Sequence[Path]) -> io.NodeOutput:
-    """VIDEO outputs (a list) of files that are already in the output folder, shown in the node."""
-    return io.NodeOutput(_as_video(saved), ui=ui.PreviewVideo(list(map(record, saved))))
+def saved_videos(saved: Sequence[Path], titles: Sequence[str]) -> io.NodeOutput:
+    """VIDEO outputs (a list) of files that are already in the output folder, shown in the node with their titles."""
+    shown = ui.PreviewVideo(list(map(record, saved))).as_dict()
+    return io.NodeOutput(_as_video(saved), ui={**shown, "text": list(titles)})
 
 
 def saved_sounds(saved: Sequence[Path]) -> io.NodeOutput:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..checks import guarded, problem_of
+from ..checks import guarded
 from ..host import access, folders, places, progress
 from ..sockets import schema
+from ..validation import before_the_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ class FetchNode(io.ComfyNode):
         from ...ltx23_core.hub.catalogue import CATALOGUE
 
         return schema(
-            node_id="LTX23Fetch", display_name="Fetch", aliases=["download", "hugging face", "hub"],
+            node_id="LTX23Fetch", display_name="Fetch (download files)", aliases=["download", "hugging face", "hub"],
             description="Downloads a model file from Hugging Face into its models folder. Does nothing until "
                         "download is on.",
             is_output_node=True,
@@ -59,17 +60,8 @@ class FetchNode(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, file: str | None = None, download: bool | None = None) -> bool | str:
-        """Refuse names that are not in the list, and downloads that the server's owner has not allowed to others.
-
-        A linked input is None here and checked when the node runs.
-        """
-        def may_download() -> None:
-            if download:
-                access.check_may_download()
-
-        return problem_of(cls, {"file": file, "download": download}, may_download) or True
+    validate_inputs = before_the_run("download", checks=[
+        lambda given: access.check_may_download() if given.get("download") else None])
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, download: bool | None = None) -> str:

@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ltx23_core.errors import OverlayError
 from ..checks import LONGEST_NAME
 from ..host import folders, memory, server
-from ..host.listed import listed_name
+from ..host.listed import LATELY, listed_name
 from ..host.values import text_problem
 from .inputs import AUTO, INPUTS, NONE, FileInput
 
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 LIST_SECONDS = 0.8  # what the page's own question waits for files that were never read
 CHECK_SECONDS = 5.0  # the same before a run
 UNREAD = "unread"
+
+
+class NotThere(OverlayError):
+    """An input names a file that no look finds."""
 
 
 class Files:
@@ -41,7 +47,7 @@ class Files:
         from ...ltx23_core.overlay.shelf.shelf import Shelf
 
         with self._lock:
-            self._shelf = self._shelf or Shelf(folders.manifest_path("files.json"))
+            self._shelf = self._shelf or Shelf(folders.kept_file("files.json"))
             return self._shelf
 
     def items(self, wait: float | None = None) -> list[Item]:
@@ -61,13 +67,15 @@ class Files:
 
     def names(self, key: str) -> list[str]:
         """The list of one input, of what the last look found."""
-        return names_of(INPUTS[key], self.known())
+        names = names_of(INPUTS[key], self.known())
+        LATELY.note(key, names)
+        return names
 
     def find(self, key: str, name: str, items: Sequence[Item] | None = None) -> Item:
         """The file that an input names: one of those that a look finds, whatever else the name could point to.
 
         Raises:
-            OverlayError: it is not there, or is something else.
+            NotThere, OverlayError: it is not there; it is something else.
         """
         wrong = text_problem(key, name, LONGEST_NAME)
         if wrong is not None:
@@ -99,20 +107,24 @@ class Files:
     def fingerprint(self, key: str, name: str) -> str:
         """Stands for path, size and time of the file that an input names; hashed, since ComfyUI saves it."""
         path = self.find(key, name).identity.path
-        state = path.stat()
-        text = f"{path} {state.st_size} {state.st_mtime_ns}"
+        text = f"{path} gone"
+        with suppress(OSError):  # taken away since the look; whoever reads it will say so
+            state = path.stat()
+            text = f"{path} {state.st_size} {state.st_mtime_ns}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    def choose(self, inputs: Mapping[str, str], wait: float | None = None) -> Choice:
-        """Files for the inputs.
+    def choose(self, inputs: Mapping[str, str], wait: float | None = None,
+               items: Sequence[Item] | None = None) -> Choice:
+        """Files for the inputs, among those of a look that was made, or of a new one.
 
         Raises:
             OverlayError: a file is not there, is something else, or there is no transformer at all.
         """
         from ...ltx23_core.overlay.shelf.choose import choose
 
-        items = self.items(wait)
-        choice = choose(items, self._wanted(inputs, items), memory.device_memory())
+        if items is None:
+            items = self.items(wait)
+        choice = choose(items, self.wanted(inputs, items), memory.device_memory())
         _check_there(choice, items)
         return choice
 
@@ -127,24 +139,45 @@ class Files:
         from ...ltx23_core.overlay.shelf.choose import choose
 
         items = self.items()
-        wanted = self._wanted(inputs, items)
+        wanted = self.wanted(inputs, items)
         budget = memory.device_memory()
         _check_there(choose(items, wanted, budget), items)
         clean(folders.model_folders("ltx23_overlays")[0])
-        overlay, choice = assemble(
-            items, wanted, budget,
-            output=lambda choice: folders.manifest_path(_manifest_name(choice, variant)),
-            variant=variant)
+        overlay, choice = _written(partial(assemble, items, wanted, budget, variant=variant), variant)
         return overlay, choice, items
 
-    def _wanted(self, inputs: Mapping[str, str], items: Sequence[Item]) -> dict[str, Item | str]:
+    def wanted(self, inputs: Mapping[str, str], items: Sequence[Item]) -> dict[str, Item | str]:
+        """What each input stands for: a file, "auto" or "none".
+
+        Raises:
+            OverlayError: a file is not there or is something else, or an input takes no "none".
+        """
         wanted: dict[str, Item | str] = {}
         for key, name in inputs.items():
+            if name == NONE and not INPUTS[key].none:
+                raise OverlayError(f"{key} is none", f"{INPUTS[key].what}, or auto",
+                                   "Choose auto, or a file of the list.")
             if isinstance(name, str) and name in (AUTO, NONE):
                 wanted[key] = name
             else:
                 wanted[key] = self.find(key, name, items)
         return wanted
+
+
+def lost_of(inputs: Mapping[str, str], items: Sequence[Item]) -> dict[str, OverlayError]:
+    """Inputs whose file cannot be had, and why."""
+    lost = {}
+    for key, name in inputs.items():
+        try:
+            FILES.wanted({key: name}, items)
+        except OverlayError as error:
+            lost[key] = error
+    return lost
+
+
+def unread(items: Sequence[Item]) -> bool:
+    """Whether a look has not come to some files yet."""
+    return any(item.identity.kind == UNREAD for item in items)
 
 
 def names_of(wanted: FileInput, items: Sequence[Item]) -> list[str]:
@@ -158,13 +191,13 @@ def names_of(wanted: FileInput, items: Sequence[Item]) -> list[str]:
     return list(dict.fromkeys(first + others))
 
 
-def _not_there(wanted: FileInput, name: str, items: Sequence[Item]) -> OverlayError:
+def _not_there(wanted: FileInput, name: str, items: Sequence[Item]) -> NotThere:
     where = "models/" + " or models/".join(wanted.folders)
     have = ", ".join(names_of(wanted, items)[:5]) or "nothing that can be used"
     put = f"Put {Path(name).name or 'it'} into {where}"
-    return OverlayError(f"file {name!r} is not in {where} (there: {have})",
-                        f"{wanted.what}, in a file that is there",
-                        f"{put}, press R to refresh the lists, or choose another one.")
+    return NotThere(f"{wanted.key} is {name!r}, which is not in {where} (there: {have})",
+                    f"{wanted.what}, in a file that is there",
+                    f"{put}, press R to refresh the lists, or choose another one.")
 
 
 def _of_no_use(wanted: FileInput, item: Item) -> OverlayError:
@@ -172,7 +205,7 @@ def _of_no_use(wanted: FileInput, item: Item) -> OverlayError:
     fix = who.fix or "Choose another file, or auto."
     if who.usable and "transformer" in who.brings and wanted.is_part:
         fix = "Choose it as checkpoint."
-    return OverlayError(f"{item.place} cannot be used as {wanted.key}: {who.sentence}", wanted.what, fix)
+    return OverlayError(f"{wanted.key} is {item.place}, which cannot be used there: {who.sentence}", wanted.what, fix)
 
 
 def _manifest_name(choice: Choice, variant: str) -> str:
@@ -196,9 +229,10 @@ def _check_there(choice: Choice, items: Sequence[Item]) -> None:
     others = ""
     if left_out:
         others = f" (left out: {'; '.join(left_out[:3])})"
-    raise OverlayError(f"there are no LTX-2.3 weights in ComfyUI's model folders{others}",
-                       "a checkpoint or transformer of LTX-2.3",
-                       f"Download {'; '.join(missing_lines(choice.missing, optional=False))}. Then press R.")
+    fix = f"Download {'; '.join(missing_lines(choice.missing, optional=False))}."
+    fix = choice.unfinished.get("transformer", fix)
+    raise OverlayError(f"checkpoint is auto and ComfyUI's model folders have no LTX-2.3 weights{others}",
+                       "a checkpoint or transformer of LTX-2.3", f"{fix} Then press R.")
 
 
 FILES = Files()
@@ -220,13 +254,13 @@ def overview() -> dict[str, object]:
             upsamplers.append(item.name)
     needed = {}
     for name, recipe in RECIPES.items():
-        needed[name] = needed_by(recipe.upscales, any(stage.lora for stage in recipe.stages),
+        needed[name] = needed_by(recipe.upscales, recipe.distils,
                                  variant=choice.variant, have=choice.brings)
     return {"files": [_described(item) for item in items],
             "lists": {key: names_of(each, items) for key, each in INPUTS.items()},
             "auto": {**auto, "upsampler": ", ".join(upsamplers)},
             "reasons": [*choice.reasons, *choice.notes],
-            "missing": missing_lines(choice.missing, optional=False),
+            "missing": missing_lines(choice.missing, optional=False, unfinished=choice.unfinished),
             "needed": needed}
 
 
@@ -238,3 +272,26 @@ def _described(item: Item) -> dict[str, object]:
 
 
 server.add_route("/ltx23/files", overview)
+
+
+def _written(assemble: Callable[..., tuple[Overlay, Choice]], variant: str) -> tuple[Overlay, Choice]:
+    """The overlay, its manifest in the first folder that takes it; a note says where another one did not.
+
+    Raises:
+        OverlayError: none takes it, or as of `assemble`.
+    """
+    from ...ltx23_core.overlay.manifest import NotWritable
+
+    refused: list[NotWritable] = []
+    for folder in folders.manifest_folders():
+        try:
+            overlay, choice = assemble(
+                output=lambda choice, folder=folder: folder / _manifest_name(choice, variant))
+        except NotWritable as error:
+            refused.append(error)
+            continue
+        if refused:
+            choice.notes.append(f"{refused[0].found}: the description of the overlay lies in {folder}")
+        return overlay, choice
+    raise OverlayError(refused[0].found, "a folder that ComfyUI may write, with free space",
+                       "Give ComfyUI write access to models/ltx23_overlays or to its user folder.")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ltx23_core.errors import LTX23Error, RequestError
@@ -76,8 +77,9 @@ class Getter:
 GETTER = Getter()
 
 
-def _basket(components: Iterable[str]) -> Basket:
-    """What auto misses, and of `RECIPE_NEEDS` what is named."""
+def _basket(components: Iterable[str], files: Iterable[str] = ()) -> Basket:
+    """What auto misses, of `RECIPE_NEEDS` what is named, and files of the catalogue by their names."""
+    from ...ltx23_core.hub.catalogue import CATALOGUE
     from ...ltx23_core.hub.shopping import basket_of
     from ...ltx23_core.overlay.downloads import DOWNLOADS, OPTIONAL
     from ...ltx23_core.overlay.shelf.choose import choose
@@ -86,8 +88,15 @@ def _basket(components: Iterable[str]) -> Basket:
     named = set(components)
     entries = []
     for name in choice.missing:
+        entry, _ = DOWNLOADS[name]
+        broken = choice.broken.get(name)
+        if broken is not None and Path(broken.name).name != Path(entry.path).name:
+            continue  # that file is to be completed; it is cheaper than another one
         if name not in OPTIONAL or name in named:
-            entry, _ = DOWNLOADS[name]
+            entries.append(entry)
+    wanted = {name.rpartition("/")[2] for name in files}
+    for entry in CATALOGUE:
+        if entry.path and entry.path.rpartition("/")[2] in wanted:
             entries.append(entry)
     return basket_of(entries, folders.model_folders)
 
@@ -103,31 +112,42 @@ def _described(basket: Basket) -> dict[str, Any]:
 
 def overview() -> dict[str, Any]:
     """For the page: what can be fetched, the room for it, whether this server may, and what runs."""
+    return _shown(_basket(RECIPE_NEEDS))
+
+
+def _shown(basket: Basket) -> dict[str, Any]:
     refused = ""
     try:
         access.check_may_download()
     except RequestError as error:
         refused = str(error)
-    return {**_described(_basket(RECIPE_NEEDS)), "refused": refused, **GETTER.state()}
+    return {**_described(basket), "refused": refused, **GETTER.state()}
 
 
 def act(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Start ({"action": "start", "components": [...]}) or stop ({"action": "stop"}); gives the state.
+    """What the page asks for: {"action": "look" | "start" | "stop", "components": [...], "files": [...]}.
+
+    look: `overview` of what a graph needs; start: fetch that. Components are of `RECIPE_NEEDS`, files are names that
+    the catalogue knows; others are passed over.
 
     Raises:
         RequestError: this server may not, one runs already, or nothing of that is missing.
     """
-    action, components = asked.get("action"), asked.get("components", [])
+    action = asked.get("action")
     if action == "stop":
         GETTER.stop()
         return GETTER.state()
-    if action != "start" or not isinstance(components, list) or not set(map(str, components)) <= set(RECIPE_NEEDS):
+    components = list(map(str, asked.get("components") or ()))
+    files = list(map(str, asked.get("files") or ()))
+    if action not in ("look", "start") or not set(components) <= set(RECIPE_NEEDS):
         raise RequestError("the request names no "
-                           "download", f"start, with components of {', '.join(RECIPE_NEEDS)}",
+                           "download", f"look, start or stop, with components of {', '.join(RECIPE_NEEDS)}",
                            "Use the button.")
+    basket = _basket(components, files)
+    if action == "look":
+        return _shown(basket)
     access.check_may_download()
-    basket = _basket(map(str, components))
-    if not basket.size:
+    if not basket.missing:
         raise RequestError("nothing is missing", "a file to fetch", "Press R, so that the lists show it.")
     GETTER.start(basket)
     return GETTER.state()

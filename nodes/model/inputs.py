@@ -77,12 +77,12 @@ OVERLAY = (
         "everything else works.")),
     FileInput("upsampler", brings="upsampler", folders=("latent_upscale_models",),
               what="a latent upscaler of LTX-2.3", is_part=True, tooltip=(
-        "Latent upscaler from models/latent_upscale_models, needed by the recipe distilled (two stages): "
+        "Latent upscaler from models/latent_upscale_models, needed by recipes of two stages: "
         "ltx-2.3-spatial-upscaler-x2-1.1.safetensors. auto (default) takes one of each kind.")),
     FileInput("distilled_lora", brings="lora", folders=("loras",), what="a LoRA for LTX-2.3", tooltip=(
         "Distilled LoRA from models/loras (ltx-2.3-22b-distilled-lora-384-1.1.safetensors): lets a dev "
-        "checkpoint run the distilled recipes, and does nothing in others. auto (default) takes the "
-        "strongest one whose own name says distilled and that changes the whole model.")),
+        "checkpoint run two_stage, hq and the distilled recipes, and does nothing in others. auto (default) "
+        "takes the strongest one whose own name says distilled and that changes the whole model.")),
     _part("text_projection", "text_projection", ("text_encoders", "checkpoints"), "the text projection of "
                                                                                   "LTX-2.3",
           words="Text projection"),

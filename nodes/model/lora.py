@@ -1,7 +1,6 @@
 """LTX23LoRA: add a LoRA to the model."""
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,10 @@ from comfy_api.latest import io
 
 from ...ltx23_core.errors import LTX23Error
 from ...ltx23_core.lora.settings import MODES, STAGE_FACTORS, Lora
-from ..checks import guarded, problem_of
+from ..checks import guarded
+from ..host import progress
 from ..sockets import Model, advanced, schema
+from ..validation import before_the_run, no_guess
 from .files import FILES
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class LoraNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """The list is that of the last look (`files.Files`)."""
         return schema(
-            node_id="LTX23LoRA", display_name="LoRA", aliases=["lora", "ic-lora", "style", "adapter"],
+            node_id="LTX23LoRA", display_name="LoRA (add to model)", aliases=["lora", "ic-lora", "style", "adapter"],
             description="Adds a LoRA to the model. Put it between Load and the nodes that use the model; "
                         "chain several. Nothing is loaded here, and another strength loads no model.",
             inputs=[
@@ -65,20 +66,8 @@ class LoraNode(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    async def validate_inputs(cls, lora: str | None = None, stages: str | None = None, mode: str | None = None,
-                              strength: float | None = None, video: float | None = None,
-                              audio: float | None = None, cross: float | None = None) -> bool | str:
-        """Refuse a file that is not there or is no LoRA for LTX-2.3, unknown words and numbers out of range; a linked
-        input is None here."""
-        given = {"lora": lora, "stages": stages, "mode": mode, "strength": strength, "video": video, "audio": audio,
-                 "cross": cross}
-
-        def more() -> None:
-            if lora is not None:
-                FILES.find(KEY, lora)
-
-        return await asyncio.to_thread(problem_of, cls, given, more) or True
+    validate_inputs = before_the_run("lora", guess=no_guess, checks=[
+        lambda given: FILES.find(KEY, given["lora"]) if "lora" in given else None])
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None = None, **_: object) -> str:
@@ -97,8 +86,12 @@ class LoraNode(io.ComfyNode):
         """Add it after those that the model has."""
         path = FILES.find(KEY, lora).identity.path
         changed = model.with_loras((*model.loras, Lora(path, strength, video, audio, cross, stages, mode)))
-        notes = [changed.lora_reports[-1], *_given_twice(model, path)]
-        return io.NodeOutput(changed, "\n".join(notes))
+        warnings = _given_twice(model, path)
+        if changed.idle_loras[-1]:
+            warnings.append(f"{path.name} changes nothing: every factor is 0, as in a LoRA that was never trained.")
+        if warnings:
+            progress.say("\n".join(warnings))
+        return io.NodeOutput(changed, "\n".join((changed.lora_reports[-1], *warnings)))
 
 
 def _given_twice(model: Pipeline, path: Path) -> list[str]:

@@ -1,17 +1,23 @@
 """LTX23Overlay: from the weight files that the user has to a description of the model. No weights are read."""
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from ...ltx23_core.errors import LTX23Error, spoken
-from ..checks import guarded, problem_of
+from ..checks import guarded
+from ..host import asked
 from ..sockets import Overlay, schema
-from .files import CHECK_SECONDS, FILES
+from ..validation import Refusals, before_the_run
+from .files import CHECK_SECONDS, FILES, unread
 from .inputs import AUTO, OVERLAY
+from .needs import needs_of, refusals
+
+if TYPE_CHECKING:
+    from ...ltx23_core.overlay.shelf.shelf import Item
 
 VARIANTS = [AUTO, "dev", "distilled"]
 
@@ -27,6 +33,42 @@ def _wanted(given: Mapping[str, object]) -> dict[str, str]:
     return wanted
 
 
+def _files_fit(given: Mapping[str, object], items: Sequence[Item] | None = None) -> None:
+    """Whether the chosen files can be used, and bring what the nodes behind will ask for.
+
+    Args:
+        given: the node's values.
+        items: what is in the folders, if it was looked at.
+
+    Raises:
+        Refusals, OverlayError: they do not.
+    """
+    if items is None:
+        items = FILES.items(CHECK_SECONDS)
+    told: list[tuple[str, str]] = []
+    for key, name in _wanted(given).items():
+        try:
+            FILES.wanted({key: name}, items)
+        except LTX23Error as error:
+            told.append((key, str(error)))
+    if told:
+        raise Refusals(told)
+    choice = FILES.choose(_wanted(given), items=items)
+    if unread(items):  # the node itself will say it
+        return
+    variant = given.get("variant", AUTO)
+    if variant == AUTO:
+        variant = choice.variant
+    told = refusals(needs_of(asked.own_id(), variant == "distilled"), choice, given, FILES.names)
+    if told:
+        raise Refusals(told)
+
+
+def _known_files_fit(given: Mapping[str, object]) -> None:
+    """The same by what the last look found, at once."""
+    items = FILES.known()
+    if items and not unread(items):
+        _files_fit(given, items)
 
 
 class OverlayNode(io.ComfyNode):
@@ -40,7 +82,8 @@ class OverlayNode(io.ComfyNode):
             "Which model the checkpoint is: dev needs guidance and 30 steps, distilled runs in 8 steps "
             "without. auto (default) goes by the name; set it if the report names the wrong one."))
         return schema(
-            node_id="LTX23Overlay", display_name="Overlay", aliases=["checkpoint", "materialize", "loader"],
+            node_id="LTX23Overlay", display_name="Overlay",
+            aliases=["checkpoint", "materialize", "loader", "download"],
             description="Describes the LTX-2.3 files you have as one model. Reads headers only: nothing is "
                         "loaded, copied or converted.",
             inputs=[*files[:4], variant, *files[4:]],
@@ -52,23 +95,7 @@ class OverlayNode(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    async def validate_inputs(cls, checkpoint: str | None = None, text_encoder: str | None = None,
-                              upsampler: str | None = None, distilled_lora: str | None = None,
-                              variant: str | None = None, text_projection: str | None = None,
-                              video_vae: str | None = None, audio_vae: str | None = None) -> bool | str:
-        """Say what is wrong with a chosen file; a linked input is None here and checked when the node runs.
-
-        The host writes one error for each name in this signature, so they stay. It is asked on the server's thread:
-        the folders are looked at in another one.
-        """
-        given = dict(locals())
-        del given["cls"]
-
-        def more() -> None:
-            FILES.choose(_wanted(given), CHECK_SECONDS)
-
-        return await asyncio.to_thread(problem_of, cls, given, more) or True
+    validate_inputs = before_the_run("checkpoint", checks=[_files_fit], guess=_known_files_fit)
 
     @classmethod
     def fingerprint_inputs(cls, **given: str) -> str:

@@ -2,21 +2,25 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
 
 from ...ltx23_core.geometry import HEIGHT_SCALE, TIME_SCALE, WIDTH_SCALE
-from ..checks import before_the_run, guarded, problem_of
+from ..checks import guarded
 from ..host import outputs, progress
-from ..latents import check_together, samples_of, sound_of
+from ..latents import DEFAULT_FPS, check_together, samples_of, sound_of
 from ..sockets import Model, schema
+from ..validation import before_the_run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...ltx23_core.pipeline import Pipeline
 
-DEFAULT_FPS = 24.0  # the official one, for latents that come from other nodes
 MODEL_TOOLTIP = "The model, from Load."
 
 
@@ -34,8 +38,8 @@ class DecodeVideoNode(io.ComfyNode):
         """See each input's tooltip."""
         return schema(
             node_id="LTX23DecodeVideo", display_name="Decode Video", aliases=["vae decode"],
-            description="Decodes the video latent to images, with the official tiles where it is large or "
-                        "long.",
+            description="Decodes the video latent to images, a few frames at a time; in tiles where even "
+                        "that has no room.",
             inputs=[
                 Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Latent.Input("video", tooltip="Video latent, from Sampler."),
@@ -45,7 +49,7 @@ class DecodeVideoNode(io.ComfyNode):
                 "of 768x512: 571 MB); for long videos use Decode To File."))],
         )
 
-    validate_inputs = before_the_run("model", "video")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -78,7 +82,7 @@ class DecodeAudioNode(io.ComfyNode):
                 "Stereo sound at 48 kHz, for CreateVideo; behind Source Audio the given sound itself."))],
         )
 
-    validate_inputs = before_the_run("model", "audio")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -96,8 +100,8 @@ class DecodeToFileNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """An output node: it runs without anything behind it."""
         return schema(
-            node_id="LTX23DecodeToFile", display_name="Decode To "
-                                                      "File", aliases=["save video", "vae decode", "mp4"],
+            node_id="LTX23DecodeToFile", display_name="Decode To File",
+            aliases=["save video", "vae decode", "mp4"],
             description="Decodes video and sound into an mp4 in the output folder, one for each result of a "
                         "batch. Frames go to the encoder as they are ready, so memory does not grow with the "
                         "length.",
@@ -120,15 +124,8 @@ class DecodeToFileNode(io.ComfyNode):
                 "The saved video, for nodes that take VIDEO; of a batch each in turn."))],
         )
 
-    @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None, model: Any = None,  # noqa: ANN401
-                        video: Any = None, audio: Any = None) -> bool | str:  # noqa: ANN401
-        """Refuse a name that no file can have, outside the output folder or in one that cannot be written."""
-        given = {"filename_prefix": filename_prefix, "model": model, "video": video, "audio": audio}
-        wrong = problem_of(cls, given)
-        if wrong is None and filename_prefix is not None:
-            wrong = outputs.output_problem(filename_prefix)
-        return wrong or True
+    validate_inputs = before_the_run("filename_prefix", checks=[
+        lambda given: outputs.refuse_output(given.get("filename_prefix", "video"))])
 
     @classmethod
     @guarded
@@ -136,12 +133,15 @@ class DecodeToFileNode(io.ComfyNode):
                 filename_prefix: str, fps: float | None = None) -> io.NodeOutput:
         """Decode the short sound first, then stream the frames to the next free file name of the prefix."""
         outputs.refuse_output(filename_prefix)
-        check_together(video, audio)
+        with progress.heard() as notes:
+            check_together(video, audio)
+        if notes:
+            progress.say("\n".join(notes))
         if video is None:
             return _sound_files(model, audio, filename_prefix, cls.hidden)
         from ...ltx23_core.media.video import VideoWriter, write_aside
 
-        latent, saved = samples_of(video, "video"), []
+        latent, saved, begin = samples_of(video, "video"), [], time.perf_counter()
         frames, height, width = _pixels(latent)
         files = outputs.OutputFiles(filename_prefix, width, height, cls.hidden)
         counted = progress.counted(frames * len(latent))
@@ -151,7 +151,20 @@ class DecodeToFileNode(io.ComfyNode):
                              metadata=outputs.metadata(cls.hidden), next_path=files.next) as writer:
                 write_aside(writer, counted(model.decode_video(one, eight_bit=True)))
             saved.append(writer.path)
-        return outputs.saved_videos(saved)
+        titles = _titles(saved, video.get("seed"))
+        progress.say("\n".join([*titles, f"decoded in {time.perf_counter() - begin:.1f} s"]))
+        return outputs.saved_videos(saved, titles)
+
+
+def _titles(saved: Sequence[Path], seed: int | None) -> list[str]:
+    """What to call each result: its seed, where that is known, and its file."""
+    titles = []
+    for index, path in enumerate(saved):
+        title = path.name
+        if seed is not None:
+            title = f"seed {seed + index}: {path.name}"
+        titles.append(title)
+    return titles
 
 
 def _sound_files(model: Pipeline, audio: dict[str, Any], prefix: str,

@@ -7,9 +7,10 @@ from comfy_api.latest import io
 
 from ...ltx23_core.config import ENHANCED_TOKENS, TEXT_TOKENS
 from ...ltx23_core.plan.recipes import SEED
-from ..checks import before_the_run, guarded
+from ..checks import guarded
 from ..host import progress
 from ..sockets import Model, advanced, schema
+from ..validation import before_the_run
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class EnhancePromptNode(io.ComfyNode):
-    """Let Gemma 3 write the prompt out; the user may keep its text, change it and have it used from then on."""
+    """Let Gemma 3 write the prompt out; a text that the user keeps, changed or not, is used from then on."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -59,7 +60,7 @@ class EnhancePromptNode(io.ComfyNode):
                 "The new prompt, for the prompt of Prompt or Sampler."))],
         )
 
-    validate_inputs = before_the_run("model", "prompt", "edited", "instructions", "image")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded

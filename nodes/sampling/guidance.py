@@ -9,8 +9,9 @@ from ...ltx23_core.errors import RequestError
 from ...ltx23_core.plan.guidance import RECIPE, GuiderParams
 from ...ltx23_core.plan.guidance import Guidance as GuidanceValues
 from ...ltx23_core.plan.recipes import OFFICIAL_LAYERS, official_guidance
-from ..checks import guarded, problem_of
+from ..checks import guarded
 from ..sockets import Guidance, advanced, schema
+from ..validation import before_the_run
 
 CFG = ("CFG scale: how strongly the {what} follows the prompt rather than the negative prompt. 1 switches it "
        "off and, where video and audio are both 1, saves a pass a step; official default {default}.")
@@ -33,13 +34,13 @@ MAX_SKIP, MAX_DIGITS = 9, 6
 SCALES = [("cfg", CFG, 30.0), ("stg", STG, 10.0), ("modality", MODALITY, 10.0), ("rescale", RESCALE, 1.0)]
 
 
-def blocks(text: str) -> tuple[int, ...]:
-    """Read a list of block numbers such as "28" or "27, 28"; `RequestError` for anything else."""
+def blocks(text: str, name: str = "video_stg_blocks") -> tuple[int, ...]:
+    """Read the block numbers of an input, such as "28" or "27, 28"; `RequestError` for anything else."""
     words = text.replace(",", " ").split()
     if not re.fullmatch("[0-9 ]*", " ".join(words)):
-        raise RequestError(f"STG blocks are {text!r}", "whole numbers from 0, separated by commas", "Use 28.")
+        raise RequestError(f"{name} is {text!r}", "whole numbers from 0, separated by commas", "Use 28.")
     if max(map(len, words), default=0) > MAX_DIGITS:
-        raise RequestError(f"STG blocks are {text[:40]!r}", "numbers of transformer blocks", "Use 28.")
+        raise RequestError(f"{name} is {text[:40]!r}", "numbers of transformer blocks", "Use 28.")
     return tuple(map(int, words))
 
 
@@ -66,29 +67,16 @@ class GuidanceNode(io.ComfyNode):
         inputs += [advanced(io.Boolean.Input(f"{what}_cfg_star", default=False, optional=True,
                                              tooltip=CFG_STAR.format(what=what))) for what in streams]
         return schema(
-            node_id="LTX23Guidance", display_name="Guidance", aliases=["cfg", "stg", "rescale", "modality"],
+            node_id="LTX23Guidance", display_name="Guidance (CFG, STG)", aliases=["cfg", "stg", "rescale", "modality"],
             description="Strengths of guidance for video and audio. Without this node the recipe's official "
                         "values are used; distilled recipes run without guidance.",
             inputs=inputs,
             outputs=[Guidance.Output(display_name="guidance", tooltip="The strengths, for Sampler.")],
         )
 
-    @classmethod
-    def validate_inputs(cls, video_cfg: float | None = None, video_stg: float | None = None,
-                        video_modality: float | None = None, video_rescale: float | None = None,
-                        audio_cfg: float | None = None, audio_stg: float | None = None,
-                        audio_modality: float | None = None, audio_rescale: float | None = None,
-                        video_stg_blocks: str | None = None,
-                        audio_stg_blocks: str | None = None) -> bool | str:
-        """Refuse numbers out of range and block lists that are not numbers."""
-        given = {**locals()}
-        del given["cls"]
-
-        def more() -> None:
-            blocks(video_stg_blocks or "")
-            blocks(audio_stg_blocks or "")
-
-        return problem_of(cls, given, more) or True
+    validate_inputs = before_the_run("video_stg_blocks", "audio_stg_blocks", checks=[
+        lambda given: blocks(given.get("video_stg_blocks", ""), "video_stg_blocks"),
+        lambda given: blocks(given.get("audio_stg_blocks", ""), "audio_stg_blocks")])
 
     @classmethod
     @guarded
@@ -99,10 +87,10 @@ class GuidanceNode(io.ComfyNode):
                 video_cfg_star: bool = False, audio_cfg_star: bool = False) -> io.NodeOutput:
         """Collect the values."""
         return io.NodeOutput(GuidanceValues(
-            video=GuiderParams(video_cfg, video_stg, video_modality, video_rescale, blocks(video_stg_blocks),
-                               video_skip_step, video_cfg_star),
-            audio=GuiderParams(audio_cfg, audio_stg, audio_modality, audio_rescale, blocks(audio_stg_blocks),
-                               audio_skip_step, audio_cfg_star)))
+            video=GuiderParams(video_cfg, video_stg, video_modality, video_rescale,
+                               blocks(video_stg_blocks, "video_stg_blocks"), video_skip_step, video_cfg_star),
+            audio=GuiderParams(audio_cfg, audio_stg, audio_modality, audio_rescale,
+                               blocks(audio_stg_blocks, "audio_stg_blocks"), audio_skip_step, audio_cfg_star)))
 
 
 class GuidanceRangeNode(io.ComfyNode):
@@ -133,13 +121,8 @@ class GuidanceRangeNode(io.ComfyNode):
             outputs=[Guidance.Output(display_name="guidance", tooltip="Guidance over sigma, for Sampler.")],
         )
 
-    @classmethod
-    def validate_inputs(cls, from_sigma: float | None = None, to_sigma: float | None = None) -> bool | str:
-        """Refuse a range without content; a linked input is None here."""
-        def more() -> None:
-            RECIPE.within(0.0 if from_sigma is None else from_sigma, 1.0 if to_sigma is None else to_sigma)
-
-        return problem_of(cls, {"from_sigma": from_sigma, "to_sigma": to_sigma}, more) or True
+    validate_inputs = before_the_run("to_sigma", checks=[
+        lambda given: RECIPE.within(given.get("from_sigma", 0.0), given.get("to_sigma", 1.0))])
 
     @classmethod
     @guarded

@@ -1,18 +1,19 @@
 """LTX23LongVideo: a video of any length, window by window, with a prompt for each part."""
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ...ltx23_core.errors import RequestError
 from ...ltx23_core.geometry import window_problem
 from ...ltx23_core.plan.recipes import FRAMES
-from ..checks import guarded, problem_of
+from ..checks import guarded
 from ..host import folders
 from ..prompt.prompt import NEGATIVE_TOOLTIP, negative_text
 from ..sockets import Model, Windows, advanced, schema
+from ..validation import before_the_run
 
 if TYPE_CHECKING:
     from ...ltx23_core.pipeline import Pipeline
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
 OVERLAP, MAX_WINDOW = 24, 481
 
 
-def segments(text: str) -> list[str]:
-    """The prompts of a text, divided by lines of three or more dashes; empty ones are left out."""
-    parts = re.split(r"(?m)^[ \t]*-{3,}[ \t]*$", text)
-    return list(filter(None, map(str.strip, parts)))
-
-
 def _check_lengths(window: int | None, overlap: int | None) -> None:
     """None is linked, and checked when the node runs."""
     problem = window_problem(window, overlap)
     if problem:
         raise RequestError(*problem)
+
+
+def _check_overlap(given: Mapping[str, Any]) -> None:
+    window = given.get("window")
+    if window_problem(window, None):  # which has its own sentence
+        window = None
+    _check_lengths(window, given.get("overlap"))
 
 
 class LongVideoNode(io.ComfyNode):
@@ -70,14 +72,8 @@ class LongVideoNode(io.ComfyNode):
                 "For windows of Sampler, whose frames are then those of the whole video."))],
         )
 
-    @classmethod
-    def validate_inputs(cls, window: int | None = None, overlap: int | None = None, prompts: str | None = None,
-                        overlap_strength: float | None = None,
-                        negative_prompt: str | None = None) -> bool | str:
-        """Refuse lengths that cannot be, and numbers out of range."""
-        given = {"window": window, "overlap": overlap, "prompts": prompts, "overlap_strength": overlap_strength,
-                 "negative_prompt": negative_prompt}
-        return problem_of(cls, given, lambda: _check_lengths(window, overlap)) or True
+    validate_inputs = before_the_run("window", checks=[
+        lambda given: _check_lengths(given.get("window"), None), _check_overlap])
 
     @classmethod
     @guarded
@@ -86,12 +82,13 @@ class LongVideoNode(io.ComfyNode):
         """Collect the values; Sampler encodes the prompts once it knows that the run can be."""
         from ...ltx23_core.plan.latents import PromptText
         from ...ltx23_core.plan.windows import Windows as WindowSettings
+        from ...ltx23_core.plan.windows import prompts_of
 
         negative = negative_text(negative_prompt)
         return io.NodeOutput(WindowSettings(
             length=window,
             overlap=overlap,
             strength=overlap_strength,
-            prompts=tuple(PromptText(text, negative) for text in segments(prompts)),
+            prompts=tuple(PromptText(text, negative) for text in prompts_of(prompts)),
             resume=folders.resume_folder() if resume else None,
         ))

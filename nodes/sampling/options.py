@@ -5,8 +5,9 @@ from comfy_api.latest import io
 
 from ...ltx23_core.plan.guidance import RECIPE, Apg, Nag
 from ...ltx23_core.plan.guidance import Guidance as GuidanceValues
-from ..checks import before_the_run, guarded
+from ..checks import guarded
 from ..sockets import Guidance, advanced, schema
+from ..validation import before_the_run
 
 STREAMS = ["both", "video", "audio"]
 GIVEN = "Guidance that gets this option, at every sigma. Not linked: the recipe's official values get it."
@@ -27,7 +28,7 @@ class NAGNode(io.ComfyNode):
         """Defaults are the paper's for distilled Flux models."""
         defaults = Nag()
         return schema(
-            node_id="LTX23NAG", display_name="NAG", aliases=["normalized attention "
+            node_id="LTX23NAG", display_name="NAG (guidance)", aliases=["normalized attention "
                                                              "guidance", "negative prompt"],
             description="Normalized attention guidance: makes the negative prompt act inside the text "
                         "attention. It needs no further pass, so it also works in distilled recipes, in all "
@@ -48,7 +49,7 @@ class NAGNode(io.ComfyNode):
             outputs=[Guidance.Output(display_name="guidance", tooltip=OUTPUT)],
         )
 
-    validate_inputs = before_the_run("scale", "tau", "alpha", "streams", "guidance")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -66,7 +67,7 @@ class APGNode(io.ComfyNode):
         """eta and momentum are the paper's; its norm thresholds are for other latents, so that is off."""
         defaults = Apg()
         return schema(
-            node_id="LTX23APG", display_name="APG", aliases=["adaptive projected "
+            node_id="LTX23APG", display_name="APG (guidance)", aliases=["adaptive projected "
                                                              "guidance", "cfg", "oversaturation"],
             description="Adaptive projected guidance: changes what CFG adds so that a high CFG oversaturates "
                         "less. Acts where CFG is not 1, so not in distilled recipes.",
@@ -87,7 +88,7 @@ class APGNode(io.ComfyNode):
             outputs=[Guidance.Output(display_name="guidance", tooltip=OUTPUT)],
         )
 
-    validate_inputs = before_the_run("eta", "norm_threshold", "momentum", "streams", "guidance")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded

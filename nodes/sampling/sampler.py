@@ -2,35 +2,54 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ...ltx23_core.plan.recipes import RECIPES
 from ...ltx23_core.plan.settings import Settings
-from ..checks import guarded
+from ..checks import guarded, left_out
 from ..host import progress, server
 from ..latents import from_latents, to_latents
 from ..prompt.prompt import NEGATIVE_TOOLTIP, negative_text
 from ..sockets import Conditions, Context, Guidance, Model, Solver, Windows, advanced, schema
-from .widgets import problem, widget
+from ..validation import before_the_run
+from .steps import step_progress
+from .widgets import judged, widget
 
 if TYPE_CHECKING:
     from ...ltx23_core.pipeline import Pipeline
     from ...ltx23_core.plan.latents import PromptPair
     from ...ltx23_core.run.plan import Plan
 
+log = logging.getLogger("ltx23")
 SETTINGS = {each.name for each in dataclasses.fields(Settings)}
 DEFAULT_PROMPT = ("A golden retriever runs along a sunlit beach and splashes through shallow waves, the "
                   "camera tracking beside it. Waves roll in softly, water splashes, the dog barks twice.")
 
 
-def recipe_values() -> dict[str, dict[str, float]]:
-    """For the page: what choosing a recipe fills in."""
+def _empty(context: PromptPair | None, prompt: str, plan: Plan) -> str:
+    """A line that says so where nothing is asked for."""
+    if context is not None or prompt.strip() or plan.decision.timeline.settings.prompts:
+        return ""
+    log.warning("Sampler: the prompt is empty")
+    return "\nThe prompt is empty: write one here, or is the Prompt node bypassed?"
+
+
+def recipe_values() -> dict[str, dict[str, Any]]:
+    """For the page: what choosing a recipe fills in, `size_step`, by which its sizes go, and what it needs."""
     names = ("width", "height", "frames", "fps", "seed")
     found = {}
     for recipe in RECIPES.values():
-        found[recipe.name] = {name: getattr(recipe, name) for name in names} | {"steps": 0}
+        needs = []
+        if recipe.upscales:
+            needs.append("upsampler_x2")
+        if recipe.distils:
+            needs.append("distilled_lora")
+        values = {name: getattr(recipe, name) for name in (*names, "size_step")}
+        found[recipe.name] = {**values, "steps": 0, "needs": needs}
     return found
 
 
@@ -44,7 +63,7 @@ class SamplerNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Sampler", display_name="Sampler",
+            node_id="LTX23Sampler", display_name="Sampler (video with sound)",
             aliases=["sample", "ksampler", "text to video", "t2v"],
             description="Generates video and sound together. Shows a preview at every step; cancel takes "
                         "effect within one transformer block.",
@@ -86,6 +105,7 @@ class SamplerNode(io.ComfyNode):
                 Windows.Input("windows", optional=True, tooltip=(
                     "Samples a long video window by window, from Long Video; frames is then the length of "
                     "the whole.")),
+                widget("easy_cache", optional=True),
             ],
             outputs=[
                 io.Latent.Output(display_name="video", tooltip=(
@@ -96,18 +116,7 @@ class SamplerNode(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, recipe: str | None = None, width: int | None = None, height: int | None = None,
-                        frames: int | None = None, fps: float | None = None, stages: str | None = None,
-                        streams: str | None = None, audio_stage: str | None = None,
-                        noise_device: str | None = None) -> bool | str:
-        """Refuse what cannot be, all of it at once.
-
-        Named are the inputs that the host cannot judge: sizes go by the recipe, 0.3.75 looks at no choice, and NaN
-        passes its bounds. It checks nothing of these itself and writes the sentence under each of them; seed, steps
-        and batch are left to it.
-        """
-        return problem({**locals()}) or True
+    validate_inputs = before_the_run("recipe", judge=judged)
 
     @classmethod
     def check_lazy_status(cls, model: Pipeline, context: PromptPair | None | bool = False,
@@ -118,6 +127,8 @@ class SamplerNode(io.ComfyNode):
         """
         if context is not None:
             return []
+        for name in left_out(cls, given):
+            del given[name]
         cls._planned(model, **given)
         return ["context"]
 
@@ -126,11 +137,14 @@ class SamplerNode(io.ComfyNode):
     def execute(cls, model: Pipeline, prompt: str, context: PromptPair | None = None,
                 negative_prompt: str = "", **given: Any) -> io.NodeOutput:  # noqa: ANN401
         """Plan, which refuses what cannot be; then encode the prompt if no context is linked, and run."""
-        plan = cls._planned(model, **given)
-        progress.say(str(plan))
+        begin = time.perf_counter()
+        with progress.heard() as notes:
+            plan = cls._planned(model, **given)
+        progress.say("\n".join((f"{plan}{_empty(context, prompt, plan)}", *notes)))
         if context is None:
             context = model.encode(prompt, negative_text(negative_prompt))
-        latents = plan.run(context, progress.step_progress(), preview=True, say=progress.say)
+        latents = plan.run(context, step_progress(plan.decision), preview=True, say=progress.note)
+        progress.say(f"made in {time.perf_counter() - begin:.1f} s", "step")
         return io.NodeOutput(*to_latents(latents), float(latents.fps))
 
     @staticmethod

@@ -5,8 +5,9 @@ from comfy_api.latest import io
 
 from ...ltx23_core.plan.solver import SCHEDULES, SOLVERS
 from ...ltx23_core.plan.solver import Solver as SolverValues
-from ..checks import before_the_run, guarded
+from ..checks import guarded
 from ..sockets import Solver, advanced, schema
+from ..validation import before_the_run
 
 MAX_STEPS, MAX_TOKENS = 1000, 1_000_000
 
@@ -18,7 +19,8 @@ class SolverNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See each input's tooltip."""
         return schema(
-            node_id="LTX23Solver", display_name="Solver", aliases=["sampler", "euler", "ancestral", "res_2s"],
+            node_id="LTX23Solver", display_name="Solver (sampling)",
+            aliases=["sampler", "euler", "ancestral", "res_2s"],
             description="The method that the sampler uses in all stages, instead of the recipe's.",
             inputs=[
                 io.Combo.Input("name", options=list(SOLVERS), default="euler", tooltip=(
@@ -38,7 +40,7 @@ class SolverNode(io.ComfyNode):
             outputs=[Solver.Output(display_name="solver", tooltip="The solver, for Sampler.")],
         )
 
-    validate_inputs = before_the_run("name", "eta", "s_noise", "gamma")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded
@@ -54,7 +56,7 @@ class SigmasNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Defaults are the official one-stage schedule (spec/07 §2)."""
         return schema(
-            node_id="LTX23Sigmas", display_name="Sigmas", aliases=["scheduler", "schedule", "LTXVScheduler"],
+            node_id="LTX23Sigmas", display_name="Sigmas (schedule)", aliases=["scheduler", "schedule", "LTXVScheduler"],
             description="Noise levels for the Sampler, as ComfyUI's SIGMAS, which split, shorten and mix "
                         "with those of other schedulers.",
             inputs=[
@@ -82,7 +84,7 @@ class SigmasNode(io.ComfyNode):
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels, for Sampler.")],
         )
 
-    validate_inputs = before_the_run("schedule", "terminal", "stretch", "max_shift", "base_shift")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded

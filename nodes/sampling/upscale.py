@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..checks import before_the_run, guarded
+from ..checks import guarded
 from ..host import memory
 from ..latents import samples_of
 from ..sockets import Model, schema
+from ..validation import before_the_run
 
 if TYPE_CHECKING:
     from ...ltx23_core.pipeline import Pipeline
@@ -41,7 +42,7 @@ class LatentUpscaleNode(io.ComfyNode):
             ],
         )
 
-    validate_inputs = before_the_run("model", "video", "kind")
+    validate_inputs = before_the_run()
 
     @classmethod
     @guarded

@@ -1,11 +1,13 @@
 """Inputs of a node made of the library's settings: text, range and default stand in one place."""
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfy_api.latest import io
 
-from ...ltx23_core.plan.settings import OPTIONS, refusal, size_step
+from ...ltx23_core.plan.settings import OPTIONS, size_step, wrong
+from ..checks import Found, problems
 from ..sockets import advanced
 
 
@@ -30,8 +32,8 @@ def widget(name: str, optional: bool = False, **more: Any) -> io.Input:  # noqa:
     return advanced(made) if option.rare else made
 
 
-def problem(values: dict[str, Any]) -> str | None:
-    """All that is wrong with a node's settings, as one sentence, or None; a linked input is None here."""
-    step = size_step(values.get("recipe"), values.get("streams"))
-    error = refusal(values, step, widgets=True)
-    return None if error is None else str(error)
+def judged(cls: type[io.ComfyNode], given: Mapping[str, Any]) -> Iterator[Found]:
+    """What is wrong with a node's values: settings by the library's rules, others by the node's schema."""
+    step = size_step(given.get("recipe"), given.get("streams"))
+    yield from wrong(given, step, widgets=True).items()
+    yield from problems(cls, {name: value for name, value in given.items() if name not in OPTIONS})

@@ -3,16 +3,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.browser.page import ComfyPage
+from tests.browser.page import WAIT_MS, ComfyPage
 from tests.conftest import Host
 from tests.host.test_enhance import NODE, alone
-from tools.install import FRONT_END, FRONT_END_NEWEST
 
 SHOTS = os.environ.get("LTX23_SHOTS")  # folder for screenshots, to look at
 FIND = "const node = window.app.graph._nodes.find((each) => each.comfyClass === 'LTX23EnhancePrompt');"
@@ -25,16 +21,14 @@ PRESS = f"""() => {{ {FIND}
 QUEUE = "async () => { await window.app.queuePrompt(0, 1); }"
 
 
-@pytest.mark.parametrize("front_end", [FRONT_END, FRONT_END_NEWEST])
-def test_shown_then_kept(chromium: Any, host: Host, start_host: Callable[..., Host], front_end: str) -> None:
-    server = host if front_end == FRONT_END else start_host("newest-enhance", front_end=front_end)
+def test_shown_then_kept(chromium: Any, server: Host) -> None:
     tab = ComfyPage(chromium, server.url)
     tab.drop("enhance.json", json.dumps(alone(seed=21)))
     assert tab.page.evaluate(SHOWN) == "" and tab.page.evaluate(EDITED) == ""
     before = tab.export()
 
     tab.page.evaluate(QUEUE)
-    tab.page.wait_for_function(f"() => window.seen.errors.length || ({SHOWN})()", timeout=60_000)
+    tab.page.wait_for_function(f"() => window.seen.errors.length || ({SHOWN})()", timeout=WAIT_MS)
     assert tab.seen["errors"] == [] and tab.errors == []
     text = tab.page.evaluate(SHOWN)
     assert tab.page.evaluate(EDITED) == "", "a run changes no input"
@@ -44,7 +38,7 @@ def test_shown_then_kept(chromium: Any, host: Host, start_host: Callable[..., Ho
 
     tab.page.evaluate(PRESS)
     if SHOTS:
-        tab.screenshot(Path(SHOTS) / f"{front_end}-enhance.png")
+        tab.screenshot(Path(SHOTS) / f"{server.base.root.name}-enhance.png")
     assert tab.page.evaluate(EDITED) == text
     kept = tab.export()
     assert kept[NODE]["inputs"]["edited"] == text

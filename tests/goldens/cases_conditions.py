@@ -57,7 +57,7 @@ def velocities(run: Case, states: Streams, x: Streams, sigma: float) -> Streams:
     """One conditional forward on a start state, every token with its own timestep."""
     model = module("transformer")
     tables = model.tables(*(s.positions for s in states), torch.float32,
-                          states[0].attention and states[0].attention.dense())
+                          states[0].attention.rows(torch.float32) if states[0].attention else ())
 
     def stream(state: StreamState, part: torch.Tensor) -> StreamInput:
         scalar = torch.full(part.shape[:1], 0.0 if state.frozen else sigma)

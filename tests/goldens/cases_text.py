@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 
 from ltx23_core.models.text.gemma import hidden_states
-from ltx23_core.prompt.encode import contexts
+from ltx23_core.prompt.encode import contexts, features
 from ltx23_core.prompt.tokenizer import Tokenizer
 
 from .harness import GEMMA, Case, case, module
@@ -35,7 +35,7 @@ def text_encode(run: Case) -> None:
         run.check(f"{index}.num_tokens", torch.tensor([len(ids)]))
         states = hidden_states(module("text_encoder"), ids)
         run.check(f"{index}.hidden_states", torch.cat(states))
-        video, audio = contexts(module("text_projection"), module("connectors"), states)
+        video, audio = contexts(module("connectors"), *features(module("text_projection"), states))
         for name, context in (("video", video[0]), ("audio", audio[0])):
             assert len(context) == run.settings.max_length
             run.check(f"{index}.{name}_embeddings_head", context[:len(ids) + 24])

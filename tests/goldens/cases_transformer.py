@@ -8,6 +8,7 @@ from ltx23_core.geometry import VideoGrid, audio_latent_length, audio_positions,
 from ltx23_core.models.transformer.adaln import sinusoid
 from ltx23_core.models.transformer.block import BlockCall, State, StreamStep
 from ltx23_core.models.transformer.inputs import STAGES, STREAMS, Pass, Perturbation, StreamInput
+from ltx23_core.models.transformer.masked import Rows
 from ltx23_core.models.transformer.model import Transformer, Velocities
 from ltx23_core.models.transformer.rows import Coefficients, StepRows
 from ltx23_core.ops.attention import mask_bias
@@ -113,8 +114,16 @@ def forward(model: Transformer, inputs: dict[str, torch.Tensor], passes: list[Pa
 
     video, audio = (stream(k) if on else None for k, on in zip(("video", "audio"), streams, strict=True))
     tables = model.tables(inputs["video_positions"] if video else None, inputs["audio_positions"] if audio else None,
-                          torch.float32, inputs.get("video_attention_mask"))
+                          torch.float32, self_rows(inputs.get("video_attention_mask")))
     return model(video, audio, passes, tables)
+
+
+def self_rows(mask: torch.Tensor | None) -> tuple[Rows, ...]:
+    """A case's mask (1, N, N) of weights as what each of its tokens sees."""
+    if mask is None:
+        return ()
+    bias = mask_bias(mask[0], torch.float32)
+    return tuple(Rows(i, i + 1, seen) for i, seen in enumerate(bias))
 
 
 def plain_pass(inputs: dict[str, torch.Tensor], perturbation: Perturbation | None = None) -> Pass:

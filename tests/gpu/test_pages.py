@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ltx23_core import Overlay, Pipeline, materialize
-from ltx23_core.errors import OverlayError
+from ltx23_core.errors import LTX23Error, OverlayError
 from ltx23_core.overlay.bytes.header import read_header
 from ltx23_core.run import stage
 from ltx23_core.runtime.residency import LocalResidency
@@ -20,6 +22,7 @@ from ltx23_core.weights.pages import Pages, supported
 from ltx23_core.weights.reader import RangeReader
 from tests.goldens.harness import CHECKPOINT, GEMMA
 from tests.support import layouts_quantised as forms
+from tests.support.vanishing import WAYS, goes
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
@@ -135,6 +138,35 @@ def test_a_fork_leaves_the_registration_alone(file: tuple[Path, dict[str, Tensor
     pages.close()
 
 
+OTHER = """
+import sys, time, torch
+from pathlib import Path
+from ltx23_core.overlay.bytes.header import read_header
+from ltx23_core.weights import pages as module
+module.PIECE = 1 << 20
+pages = module.Pages(torch.device("cuda", 0))
+for ref in read_header(Path(sys.argv[1])).tensors.values():
+    assert pages.spans(ref) is not None
+print("held", pages.held_bytes, flush=True)
+time.sleep(100)
+"""
+
+
+def test_two_processes_register_one_file_and_one_is_killed(file: tuple[Path, dict[str, Tensor]]) -> None:
+    path, tensors = file
+    pages = Pages(DEVICE)
+    for _ in range(2):  # the second one comes after a killed one
+        other = subprocess.Popen([sys.executable, "-c", OTHER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert other.stdout.readline() == f"held {path.stat().st_size}\n"
+        got = read(path, pages)
+        assert all(torch.equal(got[name], want) for name, want in tensors.items())
+        other.kill()
+        other.communicate()
+    got = read(path, pages)
+    assert all(torch.equal(got[name], want) for name, want in tensors.items())
+    pages.close()
+
+
 # ---- streaming
 
 RUN = {"recipe": "one_stage", "steps": 2, "width": 64, "height": 64, "frames": 9, "seed": 3}
@@ -196,3 +228,29 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
             pipe.sample(context, **RUN)
         pipe.residency.release()
     assert len(loops) == 5
+
+
+@pytest.mark.parametrize("way", ["pages", "ring"])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_file_that_goes_while_it_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, how: str) -> None:
+    """Never other numbers: the bytes of the file that was opened, or an error in words; the next run is right."""
+    if way == "ring":
+        monkeypatch.setattr(module, "supported", lambda device: False)
+    checkpoint = Path(shutil.copy(CHECKPOINT, tmp_path))
+    overlay = materialize(checkpoint, GEMMA, output=tmp_path / "o.json")
+    pipe = Pipeline(overlay, device=DEVICE, residency=LocalResidency(DEVICE, memory="stream"))
+    context, run = pipe.encode("a boat on a lake", "noise"), RUN | {"steps": 4}
+    want = pipe.sample(context, **run)
+    pipe.residency.release()
+    info, data = checkpoint.stat(), checkpoint.read_bytes()
+
+    try:
+        got = pipe.sample(context, **run, on_step=goes(checkpoint, how))
+    except LTX23Error as error:
+        assert way == "ring" and "Next: " in str(error), error
+    else:
+        assert torch.equal(got.video, want.video), "what was registered, or open"
+    checkpoint.write_bytes(data)
+    os.utime(checkpoint, ns=(info.st_atime_ns, info.st_mtime_ns))
+    pipe.residency.release()
+    assert torch.equal(pipe.sample(context, **run).video, want.video)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tools.client import Client, ClientError, Event, Graph
 
+TEXT_FRAME = 3  # ComfyUI's kind of binary message for texts of nodes
 __all__ = ["ClientError", "Event", "Graph", "HostClient", "Run"]
 
 
@@ -52,6 +53,16 @@ class Run:
         """Previews, in order: `image` is the file, `data` has node_id and image_type."""
         return [event for event in self.events if event.type == "preview"]
 
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """(node, text) of every text that a node showed while it ran, in order."""
+        found = []
+        for event in self.events:
+            if event.type == "binary" and event.data["kind"] == TEXT_FRAME:
+                size = int.from_bytes(event.image[:4], "big")
+                found.append((event.image[4:4 + size].decode(), event.image[4 + size:].decode()))
+        return found
+
     def progress(self, node: str) -> list[tuple[float, float]]:
         """(value, max) pairs that a node reported through `progress_state`; do not count them, hosts thin them out."""
         states = [data["nodes"][node] for data in self.of_type("progress_state") if node in data["nodes"]]
@@ -93,8 +104,12 @@ class HostClient(Client):
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def free(self, *, unload_models: bool = True, free_memory: bool = True) -> None:
-        """POST /free; the worker does it between prompts, so wait for what you expect."""
-        self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+        """POST /free; the worker does it between prompts, so wait for what you expect.
+
+        `free_memory` unloads too, and is sent alone: of two flags the worker may see the first one, and the second
+        only after the next prompt.
+        """
+        self.post("/free", {"free_memory": True} if free_memory else {"unload_models": unload_models})
 
     def node_info(self, name: str) -> dict[str, Any]:
         """GET /object_info/NAME for one class; {} where the server does not know it."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.host.client import Graph
+from tools import workflow_graphs
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+NAMES = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
 CHECKPOINT, GEMMA = "ltx-2.3-tiny.safetensors", "gemma"
 UPSCALER, LORA = "ltx-2.3-tiny-spatial-upscaler-x2.safetensors", "ltx-2.3-tiny-distilled-lora.safetensors"
 SMALL = {"width": 96, "height": 64, "frames": 17, "steps": 3}
@@ -26,6 +27,11 @@ OWN: dict[str, dict[str, Any]] = {
 # Steps that the (last) sampler reports, where they are not SMALL's: both stages, or both windows.
 STEPS = {"two_stage": 6, "hq": 6, "distilled": 11, "ic_lora": 11, "long_video": 2}
 MEDIA = ("example.png", "example.mp4", "example.wav")  # what the workflows load; tools/example_files.py makes them
+
+
+def ui_file(name: str) -> Path:
+    """The file of a shipped workflow for the page."""
+    return workflow_graphs.ui_file(WORKFLOWS, name)
 
 
 def values_of(name: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
 import json
 import sys
 import weakref
@@ -23,6 +22,7 @@ comfy.options.enable_args_parsing()
 import comfy.model_management as mm  # noqa: E402
 import torch  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
+from pack_by_path import import_pack  # noqa: E402
 
 MB = 1024 * 1024
 BUDGET = 6000 * MB  # ComfyUI keeps about 1.2 GB of it for itself
@@ -43,19 +43,10 @@ def fake_device() -> None:
 
     mm.is_device_cpu = lambda device: False
     mm.get_torch_device = lambda: FAKE
+    mm.text_encoder_device = lambda: FAKE
     mm.get_free_memory = free_memory
     mm.soft_empty_cache = lambda force=False: None
     mm.vram_state = mm.VRAMState.NORMAL_VRAM
-
-
-def import_pack() -> object:
-    """Import the pack's nodes/host/memory.py as ComfyUI would: under a name made of a path."""
-    spec = importlib.util.spec_from_file_location("pack_x_path", PACK / "__init__.py",
-                                                  submodule_search_locations=[str(PACK)])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pack_x_path"] = module
-    spec.loader.exec_module(module)
-    return importlib.import_module("pack_x_path.nodes.host.memory")
 
 
 class FakeComponent:
@@ -66,6 +57,7 @@ class FakeComponent:
     def __init__(self, name: str, megabytes: int, blocks: int = 0) -> None:
         self.name, self.size_bytes, self.loaded_bytes, self.loads = name, megabytes * MB, 0, 0
         self.blocks, self.streamed, self.recorded_bytes = blocks, 0, 0
+        self.refs = {"weight": None}  # as many as the bar counts while it loads
         self.device = torch.device("meta")
         FakeComponent.all.add(self)
 
@@ -113,6 +105,52 @@ def real_pipeline(host: object) -> dict[str, object]:
     return found | {"entries_after_pipeline": len(mm.current_loaded_models)}
 
 
+def apart(host: object) -> dict[str, object]:
+    """Text encoder and VAEs where ComfyUI wants them (--cpu-vae, --lowvram): on the real CPU, in float32."""
+    materialize = importlib.import_module("pack_x_path.ltx23_core.overlay").materialize
+    pipeline_type = importlib.import_module("pack_x_path.nodes.host.hosted").HostedPipeline
+    overlay = materialize(PACK / "tests/goldens/tiny/ltx-2.3-tiny.safetensors", PACK / "tests/goldens/tiny/gemma",
+                          output=MANIFEST)
+    there = mm.text_encoder_device, mm.vae_device
+    mm.text_encoder_device = mm.vae_device = lambda: torch.device("cpu")
+    free = mm.get_free_memory
+    mm.get_free_memory = lambda device=None, torch_free_too=False: (
+        2 * MB if device == torch.device("cpu") else free(device, torch_free_too))  # of RAM: Gemma has 2 layers
+    pipeline = pipeline_type.load(overlay, dtype="bf16", residency=host.Residency("resident"))
+    context = pipeline.encode("a boat", "noise")
+    latents = pipeline.sample(context, recipe="one_stage", steps=1, width=64, height=64, frames=9, seed=1)
+    frames = sum(len(chunk) for chunk in pipeline.decode_video(latents.video))
+    sound = pipeline.decode_audio(latents.audio)
+    encoded = pipeline.encode_video(torch.zeros(1, 3, 1, 64, 64))
+    names = "text_encoder", "transformer", "video_decoder", "audio_decoder", "vocoder", "video_encoder"
+    found = {name: [str(pipeline.component(name).device), str(pipeline.component(name).dtype)] for name in names}
+    found |= {"frames": frames, "sound": bool(torch.isfinite(sound.waveform).all()),
+              "encoded": [str(encoded.device), str(encoded.dtype)], "streamed": pipeline.component(names[0]).streamed}
+    view = pipeline.with_loras([])
+    found |= {"dynamic": view.is_dynamic(), "ram": view.get_ram_usage(), "context": context.positive.video.nbytes,
+              "cached_tensors": sum(tensor.nbytes for tensor in view._comfy_cache_tensors())}
+    (mm.text_encoder_device, mm.vae_device), mm.get_free_memory = there, free
+    return {"apart": found}
+
+
+def pinned(host: object) -> dict[str, object]:
+    """What a newer host takes for the size of the copy in pinned RAM that it makes room for (`pins_required`)."""
+    load, seen = mm.load_models_gpu, []
+
+    def loading(models: list[ModelPatcher], **options: object) -> None:
+        seen.append([model.model_size() // MB for model in models])
+        load(models, **options)
+
+    mm.load_models_gpu = loading
+    residency, component = host.Residency(), FakeComponent("transformer", 4000)
+    residency.use(component)
+    residency.use(component)
+    [listed] = [model.model.model_size() // MB for model in mm.current_loaded_models]
+    mm.load_models_gpu = load
+    mm.unload_all_models()
+    return {"pinned_copies": seen, "size_to_others": listed}
+
+
 def partly(host: object) -> dict[str, object]:
     """A component of 40 blocks that is larger than the device, beside others' models."""
     errors = importlib.import_module("pack_x_path.ltx23_core.errors")
@@ -135,6 +173,10 @@ def partly(host: object) -> dict[str, object]:
     mm.vram_state = mm.VRAMState.NO_VRAM
     residency.use(large)
     found["large_no_vram"] = [large.streamed, large.loaded_bytes // MB]
+    mm.unload_all_models()
+    mm.vram_state = mm.VRAMState.HIGH_VRAM
+    residency.use(large, activation_bytes=1000 * MB)
+    found["large_high_vram"] = [large.streamed, large.loaded_bytes // MB]
     mm.vram_state = mm.VRAMState.NORMAL_VRAM
     mm.unload_all_models()
     found["large_after_unload"] = large.loaded_bytes
@@ -149,7 +191,7 @@ def partly(host: object) -> dict[str, object]:
 
 def main() -> None:
     fake_device()
-    host = import_pack()
+    host = import_pack(PACK, "nodes.host.memory")
     found: dict[str, object] = {}
     residency = host.Residency()
     text, transformer, decoder = (FakeComponent(*args) for args in (
@@ -213,6 +255,10 @@ def main() -> None:
     changed = FakeComponent("transformer", 1000)
     residency.use(changed)
     found["capacity"] = [residency.capacity_bytes, BUDGET - mm.extra_reserved_memory()]
+    total = mm.get_total_memory
+    mm.get_total_memory = lambda device=None: BUDGET + host.CONTEXT  # the process takes its part
+    found["for_files"] = host.device_memory()
+    mm.get_total_memory = total
     changed.recorded_bytes = 500 * MB
     changed.loaded_bytes += changed.recorded_bytes
     found["capacity_beside_recordings"] = residency.capacity_bytes
@@ -224,7 +270,9 @@ def main() -> None:
         found["bytes_after_interrupted_change"] = changed.loaded_bytes
     found["entries_after_interrupt"] = len(mm.current_loaded_models)
     mm.interrupt_current_processing(False)
+    found |= pinned(host)
     found |= partly(host)
+    found |= apart(host)
     print(json.dumps(found))
 
 

@@ -5,8 +5,6 @@ What the thread that builds the schemas asks of the model folder stands between 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -21,24 +19,15 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 import folder_paths  # noqa: E402
+from pack_by_path import import_pack  # noqa: E402
 
 for kind in ("loras", "ltx23_overlays"):
     folder_paths.folder_names_and_paths[kind] = ([str(MODELS / kind)], {".safetensors"})
 
 
-def load() -> object:
-    """Import the pack as ComfyUI does: under a name made of a path."""
-    spec = importlib.util.spec_from_file_location("pack_x_path", PACK / "__init__.py",
-                                                  submodule_search_locations=[str(PACK)])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pack_x_path"] = module
-    spec.loader.exec_module(module)
-    return importlib.import_module("pack_x_path.nodes")
-
-
 def main() -> None:
     """One round of schemas starts the look; the marked one comes when it is done."""
-    extension = asyncio.run(load().comfy_entrypoint())
+    extension = asyncio.run(import_pack(PACK).comfy_entrypoint())
     nodes = asyncio.run(extension.get_node_list())
     files = sys.modules["pack_x_path.nodes.model.files"].FILES
     for node in nodes:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ltx23_core.config import REFERENCE_SPATIAL
 from ltx23_core.media.audio import Audio
 from ltx23_core.media.video import write_video
 from tests.conftest import Host
@@ -15,6 +16,7 @@ from tests.host import graphs
 from tests.host.client import Graph
 from tests.host.test_refusals import failure, refusal
 from tests.host.test_workflows import read_video
+from tools.example_files import add_media
 
 SIZE = {"width": 64, "height": 64, "frames": 17, "steps": 1}
 SECONDS = 17 / 24
@@ -109,11 +111,11 @@ def test_conditions_chain_through_three_nodes(host: Host, film: str) -> None:
 
 @pytest.mark.parametrize(("node", "inputs", "words"), [
     ("LTX23Keyframe", {"images": ["62", 0], "at_frames": "0; 1", "strengths": "1", "placement": "auto"},
-     "the list of keyframe frames is '0; 1'"),
+     "at_frames is '0; 1'"),
     ("LTX23Retake", {"start": 1.0, "end": 0.5, "regenerate": "both", "video": VIDEO},
-     "the stretch to make anew is 1 to 0.5 seconds"),
+     "end is 0.5 and start is 1 seconds"),
     ("LTX23ReferenceVideo", {"strength": 1.0, "attention_strength": 1.0, "lora": "gone.safetensors", "video": VIDEO},
-     "'gone.safetensors' is not in models/loras"),
+     "'gone.safetensors', which is not in models/loras"),
 ])
 def test_refused_before_the_run(host: Host, film: str, node: str, inputs: dict, words: str) -> None:
     details = refusal(host, built("bad", node, inputs, used(parts(film), inputs)))
@@ -143,3 +145,30 @@ def test_a_condition_on_a_stream_that_is_not_made(host: Host, film: str) -> None
     graph = built("bad", "LTX23SourceVideo", inputs, used(parts(film), inputs))
     graph[graphs.node_id(graph, "LTX23Sampler")]["inputs"]["streams"] = "audio"
     assert "Source Video needs the picture in a run that makes none" in failure(host, graph, "LTX23Sampler")
+
+
+def test_the_linked_model_says_how_its_ic_lora_was_trained(host: Host) -> None:
+    """Reference Video with the model behind the LoRA node: the result of choosing the LoRA in both."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    add_media(host.base.input)
+    half = host.models[graphs.LORA].with_name("half-reference.safetensors")
+    with safe_open(host.models[graphs.LORA], "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        save_file(tensors, half, {**(file.metadata() or {}), REFERENCE_SPATIAL[0]: "2"})
+    try:
+        frames = {}
+        for name, chosen in {"model": "none", "twice": half.name, "plain": "none"}.items():
+            graph = graphs.workflow("ic_lora", f"linked-{name}", lora=half.name, width=256, height=128, frames=9)
+            reference = graph[graphs.node_id(graph, "LTX23ReferenceVideo")]["inputs"]
+            reference["lora"] = chosen
+            if name == "plain":
+                del reference["model"]
+            run = host.client.run(graph)
+            assert run.ok, run.error
+            frames[name] = read_video(host.client.file(run.results()[0]))[0]
+        assert np.array_equal(frames["model"], frames["twice"])
+        assert not np.array_equal(frames["model"], frames["plain"]), "the reference was encoded at half size"
+    finally:
+        half.unlink()

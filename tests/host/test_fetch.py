@@ -14,6 +14,7 @@ from tests.support.hub_server import FakeHub, running
 
 REPO, FILE = "Lightricks/LTX-2.3", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
 CONTENT = os.urandom(6 << 20)
+SLOW = 0.5  # seconds a part of 256 KiB: a download that is stopped has long to go
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_nothing_is_downloaded_without_the_box(online: Host, hub: FakeHub) -> No
 
 def test_interrupted_then_finished(online: Host, hub: FakeHub) -> None:
     folder = online.base.models / "latent_upscale_models"
-    hub.slow = 0.1
+    hub.slow = SLOW
     prompt = online.client.queue(graph("upscaler-x2", True))
     for event in online.client.events(prompt):
         nodes = event.data.get("nodes", {}) if event.type == "progress_state" else {}
@@ -135,7 +136,7 @@ def test_get_missing_files(online: Host, hub: FakeHub) -> None:
     for each in state["files"]:  # the hub gets them all
         repo, path = each["address"].removeprefix("https://huggingface.co/").split("/blob/main/")
         hub.files.setdefault(repo, {}).setdefault(path, CONTENT)
-    hub.slow = 0.1
+    hub.slow = SLOW
     start = {"action": "start", "components": ["upsampler_x2"]}
     assert client.post("/ltx23/get", start)["running"]
     with pytest.raises(ClientError, match="runs already"):
@@ -157,7 +158,7 @@ def test_get_missing_files(online: Host, hub: FakeHub) -> None:
 
 def wait_for(client: HostClient, is_so: Callable[[dict], bool]) -> dict:
     """The state of the download, as soon as something is so of it."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not is_so(state := client.get("/ltx23/get")):
         assert time.monotonic() < deadline, state
         time.sleep(0.2)

@@ -1,25 +1,27 @@
 """Cancelling: at once, without a trace, and the next run is as good as before."""
 from __future__ import annotations
 
-import time
+import re
 
 from tests.conftest import Host
 from tests.host import graphs
+from tests.host.client import Run
+
+MANY = 2000  # steps that last longer than any test runner stands still; nobody waits for their end
 
 
 def test_interrupt_in_mid_sampling_then_a_good_run(host: Host) -> None:
-    graph = graphs.workflow("quick_start", "interrupted", steps=200, seed=int(time.time()))
+    graph = graphs.workflow("quick_start", "interrupted", steps=MANY, seed=701)
     prompt = host.client.queue(graph)
-    pressed, events = 0.0, []
+    pressed, run = False, Run(prompt)
     for event in host.client.events(prompt):
-        events.append(event)
+        run.events.append(event)
         if event.type == "preview" and not pressed:
-            pressed = time.monotonic()
+            pressed = True
             host.client.interrupt()
-    waited = time.monotonic() - pressed
-    assert events[-1].type == "execution_interrupted" and events[-1].data["node_type"] == "LTX23Sampler"
-    assert sum(event.type == "preview" for event in events) < 100
-    assert waited < 2, f"{waited:.2f} s until it stopped"
+    assert run.interrupted and run.events[-1].data["node_type"] == "LTX23Sampler"
+    steps = [int(found[1]) for _, text in run.texts if (found := re.search(r"step (\d+)/", text))]
+    assert 1 <= max(steps) < MANY / 2, "it did not stop at once"
     assert not list(host.base.output.glob("interrupted*")), "no half-written file"
     status = host.client.history(prompt)["status"]
     assert status["status_str"] == "error" and not status["completed"]
@@ -30,8 +32,7 @@ def test_interrupt_in_mid_sampling_then_a_good_run(host: Host) -> None:
 
 
 def test_interrupt_while_decoding_leaves_no_file(host: Host) -> None:
-    graph = graphs.workflow("quick_start", "stopped", steps=1, frames=121, width=256, height=256,
-                            seed=int(time.time()))
+    graph = graphs.workflow("quick_start", "stopped", steps=1, frames=257, width=256, height=256, seed=702)
     decoder = graphs.node_id(graph, "LTX23DecodeToFile")
     prompt = host.client.queue(graph)
     events = []
@@ -45,7 +46,7 @@ def test_interrupt_while_decoding_leaves_no_file(host: Host) -> None:
 
 def test_interrupt_between_queued_prompts(host: Host) -> None:
     """Only the running prompt ends; the one behind it runs."""
-    graph = graphs.workflow("quick_start", "queued", steps=200, seed=int(time.time()))
+    graph = graphs.workflow("quick_start", "queued", steps=MANY, seed=703)
     first = host.client.queue(graph)
     second = host.client.queue(graphs.with_values(graph, steps=1))
     stopped = False

@@ -16,6 +16,7 @@ from tests.goldens.harness import companion
 from tests.host import graphs
 from tests.host.client import Graph
 from tests.host.test_cache import Log
+from tests.host.test_overlay_node import wait_until_read
 from tests.host.test_refusals import refusal
 
 NAMES = ("styles/a.safetensors", "b.safetensors")
@@ -36,7 +37,7 @@ def files(host: Host) -> Iterator[list[str]]:
     save_file({"double_blocks.0.img_attn.qkv.lora_A.weight": torch.zeros(2, 4),
                "double_blocks.0.img_attn.qkv.lora_B.weight": torch.zeros(4, 2)}, paths[-1])
     time.sleep(1.1)  # lists may be a second old
-    host.client.get("/ltx23/files")  # as the page asks after R; a schema alone holds what the last look found
+    wait_until_read(host)  # as the page asks after R; a schema alone holds what the last look found
     yield list(NAMES)
     for path in paths:
         path.unlink()
@@ -147,7 +148,7 @@ def test_a_changed_file_runs_again(host: Host, files: list[str]) -> None:
 
 def test_wrong_files_are_refused_before_the_run(host: Host, files: list[str]) -> None:
     message = refusal(host, with_loras(host, {"lora": "flux.safetensors"}))["LTX23LoRA"][0]
-    assert "flux.safetensors cannot be used as lora" in message and "Flux" in message
+    assert "flux.safetensors, which cannot be used there" in message and "Flux" in message
     message = refusal(host, with_loras(host, {"lora": "gone.safetensors"}))["LTX23LoRA"][0]
     assert "is not in models/loras" in message and files[1] in message
     message = refusal(host, with_loras(host, {"lora": "../gone.safetensors"}))["LTX23LoRA"][0]

@@ -46,6 +46,10 @@ def test_a_batch_makes_several_files(host: Host) -> None:
     frames = [read_video(host.client.file(entry))[0] for entry in run.results()]
     assert [f.shape for f in frames] == [(17, 64, 128, 3)] * 2 and np.abs(frames[0] - frames[1].astype(float)).max() > 9
     assert (34, 34) in run.progress(decoder)
+    names = [entry["filename"] for entry in run.results()]
+    titles = [f"seed {300 + index}: {name}" for index, name in enumerate(names)]
+    assert run.outputs[decoder]["text"] == titles
+    assert [text.splitlines()[:2] for node, text in run.texts if node == decoder][-1] == titles
     graph[sampler]["inputs"] |= {"batch": 1, "seed": 301}
     [entry] = host.client.run(graph).results()
     assert np.array_equal(read_video(host.client.file(entry))[0], frames[1]), "the second is the run of seed + 1"

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +90,7 @@ def test_sound_alone(host: Host, runs: Callable) -> None:
 
 @pytest.mark.parametrize("name", graphs.NAMES)
 def test_a_workflow_has_at_most_ten_nodes(name: str) -> None:
-    ui = json.loads((graphs.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    ui = json.loads(graphs.ui_file(name).read_text(encoding="utf-8"))
     assert len(ui["nodes"]) <= 10, "the note counts, too"
 
 
@@ -124,13 +126,22 @@ def test_progress_and_previews(runs: Callable, name: str) -> None:
     sampler, total = graphs.node_id(graph, "LTX23Sampler"), graphs.steps_of(name)
     frames, height, width = graphs.shape_of(name)
     steps = [value for value, high in run.progress(sampler) if high == total]
-    assert steps == sorted(steps) and set(range(1, total + 1)) <= set(steps), "one tick a step"
+    assert steps == sorted(steps) and steps[-1] == total, "the bar never goes back, and comes to its end"
     images = [event for event in run.previews if event.data["node_id"] == sampler]
-    assert len(images) == total
+    assert 1 <= len(images) <= total, "at most a hundredth of the time goes into previews"
+    latent_frames = (graphs.values_of(name).get("window", frames) - 1) // 8 + 1
+    columns = math.ceil(math.sqrt(latent_frames))
+    rows = math.ceil(latent_frames / columns)
     for event in images:
         image = Image.open(io.BytesIO(event.image))
-        assert image.format == "JPEG" and max(image.size) == 512
-        assert image.width / image.height == pytest.approx(width / height, rel=0.02)
+        assert image.format == "JPEG", "all frames side by side"
+        assert (image.width / columns) / (image.height / rows) == pytest.approx(width / height, rel=0.05)
+    said = [text for node, text in run.texts if node == sampler]
+    line = rf"{width}x{height} · {frames / 24:.2f} s · (stage ./. · )?step \d+/\d+ · [0-9.]+ s/step · \d+:\d\d left"
+    assert any(re.match(line, text) for text in said), said
+    told = [int(found[1]) for text in said if (found := re.search(r"step (\d+)/", text))]
+    assert set(told) >= set(range(1, max(told) + 1)), "a line for each step; of the bar newer hosts leave ticks out"
+    assert re.match(r"made in \d+\.\d s", said[-1]), said[-1]
     decoder = graphs.node_id(graph, "LTX23DecodeVideo" if name == "text_to_video" else "LTX23DecodeToFile")
     assert (frames, frames) in run.progress(decoder)
 

@@ -6,7 +6,7 @@ import torch
 
 from ltx23_core.config import TEXT_TOKENS
 from ltx23_core.models.text.gemma import hidden_states
-from ltx23_core.prompt.encode import contexts
+from ltx23_core.prompt.encode import contexts, features
 
 from .renames import CONNECTORS, TEXT_PROJECTION, renamed
 from .support import DIFFUSERS, randn, random_module, same
@@ -54,7 +54,7 @@ def test_connectors(size: str) -> None:
     for kind, mine, other in zip(("video", "audio"), got, want[:2], strict=True):
         same(f"{size}: {kind} context", mine, other)
     for row, n in enumerate(tokens):  # what the pipeline runs: the tokens alone, without padding and mask
-        alone = contexts(projection, connectors, states[:, row:row + 1, TEXT_TOKENS - n:])
+        alone = contexts(connectors, *features(projection, states[:, row:row + 1, TEXT_TOKENS - n:]))
         for kind, mine, other in zip(("video", "audio"), alone, want[:2], strict=True):
             same(f"{size}: {kind} context of {n} tokens alone", mine, other[row:row + 1])
 

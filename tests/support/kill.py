@@ -42,10 +42,12 @@ def wait(pid: int) -> int:
 
 
 def kill_at_random(path: Path, texts: list[str]) -> dict[str, object]:
-    """Writers of both texts in turn, killed within the time of three writes; after each kill the manifest is loaded."""
-    def loop(first: int) -> None:
+    """Writers of both texts in turn, killed within three writes after their first; then the manifest is loaded."""
+    def loop(first: int, begun: int) -> None:
         for number in count(first):
             manifest.save(path, texts[number % 2])
+            if number == first:
+                os.write(begun, b".")  # it may be long before the processor is given to a new process
 
     start = time.perf_counter()
     for text in texts * 5:  # how long a write takes depends on the disk, and on who else uses it
@@ -55,8 +57,12 @@ def kill_at_random(path: Path, texts: list[str]) -> dict[str, object]:
     ids: dict[str, int] = {}
     for number in range(KILLS):
         before = set(os.listdir(path.parent))
-        pid = child(partial(loop, number))
-        time.sleep(rng.uniform(0.001, 0.001 + 3 * write))
+        heard, begun = os.pipe()
+        pid = child(partial(loop, number, begun))
+        os.read(heard, 1)
+        os.close(heard)
+        os.close(begun)
+        time.sleep(rng.uniform(0, 3 * write))
         os.kill(pid, signal.SIGKILL)
         seen["kills"] += wait(pid) == -signal.SIGKILL
         seen["temporary"] += any(name.endswith(".tmp") for name in set(os.listdir(path.parent)) - before)

@@ -12,8 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ltx23_core.models.transformer import attention as attention_module
+from ltx23_core.models.transformer import model as model_module
 from ltx23_core.models.transformer.model import Transformer
 from ltx23_core.ops import gates, gelu, modulate, norms
+from ltx23_core.ops.rope import RopeRows
+
+POSITIONS = 110  # on all axes, of 1920x1088x121
 
 
 class LiveBytes(TorchDispatchMode):
@@ -51,8 +55,8 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _update(x: Tensor, update: modulate.Update | None, wanted: Sequence[modulate.Modulation], index: Tensor | None,
-            eps: float) -> tuple[Tensor, list[Tensor]]:
-    return x if update is None else torch.empty_like(x), [torch.empty_like(x) for _ in wanted]
+            eps: float) -> tuple[Tensor, list[tuple[Tensor, None]]]:
+    return x if update is None else torch.empty_like(x), [(torch.empty_like(x), None) for _ in wanted]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,6 +66,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = Non
 def _linears(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
     outs = [layer.out_features for layer in layers]
     return list(x.new_empty(*x.shape[:-1], sum(outs)).split(outs, dim=-1))
+
+
+def _rope_rows(middles: Tensor, width: int, max_pos: tuple[float, ...], theta: float, dtype: torch.dtype) -> RopeRows:
+    table = torch.empty(POSITIONS, width // 2, dtype=dtype, device="meta")
+    return RopeRows(table, torch.empty_like(table), torch.empty(middles.shape, dtype=torch.int32, device="meta"))
 
 
 def like_a_device(model: Transformer, monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
@@ -78,11 +87,10 @@ def like_a_device(model: Transformer, monkeypatch: pytest.MonkeyPatch, fused: bo
         return
     found = {
         "modulate": SimpleNamespace(add_norm_modulate=_update),
-        "norms": SimpleNamespace(fits=lambda *_: True, norm_rope=lambda parts, *_: [
-            torch.empty(x.shape, dtype=x.dtype, device=x.device) for x, _ in parts]),
-        "gates": SimpleNamespace(fits=lambda *_: True, gate_heads=lambda attended, _: attended.new_empty(
-            *attended.shape[:2], attended.shape[2] * attended.shape[3])),
+        "norms": SimpleNamespace(fits=lambda *_: True, norm_rope=lambda parts, *_: [x for x, _ in parts]),
+        "gates": SimpleNamespace(fits=lambda *_: True, gate_heads=lambda attended, *_: (attended.flatten(2), None)),
         "gelu": SimpleNamespace(gelu_tanh_=lambda y: y),
     }
-    for module in (modulate, norms, gates, gelu):
+    for module in (modulate, norms, gates, gelu, model_module):
         monkeypatch.setattr(module, "kernels", lambda name, x: found[name])
+    monkeypatch.setattr(model_module, "rope_rows", _rope_rows)

@@ -7,8 +7,21 @@ import subprocess
 from pathlib import Path
 
 from tests.goldens.harness import CHECKPOINT, GEMMA, companion
+from tools.host import Base
 
 ROOT = Path(__file__).parents[2]
+# What the golden model consists of -> folder of ComfyUI's models.
+GOLDEN_MODEL = {"ltx-2.3-tiny.safetensors": "checkpoints", "gemma": "text_encoders",
+                "ltx-2.3-tiny-spatial-upscaler-x2.safetensors": "latent_upscale_models",
+                "ltx-2.3-tiny-spatial-upscaler-x1.5.safetensors": "latent_upscale_models",
+                "ltx-2.3-tiny-temporal-upscaler-x2.safetensors": "latent_upscale_models",
+                "ltx-2.3-tiny-distilled-lora.safetensors": "loras"}
+
+
+def add_golden_model(base: Base) -> dict[str, Path]:
+    """Put the tiny model of random weights where a user puts the real one; name of each file or folder -> its path."""
+    return {name: base.add_model(folder, ROOT / "tests" / "goldens" / "tiny" / name)
+            for name, folder in GOLDEN_MODEL.items()}
 
 
 def copy_model(folder: Path) -> tuple[Path, Path]:

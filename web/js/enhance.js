@@ -2,6 +2,8 @@
 // Only the button changes an input, so that a queued prompt gives the same again. Without this file the node works the
 // same: the text is its output.
 import { app } from "../../../scripts/app.js";
+import { holder } from "./graph.js";
+import { whenExecuted } from "./runs.js";
 
 const NODE = "LTX23EnhancePrompt";
 
@@ -18,7 +20,7 @@ function addText(node) {
 }
 
 function keep(node) {
-  const edited = node.widgets.find((each) => each.name === "edited");
+  const edited = holder(node, "edited");
   const text = node.ltx23Written.value;
   if (!edited || !text) return;
   edited.value = text;
@@ -28,15 +30,15 @@ function keep(node) {
 
 app.registerExtension({
   name: "ltx23.enhance",
+  setup() {
+    whenExecuted(NODE, (node, { text }) => {
+      if (text) node.ltx23Written.value = text.join("\n");
+    });
+  },
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     addText(node);
     const button = node.addWidget("button", "Keep and edit this text", null, () => keep(node), { serialize: false });
     button.serialize = false;
-    const executed = node.onExecuted;
-    node.onExecuted = function (message) {
-      executed?.apply(this, [message]);
-      if (message?.text) this.ltx23Written.value = message.text.join("\n");
-    };
   },
 });

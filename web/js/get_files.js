@@ -2,22 +2,12 @@
 // its progress. Without this file the node's text names the same files and their addresses.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { add, gigabytes, wanted } from "./parts.js";
 
 const NODE = "LTX23Overlay";
 const BUTTON = "Get missing files";
 const ADDRESS = "/ltx23/get";
 const POLL_MS = 700;
-
-function gigabytes(bytes) {
-  return bytes ? `${(bytes / 1e9).toFixed(1)} GB` : "size not published";
-}
-
-function add(parent, tag, text = "") {
-  const element = document.createElement(tag);
-  element.textContent = text; // never HTML: names come from file systems and servers
-  parent.append(element);
-  return element;
-}
 
 async function ask(body) {
   const options = body && { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
@@ -28,7 +18,8 @@ async function ask(body) {
 }
 
 function list(place, state) {
-  for (const file of state.files.filter((each) => !each.there)) {
+  const missing = state.files.filter((each) => !each.there);
+  for (const file of missing) {
     const line = add(place, "div");
     const link = add(line, "a", file.name);
     link.href = file.address;
@@ -37,8 +28,8 @@ function list(place, state) {
     add(line, "span", `  ${gigabytes(file.size)} → ${file.folder}${file.gated ? " (accept its terms there first)" : ""}`);
   }
   const room = `${gigabytes(state.size)} in all; ${gigabytes(state.free)} free, of which ${gigabytes(state.reserved)} stay free`;
-  add(place, "p", state.size ? room : "Nothing is missing.");
-  if (state.size && !state.fits) add(place, "p", "That does not fit on this disk.");
+  add(place, "p", missing.length ? room : "Nothing is missing.");
+  if (missing.length && !state.fits) add(place, "p", "That does not fit on this disk.");
   if (state.refused) add(place, "p", state.refused);
 }
 
@@ -54,8 +45,14 @@ class Dialog {
     this.said = add(this.box, "p");
     this.start = this.button("Download", () => this.act("start"));
     this.stop = this.button("Stop", () => this.act("stop"));
+    this.start.disabled = this.stop.disabled = true; // until it is known what is missing, and whether something runs
     this.button("Close", () => this.box.close());
-    this.box.addEventListener("close", () => this.box.remove());
+    const escape = (event) => event.key === "Escape" && this.box.close(); // which the page takes for itself
+    this.box.addEventListener("close", () => {
+      window.removeEventListener("keydown", escape, true);
+      this.box.remove();
+    });
+    window.addEventListener("keydown", escape, true);
     document.body.append(this.box);
     this.box.showModal();
   }
@@ -69,7 +66,7 @@ class Dialog {
 
   async act(action) {
     try {
-      await ask({ action, components: ["upsampler_x2", "distilled_lora"] });
+      await ask({ action, ...(await wanted()) });
       await this.follow();
     } catch (error) {
       this.said.textContent = error.message;
@@ -82,7 +79,8 @@ class Dialog {
     this.bar.hidden = !state.running;
     this.bar.max = state.total || 1;
     this.bar.value = state.done;
-    this.start.disabled = state.running || !state.size || !state.fits || Boolean(state.refused);
+    const isMissing = state.files.some((each) => !each.there);
+    this.start.disabled = state.running || !isMissing || !state.fits || Boolean(state.refused);
     this.stop.disabled = !state.running;
     const now = `${state.name}: ${gigabytes(state.done)} of ${gigabytes(state.total)}`;
     this.said.textContent = state.running && state.total ? now : state.said;
@@ -95,13 +93,14 @@ class Dialog {
     try {
       let ran = false;
       for (;;) {
-        const state = await ask();
+        const state = await ask({ action: "look", ...(await wanted()) });
         this.show(state);
         if (!state.running) break;
         ran = true;
         await new Promise((resolve) => setTimeout(resolve, POLL_MS));
       }
-      if (ran) await app.refreshComboInNodes(); // the lists show the new files
+      if (ran) await app.refreshComboInNodes(); // the lists show the new files, of which one may be waited for
+      if (ran) app.canvas?.setDirty?.(true, true);
     } catch (error) {
       this.said.textContent = error.message;
     } finally {

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...config import TEXT_TOKENS
 from ...errors import OverlayError, WeightsError
 from ...ops.attention import changing_shapes
+from ..checked import before_each
 from ._transformers import transformers_class
 
 _FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -149,16 +150,8 @@ def checked(gemma: nn.Module, check: Callable[[], None] | None) -> Iterator[None
 
     Prompts have any length, and a text grows by a token a pass: attention kernels that prepare for each shape are out.
     """
-    handles = []
-    if check is not None:
-        for layer in gemma.layers:
-            handles.append(layer.register_forward_pre_hook(lambda *_: check()))
-    try:
-        with changing_shapes():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with before_each(gemma.layers, check), changing_shapes():
+        yield
 
 
 @torch.no_grad()

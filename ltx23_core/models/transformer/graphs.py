@@ -7,6 +7,7 @@ changes from step to step comes through tensors that are copied in, so that step
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable, Iterable
@@ -15,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ...ops.record import allowed, aside
+from ...ops.record import Beside, allowed, aside, never_free, recover, tied, trim
 from .outline import outline, over
 
 MOST_TOKENS = 8192  # of video and all samples; above it an H100's kernels take longer than their launches
@@ -39,8 +40,11 @@ class Cut(Protocol):
 
     transformer_blocks: Iterable[nn.Module]
 
-    def pieces(self, *given: object) -> Work:
-        """The work of a forward; it may be cut at each yield, and returns the result."""
+    def pieces(self, *given: object, beside: Beside | None = None) -> Work:
+        """The work of a forward; it may be cut at each yield, and returns the result.
+
+        ``beside``: a second stream of the device, joined at each yield.
+        """
 
     def modules(self) -> Iterable[nn.Module]:
         """As of `nn.Module`."""
@@ -51,9 +55,18 @@ def room(latent: Tensor, width: int) -> int:
     return WIDTHS * latent.shape[0] * latent.shape[1] * width * latent.element_size()
 
 
+def most_tokens(device: torch.device) -> int:
+    """Up to how many video tokens, of all samples, a forward may be recorded: where launching is the limit; 0: it
+    cannot be (`ops.record`)."""
+    if allowed(device):
+        return MOST_TOKENS
+    return 0
+
+
 def wanted(latent: Tensor, weight: Tensor) -> bool:
-    """Whether recording makes sense: it is possible (`ops.record`), and launching is the limit."""
-    return allowed(weight.device) and latent.shape[0] * latent.shape[1] <= MOST_TOKENS
+    """Whether recording makes sense."""
+    most = most_tokens(weight.device)
+    return bool(most) and latent.shape[0] * latent.shape[1] <= most
 
 
 class Recording:
@@ -73,11 +86,37 @@ class Recording:
         for value in tensors.values():
             self._inputs.append(value.clone(memory_format=torch.contiguous_format))
         self._graphs: list[torch.cuda.CUDAGraph] = []
-        work = model.pieces(*over(given, dict(zip(tensors, self._inputs, strict=True))))
+        given = over(given, dict(zip(tensors, self._inputs, strict=True)))
         self._outputs: list | None = None
-        with aside(self._inputs[0].device):
+        self._ahead = AHEAD
+        device = self._inputs[0].device
+        beside = Beside(device) if os.environ.get("LTX23_BESIDE", "1") == "1" else None
+        self._beside = beside
+        with aside(device):
+            if tied():
+                self._whole(model, given, beside)
+                return
+            work = model.pieces(*given, beside=beside)
             while self._outputs is None:
                 self._outputs = self._record(work, pool)
+
+    def _whole(self, model: Cut, given: tuple[object, ...], beside: Beside | None) -> None:
+        """All of it as one graph, whose memory nothing outlives (`ops.record.tied`)."""
+        self._ahead = 1
+        self._outputs = _drained(model.pieces(*given, beside=beside))
+        graph = torch.cuda.CUDAGraph()
+        try:
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                _copy_over(self._outputs, _drained(model.pieces(*given, beside=beside)))
+            finally:
+                self._settle()
+                graph.capture_end()
+        except BaseException as error:
+            never_free(error)
+            raise
+        self._graphs.append(graph)
+        graph.replay()  # takes its memory, which is counted behind this
 
     def _record(self, work: Work, pool: tuple[int, int]) -> list | None:
         """A few blocks; the result after the last ones."""
@@ -91,9 +130,14 @@ class Recording:
         except StopIteration as end:
             result = end.value
         finally:
+            self._settle()
             graph.capture_end()
         self._graphs.append(graph)
         return result
+
+    def _settle(self) -> None:
+        if self._beside is not None:
+            self._beside.settle()
 
     def replay(self, tensors: dict[int, Tensor], behind: deque[torch.cuda.Event],
                check: Callable[[], None] | None) -> list:
@@ -107,28 +151,41 @@ class Recording:
         for static, value in zip(self._inputs, tensors.values(), strict=True):
             static.copy_(value, non_blocking=True)
         for graph in self._graphs:
-            _keep_up(behind, check)
+            _keep_up(behind, self._ahead, check)
             graph.replay()
             behind.append(torch.cuda.Event())
             behind[-1].record()
-        # The next forward of this model writes over its memory.
-        copies = []
-        for video, audio in self._outputs:
-            copies.append((_copy(video), _copy(audio)))
-        return copies
+        # The next forward of this model writes over its memory. What is one tensor of two passes stays one.
+        copies: dict[int, Tensor | None] = {id(None): None}
+        for pair in self._outputs:
+            for value in pair:
+                if id(value) not in copies:
+                    copies[id(value)] = value.clone()
+        return [(copies[id(video)], copies[id(audio)]) for video, audio in self._outputs]
 
 
-def _copy(velocity: Tensor | None) -> Tensor | None:
-    if velocity is None:
-        return None
-    return velocity.clone()
+def _drained(work: Work) -> list:
+    """The result of all of it."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
 
 
-def _keep_up(behind: deque[torch.cuda.Event], check: Callable[[], None] | None) -> None:
+def _copy_over(places: list, values: list) -> None:
+    """Write velocities over others."""
+    for place, value in zip(places, values, strict=True):
+        for mine, new in zip(place, value, strict=True):
+            if mine is not None:
+                mine.copy_(new)
+
+
+def _keep_up(behind: deque[torch.cuda.Event], ahead: int, check: Callable[[], None] | None) -> None:
     """Let the device come near: an interrupt would else come after all that the host has launched already."""
     if check is not None:
         check()
-    while len(behind) >= AHEAD:
+    while len(behind) >= ahead:
         if behind[0].query():
             behind.popleft()
             continue
@@ -163,6 +220,7 @@ class Graphs:
         self._tables, self._addresses, self._pool, self.bytes = [], [], None, 0
         if had:
             torch.cuda.empty_cache()
+            trim(torch.device("cuda"))
 
     def run(self, model: Cut, given: tuple[object, ...], kernels: Hashable, room: int,
             check: Callable[[], None] | None) -> list | None:
@@ -201,7 +259,7 @@ class Graphs:
     def _add(self, key: Hashable, model: Cut, given: tuple[object, ...], tensors: dict[int, Tensor]) -> bool:
         """Record; whether that worked."""
         torch.cuda.empty_cache()  # what the calls before left, else it would be held twice
-        before = torch.cuda.memory_reserved()
+        before = _used()
         if len(self._made) >= KEPT:
             self._made.popitem(last=False)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -211,13 +269,14 @@ class Graphs:
             with torch.inference_mode(mode=False), torch.no_grad():
                 self._made[key] = Recording(model, given, tensors, self._pool)
         except Exception as error:  # whatever is wrong with recording, running as usual is right
+            recover(next(iter(tensors.values())).device)
             self.forget()
             self._works = False
             _log.info("CUDA graphs: off for this model (%s: %s)", type(error).__name__,
                       " ".join(str(error).split())[:200])
             return False
         self.captures += 1
-        self.bytes += max(0, torch.cuda.memory_reserved() - before)
+        self.bytes += max(0, _used() - before)
         tables: list[dict[str, Tensor | None]] = []
         for part in model.modules():
             tables += (part._parameters, part._buffers)
@@ -225,6 +284,15 @@ class Graphs:
         seconds = time.perf_counter() - begin
         _log.info("CUDA graphs: recorded in %.2f s, %.0f MB in all", seconds, self.bytes / 1e6)
         return True
+
+
+def _used() -> int:
+    """Bytes that recordings add to: of the allocator, or of the device where graphs have memory of their own."""
+    if not tied():
+        return torch.cuda.memory_reserved()
+    torch.cuda.synchronize()
+    free, size = torch.cuda.mem_get_info()
+    return size - free
 
 
 def _cached() -> int:

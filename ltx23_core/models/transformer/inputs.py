@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...ops.rope import Rope
+from .masked import Rows
 from .nag import NagContext
 
 
@@ -34,13 +35,31 @@ class StreamInput:
         return values[..., None]
 
 
+Hidden = tuple["Tensor | None", "Tensor | None"]
+"""Hidden states of (video, audio), (B, N, width) each; None for a stream that nothing depends on any more."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Some of the blocks of a forward, [first, last): it may be cut between two blocks and go on elsewhere.
+
+    Attributes:
+        first, last: blocks.
+        states: before block ``first``, of each pass; passes whose states are one object share them. (): the beginning.
+    """
+
+    first: int
+    last: int
+    states: tuple[Hidden, ...] = ()
+
+
 @dataclass(frozen=True)
 class StreamTables:
-    """What is constant over a run for one stream: rotary tables, and the bias of a self-attention mask."""
+    """What is constant over a run for one stream: rotary tables, and what its self attention sees (): everything."""
 
     rope: Rope
     cross_rope: Rope | None = None
-    self_bias: Tensor | None = None
+    self_rows: tuple[Rows, ...] = ()
 
 
 STREAMS = ("video", "audio")

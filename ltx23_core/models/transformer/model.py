@@ -9,18 +9,21 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from ...config import StreamConfig, TransformerConfig
-from ...ops.attention import AttentionFunction, mask_bias
+from ...ops.attention import AttentionFunction
 from ...ops.modulate import add_norm_modulate, per_token
-from ...ops.pick import chosen
-from ...ops.rope import rope_tables
+from ...ops.pick import chosen, kernels, way
+from ...ops.record import Beside
+from ...ops.rope import rope_rows, rope_tables
 from .adaln import AdaLayerNormSingle
 from .attention import Attention, KeysValues
 from .block import BlockCall, State, States, StreamStep, TransformerBlock
-from .graphs import Graphs, room, wanted
-from .inputs import STAGES, STREAMS, Pass, StreamInput, StreamTables
+from .graphs import MOST_TOKENS, Graphs, room, wanted
+from .inputs import STAGES, STREAMS, Hidden, Pass, Span, StreamInput, StreamTables
+from .masked import Rows
 from .rows import Coefficients, StepRows
 
 Velocities = tuple["Tensor | None", "Tensor | None"]
+BLOCKS = "transformer_blocks."  # what the names of parameters of blocks begin with
 
 
 class StreamModules(NamedTuple):
@@ -50,7 +53,14 @@ class Branch(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """LTX-2.3 transformer; parameter names are the official ones."""
+    """LTX-2.3 transformer; parameter names are the official ones.
+
+    Attributes:
+        codes_inside: what the names of those layers begin with that multiply 8-bit codes where they are quantised
+            (`quant.layers.replace_layers`); None: none does.
+    """
+
+    codes_inside: str | None = None
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -80,29 +90,28 @@ class Transformer(nn.Module):
                 part.attend = function
 
     def tables(self, video_positions: Tensor | None, audio_positions: Tensor | None, dtype: torch.dtype,
-               video_mask: Tensor | None = None) -> tuple[StreamTables | None, StreamTables | None]:
-        """What is constant over a run: rotary tables and the self-attention bias.
+               video_rows: tuple[Rows, ...] = ()) -> tuple[StreamTables | None, StreamTables | None]:
+        """What is constant over a run: rotary tables and what the self attention sees.
 
         Args:
             video_positions: float32 (B, 3, Nv, 2) [start, end) in seconds and pixels, or None.
             audio_positions: float32 (B, 1, Na, 2) in seconds, or None.
             dtype: dtype of the tables (the activations').
-            video_mask: weights in [0, 1], (B, Nv, Nv), of the video self attention, or None.
+            video_rows: a mask of the video self attention, or (): everything is seen.
         """
         config = self.config
 
-        def stream(positions: Tensor | None, shape: StreamConfig, mask: Tensor | None) -> StreamTables | None:
+        def stream(positions: Tensor | None, shape: StreamConfig,
+                   rows: tuple[Rows, ...]) -> StreamTables | None:
             if positions is None:
                 return None
             middles = positions.float().mean(dim=-1)
-            own = rope_tables(middles, shape.width, shape.max_pos, config.rope_theta, dtype)
-            cross = rope_tables(middles[:, :1], config.audio.width, config.cross_max_pos, config.rope_theta,
-                                dtype)
-            if mask is None:
-                return StreamTables(own, cross)
-            return StreamTables(own, cross, mask_bias(mask, dtype)[:, None])
+            made = rope_rows if kernels("norms", middles) is not None else rope_tables  # which only kernels read
+            own = made(middles, shape.width, shape.max_pos, config.rope_theta, dtype)
+            cross = made(middles[:, :1], config.audio.width, config.cross_max_pos, config.rope_theta, dtype)
+            return StreamTables(own, cross, rows)
 
-        return stream(video_positions, config.video, video_mask), stream(audio_positions, config.audio, None)
+        return stream(video_positions, config.video, video_rows), stream(audio_positions, config.audio, ())
 
     def _stream(self, stream: str) -> StreamModules:
         if stream == "video":
@@ -126,7 +135,7 @@ class Transformer(nn.Module):
             gate, _ = modules.gate(other.sigma[:, None] * gate_scale)
         every_block = StepRows(self.transformer_blocks, name, Coefficients(rows, prompt, cross, gate))
         step = StreamStep(every_block, table.rope, table.cross_rope, index=own.index,
-                          self_bias=table.self_bias, enabled=own.enabled)
+                          self_rows=table.self_rows, enabled=own.enabled)
         return Prepared(step, embedding)
 
     def _head(self, name: str, state: State, given: Prepared) -> Tensor:
@@ -139,8 +148,8 @@ class Transformer(nn.Module):
         return modules.project(torch.addcmul(per_token(shift, index), normed, per_token(1 + scale, index)))
 
     def forward(self, video: StreamInput | None, audio: StreamInput | None, passes: Sequence[Pass],
-                tables: tuple[StreamTables | None, StreamTables | None],
-                check: Callable[[], None] | None = None) -> list[Velocities]:
+                tables: tuple[StreamTables | None, StreamTables | None], check: Callable[[], None] | None = None,
+                span: Span | None = None) -> list[Velocities] | list[Hidden]:
         """Velocities of every guidance pass at one sigma.
 
         The passes run block by block (each weight is used by all of them before the next is needed). They stay
@@ -153,39 +162,78 @@ class Transformer(nn.Module):
             passes: guidance passes.
             tables: of `tables`.
             check: called once a block and branch; may raise to interrupt.
+            span: some of the blocks; None: all of them. The same bytes, wherever it is cut.
 
         Returns:
             Per pass (video velocity (B, Nv, out channels), audio velocity (B, Na, out channels)); None for a stream
-            that is absent or that no pass of its branch reads.
+            that is absent or that no pass of its branch reads. Of a span that ends before the last block the states.
         """
         latent = (video or audio).latent
-        given = video, audio, list(passes), tuple(tables)
+        given = video, audio, list(passes), tuple(tables), span
         if wanted(latent, self.proj_out.bias):
-            kernels = chosen(), self.transformer_blocks[0].attn1.attend
-            made = self.graphs.run(self, given, kernels, room(latent, self.config.video.width), check)
+            forms = chosen(), self.transformer_blocks[0].attn1.attend
+            made = self.graphs.run(self, given, forms, room(latent, self.config.video.width), check)
             if made is not None:
                 return made
-        work = self.pieces(*given, check=check)
-        while True:
-            try:
+        beside = self._beside(video, audio)
+        work = self.pieces(*given, check=check, beside=beside)
+        try:
+            while True:
                 next(work)
-            except StopIteration as end:
-                return end.value
+        except StopIteration as end:
+            return end.value
+        finally:
+            if beside is not None:
+                beside.settle()
+
+    def _beside(self, video: StreamInput | None, audio: StreamInput | None) -> Beside | None:
+        """A second stream of the device for a forward that is not recorded, where its kernels take longer than their
+        launches. Weights that come and go with the blocks come on the first one."""
+        if way("sound") != "always" or video is None or audio is None or not video.latent.is_cuda:
+            return None
+        few = video.latent.shape[0] * video.latent.shape[1] <= MOST_TOKENS
+        if few or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if any(block._forward_pre_hooks for block in self.transformer_blocks):
+            return None
+        return Beside(video.latent.device)
 
     def pieces(self, video: StreamInput | None, audio: StreamInput | None, passes: Sequence[Pass],
-               tables: tuple[StreamTables | None, StreamTables | None],
-               check: Callable[[], None] | None = None) -> Generator[None, None, list[Velocities]]:
-        """The work of `forward`, which may be cut after every block (`graphs`)."""
+               tables: tuple[StreamTables | None, StreamTables | None], span: Span | None = None,
+               check: Callable[[], None] | None = None,
+               beside: Beside | None = None) -> Generator[None, None, list[Velocities] | list[Hidden]]:
+        """The work of `forward`, which may be cut after every block (`graphs`).
+
+        ``beside``: a second stream of the device for the sound. It gains where nothing waits for the host.
+        """
         given, steps = {}, {}
         for name, own, other, constant in zip(STREAMS, (video, audio), (audio, video), tables, strict=True):
             if own is not None:
                 given[name] = self._prepared(name, own, other, constant)
                 steps[name] = given[name].step
-        branches = [Branch(list(range(len(passes))), self._first_states(video, audio))]
-        for number in range(len(self.transformer_blocks)):
-            branches = self._block(number, branches, steps, passes, check)
+        layers = len(self.transformer_blocks)
+        span = span or Span(0, layers)
+        branches = self._beginning(video, audio, len(passes), span)
+        for number in range(span.first, span.last):
+            if beside is not None:
+                _part(beside, number, steps, branches)
+            branches = self._block(number, branches, steps, passes, check, beside)
+            if beside is not None:
+                beside.join()
             yield
+        if span.last < layers:
+            return self._hidden(branches, steps, len(passes))
         return self._velocities(branches, given, len(passes))
+
+    def _beginning(self, video: StreamInput | None, audio: StreamInput | None, count: int, span: Span) -> list[Branch]:
+        """The passes before the first block of a span."""
+        if not span.states:
+            return [Branch(list(range(count)), self._first_states(video, audio))]
+        found: dict[tuple[int, int], Branch] = {}
+        for member, (own, other) in enumerate(span.states):
+            states = {name: State(x) for name, x in zip(STREAMS, (own, other), strict=True) if x is not None}
+            found.setdefault((id(own), id(other)), Branch([], states)).members.append(member)
+        return list(found.values())
 
     def _first_states(self, video: StreamInput | None, audio: StreamInput | None) -> States:
         states = {}
@@ -196,7 +244,7 @@ class Transformer(nn.Module):
         return states
 
     def _block(self, number: int, branches: list[Branch], steps: dict[str, StreamStep], passes: Sequence[Pass],
-               check: Callable[[], None] | None) -> list[Branch]:
+               check: Callable[[], None] | None, beside: Beside | None) -> list[Branch]:
         """One block of all passes, stage by stage; branches fork where a stage treats their passes differently.
 
         Takes the branches out of the list that it is given: the caller must not keep them alive.
@@ -208,16 +256,30 @@ class Transformer(nn.Module):
             forked = []
             # Each is let go as soon as it is done: its memory is what the next one's results need.
             while branches:
-                branch = branches.pop(0)
-                for members in _groups(branch.members, passes, number, stage):
+                members, states = branches.pop(0)
+                groups = _groups(members, passes, number, stage)
+                while groups:
+                    members = groups.pop(0)
+                    own = dict(states) if groups else states  # of which the block takes what it updates
                     if check is not None and stage == STAGES[-1]:
                         check()
                     wanted = frozenset().union(*(passes[member].needs(ahead) for member in members))
-                    call = BlockCall(number, steps, passes[members[0]], wanted, shared)
-                    forked.append(Branch(members, block(stage, branch.states, call)))
-                del branch
+                    call = BlockCall(number, steps, passes[members[0]], wanted, shared, beside)
+                    forked.append(Branch(members, block(stage, own, call)))
+                del states, own
             branches = forked
         return branches
+
+    def _hidden(self, branches: list[Branch], steps: dict[str, StreamStep], count: int) -> list[Hidden]:
+        """Of each pass its streams with what was to be added to them, as the next block's norm would make them."""
+        results: list[Hidden] = [(None, None)] * count
+        for members, states in branches:
+            made = {}
+            for name, state in states.items():
+                made[name], _ = add_norm_modulate(state.x, state.update, (), steps[name].index, self.config.norm_eps)
+            for member in members:
+                results[member] = made.get("video"), made.get("audio")
+        return results
 
     def _velocities(self, branches: list[Branch], given: dict[str, Prepared], count: int) -> list[Velocities]:
         results: list[Velocities] = [(None, None)] * count
@@ -228,6 +290,15 @@ class Transformer(nn.Module):
             for member in members:
                 results[member] = made.get("video"), made.get("audio")
         return results
+
+
+def _part(beside: Beside, number: int, steps: dict[str, StreamStep], branches: Sequence[Branch]) -> None:
+    """Let the second stream go on with a block, for which the first one has made all that both read."""
+    for step in steps.values():
+        step.rows[number]
+    for branch in branches:
+        beside.keep(branch.states.get("audio"), longer=True)
+    beside.fork()
 
 
 def _groups(members: Sequence[int], passes: Sequence[Pass], number: int, stage: str) -> list[list[int]]:

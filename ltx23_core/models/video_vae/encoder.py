@@ -42,7 +42,7 @@ class Downsample(nn.Module):
         """Returns a new tensor in x's dtype."""
         if self.stride[0] == 2:
             x = torch.cat([x[:, :, :1], x], dim=2)
-        main = space_to_depth(self.conv(pad_frames(x, causal=True)), self.stride)
+        main = space_to_depth(self.conv(pad_frames(x)), self.stride)
         skip = reduce(space_to_depth(x, self.stride), "b (c group) f h w -> b c f h "
                                                       "w", "mean", c=self.out_channels)
         return main.add_(skip)
@@ -81,7 +81,7 @@ class VideoEncoder(nn.Module):
         self.down_blocks = nn.ModuleList()
         for name, value in config.encoder_blocks:
             if name == "res_x":
-                self.down_blocks.append(ResnetStack(channels, value, causal=True))
+                self.down_blocks.append(ResnetStack(channels, value))
             else:
                 self.down_blocks.append(Downsample(channels, channels * value, block_stride(name, "_res")))
                 channels *= value
@@ -102,8 +102,8 @@ class VideoEncoder(nn.Module):
             GeometryError: no frames, or a size that is not a multiple of 32.
         """
         x = patchify(crop_frames(pixels), self.patch)
-        x = self.conv_in(pad_frames(x, causal=True))
+        x = self.conv_in(pad_frames(x))
         for block in self.down_blocks:
             x = block(x)
-        means = self.conv_out(activate(x, causal=True))[:, :self.latent_channels]
+        means = self.conv_out(activate(x))[:, :self.latent_channels]
         return self.per_channel_statistics.normalize(means)

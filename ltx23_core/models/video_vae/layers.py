@@ -47,33 +47,39 @@ class ChannelStatistics(nn.Module):
         return latent * std + mean
 
 
-def pad_frames(x: Tensor, causal: bool, write: Callable[[Tensor], object] | None = None) -> Tensor:
-    """Copy x into a new buffer of F + 2 frames whose edges repeat the first (and, not causal, the last) frame.
+Write = Callable[[Tensor], object]  # fills the frames of a buffer that it is given
+
+
+def frame_buffer(like: Tensor, frames: int) -> Tensor:
+    """Empty (B, C, frames, H, W) of the other sizes, dtype and device of a tensor, channels_last_3d."""
+    batch, channels, _, height, width = like.shape
+    shape = (batch, channels, frames, height, width)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
+
+
+def pad_frames(x: Tensor, write: Write | None = None) -> Tensor:
+    """Copy x into a new buffer with two more frames in front that repeat the first: the encoder is causal.
 
     Args:
         x: (B, C, F, H, W).
-        causal: both extra frames in front (the encoder); else one in front and one behind (the decoder).
-        write: fills the F inner frames of the buffer in place of a copy of x.
+        write: fills the F last frames of the buffer in place of a copy of x.
 
     Returns:
         (B, C, F + 2, H, W), channels_last_3d, in x's dtype.
     """
-    batch, channels, frames, height, width = x.shape
-    front = KERNEL - 1 if causal else KERNEL // 2
-    shape = (batch, channels, frames + KERNEL - 1, height, width)
-    buffer = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
-    inner = buffer[:, :, front:front + frames]
+    front = KERNEL - 1
+    buffer = frame_buffer(x, front + x.shape[2])
+    inner = buffer[:, :, front:]
     if write is None:
         inner.copy_(x)
     else:
         write(inner)
     buffer[:, :, :front] = inner[:, :, :1]
-    buffer[:, :, front + frames:] = inner[:, :, -1:]
     return buffer
 
 
-def activate(x: Tensor, causal: bool) -> Tensor:
-    """SiLU(PixelNorm(x)) with padded frames: (B, C, F, H, W) -> (B, C, F + 2, H, W).
+def activation(x: Tensor) -> Write:
+    """What writes SiLU(PixelNorm(x)) of (B, C, F, H, W).
 
     PixelNorm divides by the root mean square over the channels. Only the norm, one number a position, is float32;
     the squares are never stored.
@@ -85,7 +91,12 @@ def activate(x: Tensor, causal: bool) -> Tensor:
         torch.mul(x, scale, out=inner)
         F.silu(inner, inplace=True)
 
-    return pad_frames(x, causal, write)
+    return write
+
+
+def activate(x: Tensor) -> Tensor:
+    """SiLU(PixelNorm(x)) with two more frames in front: (B, C, F, H, W) -> (B, C, F + 2, H, W)."""
+    return pad_frames(x, activation(x))
 
 
 class PaddedConv3d(nn.Module):
@@ -97,34 +108,36 @@ class PaddedConv3d(nn.Module):
         self.conv = nn.Conv3d(in_channels, out_channels, KERNEL, padding=(0, 1, 1))
 
     def forward(self, padded: Tensor) -> Tensor:
-        """Input from `pad_frames` or `activate`."""
+        """Input from `pad_frames`, `activate` or `stream.FramesBefore`."""
         return self.conv(padded)
 
 
 class ResnetBlock(nn.Module):
-    """x + conv2(SiLU(norm(conv1(SiLU(norm(x)))))), with equal channels on both ends."""
+    """x + conv2(SiLU(norm(conv1(SiLU(norm(x)))))), with equal channels on both ends; causal where it is called.
 
-    def __init__(self, channels: int, causal: bool) -> None:
-        """`causal` as in `pad_frames`."""
+    The decoder's are not, and run in `stream.ResidualStep`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Two convolutions."""
         super().__init__()
-        self.causal = causal
         self.conv1 = PaddedConv3d(channels, channels)
         self.conv2 = PaddedConv3d(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, F, H, W) -> the same tensor, changed in place: no caller then keeps an old activation alive."""
-        h = self.conv1(activate(x, self.causal))
-        h = activate(h, self.causal)  # a line of its own: conv1's output is free before conv2 allocates
+        h = self.conv1(activate(x))
+        h = activate(h)  # a line of its own: conv1's output is free before conv2 allocates
         return x.add_(self.conv2(h))
 
 
 class ResnetStack(nn.Module):
-    """The blocks of one ``res_x`` entry."""
+    """The blocks of one ``res_x`` entry; causal where it is called."""
 
-    def __init__(self, channels: int, layers: int, causal: bool) -> None:
-        """`layers` blocks of equal width; `causal` as in `pad_frames`."""
+    def __init__(self, channels: int, layers: int) -> None:
+        """`layers` blocks of equal width."""
         super().__init__()
-        self.res_blocks = nn.ModuleList(ResnetBlock(channels, causal) for _ in range(layers))
+        self.res_blocks = nn.ModuleList(ResnetBlock(channels) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, F, H, W) -> the same tensor, changed in place."""

@@ -8,6 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import ggml
+from .numbers import e4m3
+from .rotated import SIZES, awq, unrotated, w4a8
+
 BLOCK = 2048
 SQUARE = 128  # rows and columns that share a scale in blockwise fp8
 E4M3, E5M2, INT8, E2M1 = 0, 1, 2, 3
@@ -16,22 +20,11 @@ _BLOCKS = {"mxfp8": 32, "nvfp4": 16}  # numbers of a row that share a scale
 
 
 @triton.jit
-def _e4m3(code):
-    """Float32 of e4m3 codes (0 to 255), by bits: every device has these."""
-    sign = (code & 128) << 24
-    magnitude = code & 127
-    normal = (magnitude << 20) + (120 << 23)
-    small = (magnitude.to(tl.float32) * 0.001953125).to(tl.int32, bitcast=True)  # below 2^-6: eighths of it
-    bits = tl.where(magnitude < 8, small, normal)
-    return (tl.where(magnitude == 127, 0x7FC00000, bits) | sign).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def _value(byte, KIND: tl.constexpr):
     """Float32 of a stored byte, as an int32 from 0 to 255."""
     code = byte
     if KIND == 0:
-        return _e4m3(code)
+        return e4m3(code)
     elif KIND == 1:
         return (code << 8).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
     else:
@@ -75,7 +68,7 @@ def _blockwise(weight, scale, whole, out, columns, stored, across, SIZE: tl.cons
         bits = tl.where(size < 2, size * 0x3F000000, (size << 22) + (126 << 23))
         value = (bits | ((code & 8) << 28)).to(tl.float32, bitcast=True)
         second = tl.load(whole).to(tl.float32)
-        value = value * _e4m3(tl.where(second == 0, 0, factor)) * second
+        value = value * e4m3(tl.where(second == 0, 0, factor)) * second
     else:
         code = tl.load(weight + row * stored + place, mask=inside, other=0).to(tl.int32)
         value = _value(tl.where(factor == 0, 0, code), KIND)
@@ -88,12 +81,16 @@ def fits(format: str, parts: Mapping[str, Tensor], parameters: Mapping[str, obje
     weight, scale = parts["weight"], parts.get("weight_scale")
     if weight.dim() != 2 or not all(part.is_contiguous() for part in parts.values()):
         return False
-    if format == "nvfp4":
+    if format in (*ggml.KINDS, "nvfp4", "awq"):
         return weight.dtype == torch.uint8
     if format == "mxfp8":
         return weight.dtype in _KINDS
-    rotated = bool(parameters.get("rotated"))
-    return format in ("fp8", "int8") and weight.dtype in _KINDS and not rotated and (
+    rotated = parameters.get("rotated")
+    if format == "w4a8":
+        return rotated in SIZES and "weight_correction" not in parts
+    if format == "int4" or (format == "int8" and rotated):
+        return rotated in SIZES
+    return format in ("fp8", "int8") and weight.dtype in _KINDS and (
         scale is None or _scales(weight, scale) is not None)
 
 
@@ -107,8 +104,26 @@ def _scales(weight: Tensor, scale: Tensor) -> int | None:
     return 3 if tuple(scale.shape) == squares else None
 
 
-def dequantise(format: str, parts: Mapping[str, Tensor], out: Tensor) -> Tensor:
-    """Fill ``out`` (rows, columns), contiguous; padded rows and columns are left out."""
+def dequantise(format: str, parts: Mapping[str, Tensor], parameters: Mapping[str, object], out: Tensor,
+               signs: Tensor | None = None) -> Tensor:
+    """Fill ``out`` (rows, columns), contiguous; padded rows and columns are left out.
+
+    Args:
+        signs: of the rotation, ±1 in float16, where rows are rotated.
+    """
+    if format in ggml.KINDS:
+        return ggml.dequantise(format, parts["weight"], out)
+    if format == "awq":
+        return awq(parts, int(parameters["group"]), out)
+    if format == "w4a8":
+        return w4a8(parts, int(parameters["group"]), signs, out)
+    if signs is not None:
+        return unrotated(parts["weight"], parts["weight_scale"], signs, format == "int4", out)
+    return _scales_and_codes(format, parts, out)
+
+
+def _scales_and_codes(format: str, parts: Mapping[str, Tensor], out: Tensor) -> Tensor:
+    """The formats whose numbers are a code times a scale."""
     weight, scale = parts["weight"], parts.get("weight_scale")
     rows, columns = out.shape
     grid = rows, triton.cdiv(columns, BLOCK)

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import Launcher
+
 BLOCK = 4096
 
 
@@ -17,8 +19,11 @@ def _gelu_tanh(x, count, BLOCK: tl.constexpr):
     tl.store(x + place, (v / (1.0 + tl.exp(-u))).to(x.dtype.element_ty), mask=inside)
 
 
+_GELU = Launcher(_gelu_tanh)
+
+
 def gelu_tanh_(x: Tensor) -> Tensor:
     """Tanh GELU in place, in float32; returns x (a copy where x is not contiguous)."""
     x = x.contiguous()
-    _gelu_tanh[(triton.cdiv(x.numel(), BLOCK),)](x, x.numel(), BLOCK=BLOCK, num_warps=8)
+    _GELU((triton.cdiv(x.numel(), BLOCK), 1), (x,), (x.numel(),), (BLOCK,), warps=8)
     return x

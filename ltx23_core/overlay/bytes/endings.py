@@ -12,7 +12,8 @@ WEIGHTS = (*SAFETENSORS, GGUF)
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")  # weights that can run code: never opened
 TOKENIZER_JSON, TOKENIZER_MODEL = TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # either is enough
 TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json")
-UNFINISHED = (".incomplete", ".part", ".crdownload", ".download", ".aria2", ".tmp")
+UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".opdownload", ".download", ".aria2", ".!qb", ".!ut",
+              ".tmp")
 INDEX_OF = ".index.json"  # behind the name of the model as one file
 INDEX = f".safetensors{INDEX_OF}"
 SGLANG_MARKER = ".sglang_overlay_materialized.json"  # of the folders that sglang writes

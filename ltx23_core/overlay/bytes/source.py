@@ -24,6 +24,7 @@ DTYPE_BITS: dict[str, int] = {
 MAX_DIMENSIONS = 64
 MAX_HEAD = 1 << 27  # of what is hashed; more than any header may have
 SIDE_FILES = ("config.json", *TOKENIZER_FILES)  # all that an overlay may name besides weight files
+ORIGIN = "origin"  # name of what a quantised weight is made of
 HEAD_BYTES = 1 << 20  # of a file without a safetensors header (tokenizer, JSON): what its hash covers
 REMAKE = "Make the overlay again: run the Overlay node once more, or call materialize(...)."
 
@@ -163,27 +164,41 @@ class QuantRef:
         shape: of the weight that the parts stand for.
         parts: by canonical name ("weight", "weight_scale", …), whatever the file calls them.
         parameters: what else the format needs, for example the size of a group.
+        origin: numbers that the parts are made of while they are read (`overlay.weight_dtype`); the ranges of the parts
+            then say sizes only. None: the parts are in the file.
     """
 
     format: str
     shape: tuple[int, ...]
     parts: Mapping[str, TensorRef] = field(hash=False)
     parameters: Mapping[str, Parameter] = field(default_factory=dict, hash=False)
+    origin: TensorRef | None = None
+
+    @property
+    def read(self) -> Mapping[str, TensorRef]:
+        """What is read of a file."""
+        if self.origin is not None:
+            return {ORIGIN: self.origin}
+        return self.parts
+
+    @property
+    def _first(self) -> TensorRef:
+        return self.origin or self.parts["weight"]
 
     @property
     def path(self) -> Path:
         """File of the weight; the other parts are in the same one."""
-        return self.parts["weight"].path
+        return self._first.path
 
     @property
     def source(self) -> SourceFile | None:
         """What the file was when the overlay was made."""
-        return self.parts["weight"].source
+        return self._first.source
 
     @property
     def start(self) -> int:
         """Where the weight itself begins."""
-        return self.parts["weight"].start
+        return self._first.start
 
     @property
     def dtype(self) -> str:
@@ -192,8 +207,8 @@ class QuantRef:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all parts in the file."""
-        return sum(part.size_bytes for part in self.parts.values())
+        """Bytes in the file."""
+        return sum(part.size_bytes for part in self.read.values())
 
 
 AnyRef = TensorRef | QuantRef

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...atomic import publish, sweep_of, write_whole
 from ...errors import ExportError
-from .files import ALIGN, OutputFile, Range
+from .files import ALIGN, Made, OutputFile, Range
 from .sources import Sources, cannot_read, cannot_write
 
 KERNEL_BYTES = 64 << 20  # of one request to the kernel
@@ -40,7 +40,7 @@ class FileWriter:
         self.file, self.sources, self.step = file, sources, step
         self.target = root / file.name
         self.partial = self.target.with_name(f".{self.target.name}.partial")
-        self.journal = self.target.with_name(f".{self.target.name}.partial.json")
+        self.journal = journal_of(self.target)
         self.done = self._left()
         self._buffer = memoryview(bytearray())  # made where it is needed
         self._plain: set[Path] = set()  # sources that the kernel does not copy from
@@ -78,7 +78,7 @@ class FileWriter:
             _write(out, self.done, memoryview(head))
             self._advance(len(head))
         for position, part in self.file.placed():
-            while self.done < position + part.end - part.start:
+            while self.done < position + part.size:
                 self._advance(self._piece(out, part, part.start + self.done - position))
                 if self.done - synced >= SYNC_BYTES:
                     self._sync(out)
@@ -88,8 +88,12 @@ class FileWriter:
         self.done += count
         self.step(count)
 
-    def _piece(self, out: FileIO, part: Range, start: int) -> int:
+    def _piece(self, out: FileIO, part: Range | Made, start: int) -> int:
         """Copy bytes of a source from a position on to where the file ends so far; gives how many."""
+        if isinstance(part, Made):
+            made = self.sources.made(part)[start:start + BUFFER_BYTES]
+            _write(out, self.done, made)
+            return len(made)
         source = self.sources.open(part)
         if hasattr(os, "copy_file_range") and part.source.path not in self._plain:
             # Whole blocks of the source can be shared: one short piece up to the next block, then large ones.
@@ -141,11 +145,14 @@ class FileWriter:
                               "Check the disk and the memory of this computer, then export again.")
         return digest.hexdigest()
 
-    def _expected(self) -> Iterator[bytearray | bytes]:
+    def _expected(self) -> Iterator[bytearray | bytes | memoryview]:
         """What the file must hold, piece by piece."""
         yield self.file.head
         for _, part in self.file.placed():
             for start in range(part.start, part.end, BUFFER_BYTES):
+                if isinstance(part, Made):
+                    yield self.sources.made(part)[start:start + BUFFER_BYTES]
+                    continue
                 piece = bytearray(min(BUFFER_BYTES, part.end - start))
                 self.sources.read(part, start, memoryview(piece))
                 yield piece
@@ -154,8 +161,7 @@ class FileWriter:
         """Give the complete file its name."""
         try:
             publish(self.partial, self.target)
-            self.journal.unlink(missing_ok=True)
-            sweep_of(self.journal)
+            forget_journal(self.target)
         except OSError as error:
             raise cannot_write(self.target, error) from error
 
@@ -164,6 +170,22 @@ class FileWriter:
         for path in (self.journal, self.partial):
             with suppress(OSError):
                 path.unlink()
+
+
+def journal_of(target: Path) -> Path:
+    """The file that says how much of an unfinished one can be relied on."""
+    return target.with_name(f".{target.name}.partial.json")
+
+
+def forget_journal(target: Path) -> None:
+    """Delete the journal of a finished file, and what killed writers of the journal left.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    journal = journal_of(target)
+    journal.unlink(missing_ok=True)
+    sweep_of(journal)
 
 
 def _write(out: FileIO, position: int, view: memoryview) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ...errors import ExportError
 from ..manifest import Overlay
+from ..weight_dtype import AS_STORED
 from .job import ExportedFile, Job, locked
 from .layouts import LAYOUTS
-from .sources import Sources
+from .sources import Make, Sources
 
 SHARD_BYTES = 10_000_000_000
 
@@ -54,9 +55,10 @@ class ExportReport:
         return "\n".join(lines)
 
 
-def export(overlay: Overlay | str | os.PathLike[str], layout: str, folder: str | os.PathLike[str], *,
-           verify: bool = True, shard_bytes: int = SHARD_BYTES, check: Callable[[], None] | None = None,
-           progress: Callable[[int, int], None] | None = None) -> ExportReport:
+def write_files(overlay: Overlay | str | os.PathLike[str], layout: str, folder: str | os.PathLike[str], *,
+                verify: bool = True, shard_bytes: int = SHARD_BYTES, check: Callable[[], None] | None = None,
+                progress: Callable[[int, int], None] | None = None, weight_dtype: str = AS_STORED,
+                make: Make | None = None) -> ExportReport:
     """Write the weights of an overlay as real files. After an interruption the same call goes on where it stopped.
 
     Memory does not depend on the size: the system copies file to file, sharing blocks where the file system can.
@@ -64,12 +66,14 @@ def export(overlay: Overlay | str | os.PathLike[str], layout: str, folder: str |
     Args:
         overlay: made by `materialize`, or the path of its manifest.
         layout: "diffusers" (a folder for LTX2Pipeline), "monolith" (the official single file) or "split" (ComfyUI's
-            files in their folders).
+            files in their folders), or "transformer" (the first of these alone).
         folder: to write to: new, empty, or with the same export begun.
         verify: read every file back, compare it with its sources byte by byte and give its SHA-256.
         shard_bytes: most bytes in one file of weights of a diffusers folder.
         check: called often; may raise to interrupt.
         progress: called with bytes done (comparing counts as well) and bytes in all.
+        weight_dtype: what the overlay was given to (`overlay.weight_dtype`).
+        make: gives the bytes of weights that are made of theirs.
 
     Raises:
         ExportError: the folder cannot be used, the disk is full, or the layout cannot hold the model.
@@ -84,11 +88,12 @@ def export(overlay: Overlay | str | os.PathLike[str], layout: str, folder: str |
     else:
         overlay = Overlay.load(overlay)
     root = Path(os.path.abspath(folder))
-    job = Job(root, LAYOUTS[layout](overlay, shard_bytes), {"overlay": overlay.id, "layout": layout}, verify)
+    files = LAYOUTS[layout](overlay, shard_bytes, weight_dtype)
+    job = Job(root, files, {"overlay": overlay.id, "layout": layout}, verify)
     job.refuse_sources()
     job.read_marker()
     job.check_space()
-    with locked(root), closing(Sources()) as sources:
+    with locked(root), closing(Sources(make)) as sources:
         job.read_marker()  # another process may have written it meanwhile
         files = job.run(sources, check or (lambda: None), progress or (lambda done, total: None))
     return ExportReport(root, layout, files, time.perf_counter() - begin)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,46 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Made:
+    """Bytes that are made of a tensor while the file is written: the parts of a weight, one behind the other.
+
+    Args:
+        ref: the weight, with its origin; parts in the order of the file.
+        padding: zeros behind them.
+    """
+
+    ref: QuantRef
+    padding: int = 0
+    start = 0
+
+    @cached_property
+    def source(self) -> SourceFile:
+        """The file of the origin."""
+        return self.ref.source or SourceFile.of(self.ref.path)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes."""
+        size = self.padding
+        for part in self.ref.parts.values():
+            size += part.size_bytes
+        return size
+
+    @property
+    def end(self) -> int:
+        """Bytes, as of a range that begins at 0."""
+        return self.size
+
+    @property
+    def identity(self) -> list[object]:
+        """Stands for the content of these bytes."""
+        told: list[object] = [Range(self.source, self.ref.start, self.ref.origin.end).identity, self.ref.format]
+        for name, part in self.ref.parts.items():
+            told += [name, part.dtype, list(part.shape)]
+        return [*told, self.padding]
+
+
+@dataclass(frozen=True)
 class OutputFile:
     """One file to write.
 
@@ -57,7 +97,7 @@ class OutputFile:
 
     name: str
     head: bytes
-    ranges: tuple[Range, ...] = ()
+    ranges: tuple[Range | Made, ...] = ()
 
     @cached_property
     def size(self) -> int:
@@ -73,12 +113,12 @@ class OutputFile:
         sources = [part.identity for part in self.ranges]
         return hashlib.sha256(self.head + json.dumps([self.name, sources]).encode()).hexdigest()
 
-    def placed(self) -> Iterator[tuple[int, Range]]:
+    def placed(self) -> Iterator[tuple[int, Range | Made]]:
         """The ranges, each with its position in the file."""
         position = len(self.head)
         for part in self.ranges:
             yield position, part
-            position += part.end - part.start
+            position += part.size
 
 
 def json_file(name: str, value: Mapping[str, Any]) -> OutputFile:
@@ -109,19 +149,51 @@ def weights_file(name: str, tensors: Mapping[str, AnyRef], metadata: Mapping[str
     table: dict[str, Any] = {}
     if told:
         table["__metadata__"] = told
-    ranges: list[Range] = []
+    ranges: list[Range | Made] = []
     end, element = 0, 1
-    for key, ref in in_order(plain):
-        start, end = end, end + ref.size_bytes
-        element = max(element, DTYPE_BITS[ref.dtype] // 8)
-        table[key] = {"dtype": ref.dtype, "shape": list(ref.shape), "data_offsets": [start, end]}
-        if ranges and ranges[-1].source.path == ref.path and ranges[-1].end == ref.start:
-            ranges[-1] = Range(ranges[-1].source, ranges[-1].start, ref.end)
-        elif ref.size_bytes:
-            ranges.append(Range(ref.source or SourceFile.of(ref.path), ref.start, ref.end))
+    for group, made in _groups(tensors, plain):
+        for key, ref in group:
+            start, end = end, end + ref.size_bytes
+            element = max(element, DTYPE_BITS[ref.dtype] // 8)
+            table[key] = {"dtype": ref.dtype, "shape": list(ref.shape), "data_offsets": [start, end]}
+        if made is not None:
+            ranges.append(made)
+        else:
+            _add_range(ranges, group[0][1])
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * _padding(8 + len(text), ranges, element)
     return OutputFile(name, len(text).to_bytes(8, "little") + text, tuple(ranges))
+
+
+def _add_range(ranges: list[Range | Made], ref: TensorRef) -> None:
+    """The bytes of a tensor behind what is there; joined to the last range where they follow it in the source."""
+    last = ranges[-1] if ranges else None
+    if isinstance(last, Range) and last.source.path == ref.path and last.end == ref.start:
+        ranges[-1] = Range(last.source, last.start, ref.end)
+    elif ref.size_bytes:
+        ranges.append(Range(ref.source or SourceFile.of(ref.path), ref.start, ref.end))
+
+
+def _groups(tensors: Mapping[str, AnyRef],
+            plain: Mapping[str, TensorRef]) -> list[tuple[list[tuple[str, TensorRef]], Made | None]]:
+    """Tensors in the order of the file; the parts of a made weight lie together, so that it is read once."""
+    left, groups = dict(plain), []
+    for key, ref in tensors.items():
+        if isinstance(ref, QuantRef) and ref.origin is not None:
+            layer, parts, group = key.removesuffix("weight"), {}, []
+            for name in sorted(ref.parts, key=lambda name: -DTYPE_BITS[ref.parts[name].dtype]):
+                parts[name] = ref.parts[name]
+                group.append((layer + name, left.pop(layer + name)))
+            groups.append((group, Made(replace(ref, parts=parts))))
+    for key, ref in left.items():
+        groups.append(([(key, ref)], None))
+
+    def place(group: tuple[list[tuple[str, TensorRef]], Made | None]) -> tuple[int, str, int, str]:
+        [(key, first), *_], made = group
+        start = first.start if made is None else made.ref.start
+        return -DTYPE_BITS[first.dtype], str(first.path), start, key
+
+    return sorted(groups, key=place)
 
 
 def sharded(folder: str, stem: str, tensors: Mapping[str, TensorRef], limit: int) -> list[OutputFile]:
@@ -169,7 +241,8 @@ def stored_tensors(overlay: Overlay, component: str, quantised: bool = True) -> 
     tensors = overlay.require(component).tensors
     allowed = (*PLAIN_DTYPES, *(CARRIED if quantised else ()))
     for name, ref in tensors.items():
-        if ref.dtype not in allowed:
+        is_made = isinstance(ref, QuantRef) and ref.origin is not None
+        if ref.dtype not in allowed and not is_made:
             raise ExportError(f"{component} has quantised weights ({name} is {ref.dtype})", ", ".join(allowed),
                               "Export as monolith or split, or an overlay of the bf16 "
                               "files." if ref.dtype in CARRIED
@@ -206,7 +279,7 @@ def _bytes(ref: AnyRef) -> tuple[str, tuple[int, ...], bytes]:
         return ref.dtype, ref.shape, file.read(ref.size_bytes)
 
 
-def _padding(length: int, ranges: list[Range], element: int) -> int:
+def _padding(length: int, ranges: list[Range | Made], element: int) -> int:
     """Spaces behind a header, so that tensors are aligned and, where possible, the largest range can be shared.
 
     File systems with reflinks share whole blocks, so source and target must lie equally in theirs.

@@ -15,7 +15,7 @@ from ...atomic import is_leftover, sweep_of, write_whole
 from ...errors import ExportError
 from ...locks import SOFT, Busy
 from ...locks import locked as locked_file
-from .copy import FileWriter
+from .copy import FileWriter, forget_journal
 from .files import OutputFile
 from .sources import Sources, cannot_write, copied_bytes
 
@@ -133,6 +133,8 @@ class Job:
         for file in self.files:
             entry = self.complete(file)
             if reused := entry is not None:
+                with contextlib.suppress(OSError):  # a run may have been killed just after it gave the file its name
+                    forget_journal(self.root / file.name)
                 step(file.size * (1 + self.verify))
             else:
                 entry = self._write(FileWriter(self.root, file, sources, step))

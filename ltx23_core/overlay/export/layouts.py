@@ -2,112 +2,99 @@
 
 - ``monolith``: the official single file.
 - ``split``: ComfyUI's files, in the folders under ``models`` that they belong to (spec/09 §3, §4).
+- ``transformer``: the first file of split alone, a GGUF file where the weights become one (spec/09 §2.8).
 - ``diffusers``: see `export_diffusers`.
 """
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from ...errors import OverlayError
-from ..bytes.endings import TOKENIZER_MODEL
+from ...errors import ExportError, OverlayError
 from ..bytes.header import read_header
-from ..bytes.source import AnyRef, TensorRef
 from ..manifest import ComponentEntry, Overlay
 from ..names.layout import OFFICIAL
+from ..weight_dtype import AS_STORED, GGUF
 from .diffusers import diffusers_files
-from .files import OutputFile, joined, stored_tensors, weights_file, whole_file
+from .files import OutputFile, stored_tensors, weights_file
+from .gguf import gguf_file
+from .native import (
+    AUDIO_VAE,
+    MODEL,
+    PROJECTION,
+    VIDEO_VAE,
+    configs,
+    native_file,
+    native_gemma,
+    official,
+    prefixed,
+    text,
+)
 
 _LORA = "diffusion_model."
 _PART_OF_NAME = re.compile(r"[_-](transformer_only|diffusion_model).*$")
 
-# File of the split layout -> its components, and the prefix of the official file that ComfyUI does not expect there.
-_SPLIT: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("diffusion_models/{stem}_transformer_only.safetensors", ("transformer", "connectors"), ""),
-    ("text_encoders/{stem}_text_projection.safetensors", ("text_projection",), ""),
-    ("vae/{stem}_video_vae.safetensors", ("video_encoder", "video_decoder"), "vae."),
-    ("vae/{stem}_audio_vae.safetensors", ("audio_encoder", "audio_decoder", "vocoder"), ""),
-)
-# Part of the metadata ``config`` -> the component whose configuration it is, but for keys that begin so: another's.
-_CONFIGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "transformer": ("transformer", "connectors", ("connector_", "audio_connector_")),
-    "vae": ("video_decoder", "video_encoder", ("encoder_",)),
-    "audio_vae": ("audio_decoder", "audio_decoder", ()), "vocoder": ("vocoder", "vocoder", ()),
-}
-# A Gemma folder's names of all but the language model -> ComfyUI's; the first prefix that fits counts.
-_VISION = (("model.vision_tower.vision_model.", "vision_model."), ("vision_tower.vision_model.", "vision_model."),
-           ("model.vision_tower.", "vision_model."), ("vision_tower.", "vision_model."),
-           ("model.multi_modal_projector.", "multi_modal_projector."))
+# Names of the files of the split layout.
+_SPLIT = {MODEL: "diffusion_models/{stem}_transformer_only{dtype}.safetensors",
+          PROJECTION: "text_encoders/{stem}_text_projection.safetensors",
+          VIDEO_VAE: "vae/{stem}_video_vae.safetensors", AUDIO_VAE: "vae/{stem}_audio_vae.safetensors"}
 
 
-def _monolith(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
-    return [weights_file(f"{_stem(overlay)}.safetensors", _official(overlay, OFFICIAL.components),
-                         _full_metadata(overlay))]
+def _monolith(overlay: Overlay, shard_bytes: int, weight_dtype: str) -> list[OutputFile]:
+    if weight_dtype in GGUF:
+        raise ExportError(f"layout monolith with {weight_dtype}",
+                          "layout split or transformer: a GGUF file cannot hold a VAE", "Export as split.")
+    return [weights_file(f"{_stem(overlay)}{_suffix(weight_dtype)}.safetensors",
+                         official(overlay, OFFICIAL.components), _full_metadata(overlay))]
 
 
-def _split(overlay: Overlay, shard_bytes: int) -> list[OutputFile]:
-    files = []
-    for name, components, strip in _SPLIT:
-        tensors = {}
-        for key, ref in _official(overlay, components).items():
-            tensors[key.removeprefix(strip)] = ref
-        metadata = {"model_version": overlay.model_version, "config": _text(_parts(overlay, components))}
-        files.append(weights_file(name.format(stem=_stem(overlay)), tensors, metadata))
+def _transformer(overlay: Overlay, shard_bytes: int, weight_dtype: str) -> list[OutputFile]:
+    return [_split_file(overlay, weight_dtype, MODEL)]
+
+
+def _diffusers(overlay: Overlay, shard_bytes: int, weight_dtype: str) -> list[OutputFile]:
+    if weight_dtype != AS_STORED:
+        raise ExportError(f"layout diffusers with {weight_dtype}",
+                          "layout monolith, split or transformer: diffusers has no such weights",
+                          "Export as split.")
+    return diffusers_files(overlay, shard_bytes)
+
+
+def _suffix(weight_dtype: str) -> str:
+    """What a file's name says of its weights."""
+    if weight_dtype == AS_STORED:
+        return ""
+    return f"_{weight_dtype}"
+
+
+def _split_file(overlay: Overlay, weight_dtype: str, file: str) -> OutputFile:
+    what = native_file(overlay, file)
+    if file == MODEL and weight_dtype in GGUF:
+        name = f"diffusion_models/{_stem(overlay)}-{weight_dtype}.gguf"
+        return gguf_file(name, weight_dtype, what.tensors, what.metadata)
+    name = _SPLIT[file].format(stem=_stem(overlay), dtype=_suffix(weight_dtype))
+    return weights_file(name, what.tensors, what.metadata)
+
+
+def _split(overlay: Overlay, shard_bytes: int, weight_dtype: str) -> list[OutputFile]:
+    files = [_split_file(overlay, weight_dtype, file) for file in _SPLIT]
     if "text_encoder" in overlay.components:
         files.append(_comfy_gemma(overlay))
     for component, entry in sorted(overlay.components.items()):
         if component.startswith("upsampler_"):
-            metadata = {**_stored_metadata(entry), "config": _text(entry.config)}
+            metadata = {**_stored_metadata(entry), "config": text(entry.config)}
             files.append(weights_file(f"latent_upscale_models/{_companion_name(entry, component)}.safetensors",
                                       stored_tensors(overlay, component), metadata))
     if lora := overlay.components.get("distilled_lora"):
-        tensors = _prefixed(_LORA, stored_tensors(overlay, "distilled_lora"))
+        tensors = prefixed(_LORA, stored_tensors(overlay, "distilled_lora"))
         files.append(weights_file(f"loras/{_companion_name(lora, 'distilled-lora')}.safetensors", tensors,
                                   _stored_metadata(lora)))
     return files
 
 
-LAYOUTS: dict[str, Callable[[Overlay, int], list[OutputFile]]] = {
-    "diffusers": diffusers_files, "monolith": _monolith, "split": _split}
-
-
-def _official(overlay: Overlay, components: Iterable[str]) -> dict[str, AnyRef]:
-    """The tensors of components under the keys of the official file."""
-    parts = []
-    for component in components:
-        part = {}
-        for name, ref in stored_tensors(overlay, component).items():
-            part[_official_key(component, name)] = ref
-        parts.append(part)
-    return joined(*parts)
-
-
-def _official_key(component: str, name: str) -> str:
-    found = []
-    for prefix, places in OFFICIAL.prefixes.items():
-        for place, keep in places:
-            if place == component and name.startswith(keep):
-                found.append((keep, prefix))
-    keep, prefix = max(found, key=lambda each: len(each[0]))
-    return prefix + name[len(keep):]
-
-
-def _parts(overlay: Overlay, components: Iterable[str]) -> dict[str, Any]:
-    """The parts of the metadata ``config`` that describe components, which may come from several files."""
-    parts: dict[str, Any] = {}
-    for part in dict.fromkeys(map(OFFICIAL.config.__getitem__, components)):
-        owner, guest, keys = _CONFIGS[part]
-        values: dict[str, Any] = {}
-        for key, value in overlay.require(owner).config.items():
-            if not key.startswith(keys):
-                values[key] = value
-        for key, value in overlay.require(guest).config.items():
-            if key.startswith(keys):
-                values[key] = value
-        parts[part] = values
-    return parts
+LAYOUTS: dict[str, Callable[[Overlay, int, str], list[OutputFile]]] = {
+    "diffusers": _diffusers, "monolith": _monolith, "split": _split, "transformer": _transformer}
 
 
 def _full_metadata(overlay: Overlay) -> dict[str, str]:
@@ -117,17 +104,12 @@ def _full_metadata(overlay: Overlay) -> dict[str, str]:
         known = dict(json.loads(stored["config"]))
     except (KeyError, ValueError, TypeError, RecursionError):
         stored, known = {}, {}
-    config = known | _parts(overlay, OFFICIAL.components)
+    config = known | configs(overlay, OFFICIAL.components)
     metadata = dict(stored)
     if config != known:
-        metadata["config"] = _text(config)
+        metadata["config"] = text(config)
     metadata.setdefault("model_version", overlay.model_version)
     return metadata
-
-
-def _text(value: dict[str, Any]) -> str:
-    """JSON that does not depend on where the overlay comes from: its manifest is sorted."""
-    return json.dumps(value, sort_keys=True)
 
 
 def _stored_metadata(entry: ComponentEntry) -> dict[str, str]:
@@ -140,33 +122,13 @@ def _stored_metadata(entry: ComponentEntry) -> dict[str, str]:
 
 def _comfy_gemma(overlay: Overlay) -> OutputFile:
     """Gemma as one file with the tokenizer inside, as ComfyUI reads it."""
-    tensors = _prefixed("model.", stored_tensors(overlay, "text_encoder"))
-    if "text_encoder_vision" in overlay.components:
-        for name, ref in stored_tensors(overlay, "text_encoder_vision").items():
-            tensors[_vision_name(name)] = ref
-    folder = overlay.tokenizer
-    if "tokenizer" in overlay.components:  # the source is such a file itself
-        tensors |= overlay.components["tokenizer"].tensors
-    elif folder is not None and (folder / TOKENIZER_MODEL).is_file():
-        (part,) = whole_file("", folder / TOKENIZER_MODEL).ranges
-        tensors["spiece_model"] = TensorRef(part.source.path, "U8", (part.end,), 0, part.end, part.source)
     path = next(iter(overlay.require("text_encoder").tensors.values())).path
     name = "gemma-3"
     for known in (path.parent.name, path.stem):
         if "gemma" in known.lower():
             name = known
-    return weights_file(f"text_encoders/{name}.safetensors", tensors, {"format": "pt"})
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, AnyRef]) -> dict[str, AnyRef]:
-    return {prefix + name: ref for name, ref in tensors.items()}
-
-
-def _vision_name(name: str) -> str:
-    for old, new in _VISION:
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
+    what = native_gemma(overlay)
+    return weights_file(f"text_encoders/{name}.safetensors", what.tensors, what.metadata)
 
 
 def _file_stem(entry: ComponentEntry) -> str:

@@ -34,6 +34,15 @@ def unpacked(tensors: Mapping[str, AnyRef],
     Raises:
         ExportError: one file cannot hold these weights.
     """
+    plain, told = in_parts(tensors, metadata)
+    if METADATA in told:
+        _refuse_cast(tensors)
+    return plain, told
+
+
+def in_parts(tensors: Mapping[str, AnyRef],
+             metadata: Mapping[str, str]) -> tuple[dict[str, TensorRef], dict[str, str]]:
+    """The same, of what need not be one file."""
     plain: dict[str, TensorRef] = {}
     layers: dict[str, dict[str, Any]] = {}
     for key, ref in tensors.items():
@@ -41,7 +50,7 @@ def unpacked(tensors: Mapping[str, AnyRef],
             plain[key] = ref
             continue
         layer = key.removesuffix(".weight")
-        layers[layer] = _description(ref)
+        layers[layer] = description(ref)
         for name, part in ref.parts.items():
             if name == "weight" and ref.format in _PACKED:
                 part = replace(part, dtype="I8")
@@ -49,7 +58,6 @@ def unpacked(tensors: Mapping[str, AnyRef],
     kept = dict(metadata)
     kept.pop(METADATA, None)
     if layers:
-        _refuse_cast(tensors)
         kept[METADATA] = json.dumps({"format_version": "1.0", "layers": layers}, sort_keys=True)
     return plain, kept
 
@@ -63,9 +71,11 @@ def _refuse_cast(tensors: Mapping[str, AnyRef]) -> None:
                               "Make the overlay of files that are quantised alike, and export again.")
 
 
-def _description(ref: QuantRef) -> dict[str, Any]:
-    """What the metadata say of one layer."""
+def description(ref: QuantRef) -> dict[str, Any]:
+    """What the metadata say of one layer, of a format of `CARRIED`."""
     told: dict[str, Any] = {"format": _NAMES.get(ref.format) or _FP8_NAMES[ref.parts["weight"].dtype]}
+    if ref.parameters.get("full_precision"):
+        told["full_precision_matrix_mult"] = True
     if "group" in ref.parameters:
         told["group_size"] = ref.parameters["group"]
     if "rotated" in ref.parameters:

@@ -3,23 +3,46 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from io import FileIO
 from pathlib import Path
 
 from ...errors import ExportError
-from .files import ALIGN, OutputFile, Range
+from ..bytes.source import QuantRef
+from .files import ALIGN, Made, OutputFile, Range
 
+# Gives the parts of a weight that has an origin, in order.
+Make = Callable[[QuantRef], Iterable[bytes | memoryview]]
 _FICLONE = 0x40049409  # Linux: share all blocks of a file
 
 
 class Sources:
-    """The user's files, open for reading until `close`. None of them is ever opened for writing."""
+    """The user's files, open for reading until `close`. None of them is ever opened for writing.
 
-    def __init__(self) -> None:
+    Args:
+        make: gives the bytes of weights that are made of theirs; None: there are none.
+    """
+
+    def __init__(self, make: Make | None = None) -> None:
         """Open nothing yet."""
         self._files: dict[Path, FileIO] = {}
+        self._make = make
+        self._last: tuple[Made, memoryview] | None = None
 
-    def open(self, part: Range) -> FileIO:
+    def made(self, part: Made) -> memoryview:
+        """All bytes of what is made; kept until the next one is asked for.
+
+        Raises:
+            WeightsError, OverlayError: its source cannot be read, or changed.
+        """
+        if self._last is None or self._last[0] is not part:
+            self._last = None  # one at a time in memory
+            self.open(part)
+            data = bytearray().join((*self._make(part.ref), bytes(part.padding)))
+            self._last = part, memoryview(data)
+        return self._last[1]
+
+    def open(self, part: Range | Made) -> FileIO:
         """The file of a range, unchanged since the overlay was made."""
         source = part.source
         try:
@@ -55,6 +78,8 @@ def copied_bytes(file: OutputFile, folder: Path) -> int:
     """Space that a file needs in a folder where what can be shared with its sources is shared."""
     needed = file.size
     for position, part in file.placed():
+        if isinstance(part, Made):
+            continue
         whole_blocks = max(0, part.end - part.start - 2 * ALIGN)
         if (part.start - position) % ALIGN == 0 and _shares(part.source.path, folder):
             needed -= whole_blocks

@@ -16,7 +16,7 @@ DEV, DISTILLED = "dev", "distilled"
 SCHEDULER = ("scheduler", "scheduler_config.json")
 _UNDISTILLED = re.compile(r"(un|non[-_. ]?|not[-_. ]?)distill", re.I)
 _DISTILLED = re.compile(r"distill", re.I)
-_DEV = re.compile(r"(?<![a-z])dev(?![a-z])", re.I)
+_DEV = re.compile(r"(?<![a-z])dev(?![a-z])|(?<![a-z])dev(?=(?:bf|(?:mx|nv)?fp|int|i?q)\d)", re.I)
 # The number format at the end of a name: -Q4_K_M, -UD-Q4_K_XL, -IQ4_XS, _fp8_scaled, ...
 _FORMAT = re.compile(r"[-_. ](UD[-_])?(I?Q\d([-_][0-9A-Z]{1,2})*|BF16|F(P)?(8|16|32)|MXFP[48]|NVFP4|INT[48])$", re.I)
 _ENDING = re.compile(r"\.(safetensors|sft|gguf|ckpt|pth?|bin)$", re.I)

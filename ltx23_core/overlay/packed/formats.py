@@ -120,7 +120,10 @@ def _fp8(layer: Layer, told: Mapping[str, Any]) -> AnyRef:
     rows = layer.weight.shape[0] if layer.weight.shape else 1
     squares = tuple(-(-side // 128) for side in layer.weight.shape)
     layer.shape_of("weight_scale", (), (1,), (1, 1), (rows,), (rows, 1), squares)
-    return layer.ref("fp8", layer.weight.shape, "weight_scale")
+    parameters = {}
+    if told.get("full_precision_matrix_mult") is True:  # a wish to ComfyUI: multiply numbers, not fp8 codes
+        parameters["full_precision"] = True
+    return layer.ref("fp8", layer.weight.shape, "weight_scale", **parameters)
 
 
 def _swizzled(layer: Layer, rows: int, columns: int) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import OverlayError
-from ..manifest import Overlay
+from ..downloads import where_to_get
+from ..manifest import NotWritable, Overlay
 from ..materialize import materialize
 from .choose import Choice, choose
 from .shelf import Item
@@ -27,13 +28,20 @@ def assemble(items: Sequence[Item], wanted: Mapping[str, Item | str], budget: in
         variant: "auto", or what the user says.
 
     Raises:
-        OverlayError: the files that were asked for do not fit, or there is no transformer that does.
+        OverlayError: the files that were asked for do not fit, or there is no transformer that does; `NotWritable`:
+            the output is no place for a file.
     """
     left, notes = list(items), []
     while True:
         choice = choose(left, wanted, budget)
+        if "checkpoint" not in choice.files:
+            expected, fix = where_to_get("transformer")
+            fix = choice.unfinished.get("transformer", fix)
+            raise OverlayError("no file brings the transformer", expected, fix)
         try:
             overlay = materialize(**_arguments(choice, variant), output=output(choice))
+        except NotWritable:  # no file's fault
+            raise
         except OverlayError as error:
             role = _culprit(choice, variant) if len(notes) < MOST else None
             if role is None:

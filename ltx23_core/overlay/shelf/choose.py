@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...memory.room import gb
+from ..bytes.endings import stem_of
 from ..downloads import UPSAMPLERS, missing
 from ..names.variant import DEV, DISTILLED, generation_of, version_of
 from .identify_folder import fingerprint
 from .identity import Identity
-from .score import SAY, Score, first_difference, fit, loss_of, over_room, stages_of
+from .score import SAY, Score, first_difference, fit, loss_of, over_room, smaller, stages_of
 from .shelf import Item
 
 AUTO, NONE = "auto", "none"
@@ -31,6 +32,7 @@ _OURS = ("", "2.3")
 _RECIPE = {DEV: 0, DISTILLED: 1}
 _CHANGED = re.compile(r"ablit|heretic|uncensor|merge|finetune|fine-tune|nsfw|10eros|sulphur|dasiwa", re.I)
 _OLDER_LORA = "2.0"
+_COPY = re.compile(r"( ?\(\d{1,3}\)|[-_ ]+copy( ?\(?\d{1,3}\)?)?)$", re.I)  # as browsers, Windows and macOS name one
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Choice:
         reasons: sentences that say why auto took them.
         missing: components that no file brings.
         notes: what is to be known of the choice: stages that must be streamed, files that were dropped.
+        broken: component that is missing -> a file that would bring it, if it were whole.
     """
 
     files: dict[str, Item] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Choice:
     reasons: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    broken: dict[str, Item] = field(default_factory=dict)
 
     @property
     def brings(self) -> set[str]:
@@ -67,33 +71,33 @@ class Choice:
             return AUTO
         return checkpoint.identity.variant or AUTO
 
+    @property
+    def unfinished(self) -> dict[str, str]:
+        """Missing component -> what to do with the broken file that would bring it."""
+        told = {}
+        for name, item in self.broken.items():
+            told[name] = f"{item.place} is {item.identity.sentence}. {item.identity.fix}"
+        return told
+
     def fingerprint(self) -> list[str]:
         """Stands for the content of all files: differs when one of them was replaced."""
         lines = []
         for role, item in sorted(self.files.items()):
             path = item.identity.path
-            info = path.stat()
-            state = f"{info.st_size}"
-            if path.is_dir():
-                state = fingerprint(path)
-            lines.append(f"{role}:{path}:{info.st_mtime_ns}:{state}")
+            try:
+                info = path.stat()
+                state = f"{info.st_mtime_ns}:{info.st_size}"
+                if path.is_dir():
+                    state += fingerprint(path)
+            except OSError:  # taken away since the look; whoever reads it will say so
+                state = "gone"
+            lines.append(f"{role}:{path}:{state}")
         return lines
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `materialize`. Later components replace earlier ones there: files that auto added only for what
-        the checkpoint lacks come before it, files that were asked for behind it.
-        """
+        """Arguments of `materialize`."""
         path = {role: item.identity.path for role, item in self.files.items()}
-        added, given = [], []
-        for role in path:
-            if role in ("checkpoint", *_OTHER_ARGUMENTS, *UPSAMPLERS):
-                continue
-            if role in self.given:
-                given.append(role)
-            else:
-                added.append(role)
-        added.sort(key=lambda role: -len(self.files[role].identity.brings))
-        first, *rest = dict.fromkeys(path[role] for role in (*added, "checkpoint", *given))
+        first, *rest = dict.fromkeys(path[role] for role in self.in_order())
         return {
             "checkpoint": first,
             "components": rest,
@@ -102,6 +106,21 @@ class Choice:
             "distilled_lora": path.get("distilled_lora"),
             "variant": self.variant,
         }
+
+    def in_order(self) -> list[str]:
+        """Roles of checkpoint and components. Later ones replace earlier ones: files that auto added only for what the
+        checkpoint lacks come before it, files that were asked for behind it.
+        """
+        added, given = [], []
+        for role in self.files:
+            if role in ("checkpoint", *_OTHER_ARGUMENTS, *UPSAMPLERS):
+                continue
+            if role in self.given:
+                given.append(role)
+            else:
+                added.append(role)
+        added.sort(key=lambda role: -len(self.files[role].identity.brings))
+        return [*added, "checkpoint", *given]
 
 
 def choose(items: Sequence[Item], wanted: Mapping[str, Item | str], budget: int = 0) -> Choice:
@@ -119,7 +138,24 @@ def choose(items: Sequence[Item], wanted: Mapping[str, Item | str], budget: int 
     _add_upsamplers(choice, wanted.get("upsampler", AUTO), usable)
     choice.missing = missing(choice.brings, choice.variant)
     choice.notes += _streamed(choice, budget)
+    choice.broken = _broken(choice.missing, items)
+    would: dict[str, list[str]] = {}
+    for name, item in choice.broken.items():
+        told = f"{item.identity.sentence}. {item.identity.fix}"
+        would.setdefault(f"{item.place} ({told})", []).append(name)
+    for file, names in would.items():
+        choice.notes.append(f"{', '.join(names)} would be in {file}")
     return choice
+
+
+def _broken(lacking: Sequence[str], items: Sequence[Item]) -> dict[str, Item]:
+    """Files that lack some of their bytes and would bring what is missing: cheaper to complete than to fetch anew."""
+    found = {}
+    for item in items:
+        for name in item.identity.would:
+            if name in lacking:
+                found.setdefault(name, item)
+    return found
 
 
 def _fill(choice: Choice, role: str, wanted: Item | str, usable: list[Item], budget: int) -> None:
@@ -201,6 +237,7 @@ def checkpoint_score(item: Item, usable: Iterable[Item], budget: int) -> Score:
         apart=-len(who.brings),
         changed=_is_changed(item),
         older=_age(item),
+        copy=int(_COPY.search(stem_of(_own_name(item))) is not None),
     )
 
 
@@ -217,6 +254,7 @@ def part_score(choice: Choice, item: Item, parts: Sequence[str], name: str, *, b
         apart=_apart(choice, item),
         changed=_is_changed(item),
         older=_age(item),
+        copy=int(_COPY.search(stem_of(_own_name(item))) is not None),
     )
 
 
@@ -307,8 +345,15 @@ def _streamed(choice: Choice, budget: int) -> list[str]:
             continue
         for stage in stages_of(item.identity, ROLES[role]):
             placed = fit(item.identity, stage, budget)
-            if not placed.is_resident:
-                lines.append(placed.line(budget))
+            if placed.is_resident:
+                continue
+            line = placed.line(budget)
+            advice = ""
+            if "transformer" in stage:
+                advice = smaller(item.identity, budget)
+            if advice:
+                line += f". In Load, {advice}"
+            lines.append(line)
     return lines
 
 

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError, word
+from ...memory.pieces import together
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
 from ..bytes.source import AnyRef, QuantRef, TensorRef
@@ -19,7 +20,9 @@ from ..names.kinds import Kind
 from ..names.layout import Tensors, match
 from ..names.lines import Lines
 from ..names.recognise import Names, recognise
+from ..packed.rows import can_stay
 from ..packed.sizes import NUMBER, bytes_on_device, stays_quantised
+from ..weight_dtype import smaller
 
 VARIANT = "{variant}"  # stands in `Facts.text` where "dev" or "distilled 1.1" goes, which only names tell
 _WHOLE = ("connectors", "text_projection", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder",
@@ -29,7 +32,15 @@ _UPSCALERS = {"upsampler_x2": "x2", "upsampler_x1.5": "x1.5", "upsampler_tempora
 _ARTICLE = re.compile(r"^(an?|another) ")
 _EXAMPLES = re.compile(r" \([^()]*\)")  # the names in brackets: too long for a sentence
 # Components with blocks that can come and go one by one, and how a block's tensors are named.
-_STACKS = {"transformer": re.compile(r"transformer_blocks\.(\d+)\."), "text_encoder": re.compile(r"layers\.(\d+)\.")}
+# Names of what can be streamed of a component (`models.registry.STACKS`); what they match is one block.
+_STACKS = {
+    "transformer": re.compile(r"transformer_blocks\.\d+\."),
+    "text_encoder": re.compile(r"layers\.\d+\."),
+    "text_projection": re.compile(r"(video|audio)_aggregate_embed\.weight"),
+    "connectors": re.compile(r"(video|audio)_embeddings_connector\.transformer_1d_blocks\.\d+\."),
+}
+_TABLE = "embed_tokens.weight"  # of the text encoder: only rows of it are used
+_NUMBERS = re.compile(r"\d+")
 SAMPLE, SAMPLES = 4096, 8  # bytes, and tensors, that are looked at to see whether a file is filled
 _NUMBER = {"vocoder": 4}  # bytes of a number on the device, where it is not bfloat16
 _LORA_BLOCK = re.compile(r"transformer_blocks[._](\d+)[._]")
@@ -53,7 +64,9 @@ class Facts:
         fix: what to do if not.
         fits: sizes that must agree between files used together (`kinds.FITS`).
         end: bytes that the whole file must have.
-        weights: component -> its bytes on a device: all of them, then those of each of its blocks.
+        weights: component -> its bytes on a device: all of them, then those of each of its blocks; of a transformer
+            that is not quantised also with each weight_dtype of `weight_dtype.ADVISED`, under `with_dtype`; and
+            under `apart` what stays in its file when it is streamed.
         work: component -> bytes that a block of packed weights takes as numbers while it runs.
         formats: component -> number format of most of its bytes.
         generation: that the header proves, "2.3", "2.0", or "" where it does not tell.
@@ -167,13 +180,28 @@ def _measured(facts: Facts, components: Mapping[str, Tensors]) -> Facts:
         tensors = components[name]
         weights[name] = block_bytes(name, tensors)
         formats[name] = precision(tensors)
+        if name == "text_encoder" and _TABLE in tensors and can_stay(tensors[_TABLE]):
+            weights[apart(name)] = [bytes_on_device(_TABLE, tensors[_TABLE])]
         packed = work_bytes(name, tensors)
         if packed:
             work[name] = packed
+    for form, tensors in smaller(components.get("transformer", {})).items():
+        weights[with_dtype(form)] = block_bytes("transformer", tensors)
+        work[with_dtype(form)] = work_bytes("transformer", tensors)
     measured = replace(facts, weights=weights, work=work, formats=formats)
     if _PROOFS.isdisjoint(components):
         return measured
     return replace(measured, generation="2.3")
+
+
+def apart(component: str) -> str:
+    """The key of `Facts.weights` for what stays in its file when a component is streamed."""
+    return f"{component} apart"
+
+
+def with_dtype(form: str) -> str:
+    """The key of `Facts.weights` and `Facts.work` for a transformer that is quantised while it is read."""
+    return f"transformer as {form}"
 
 
 def _is_of_20(names: Names) -> bool:
@@ -198,16 +226,20 @@ def _fits(kind: Kind, names: Names) -> dict[str, int]:
 
 def block_bytes(component: str, tensors: Mapping[str, AnyRef]) -> list[int]:
     """Bytes on a device: of all tensors, then of each block that could be streamed (`memory.room.Need`)."""
-    blocks = Counter[int]()
+    blocks: dict[str, list[int]] = {}
     whole = 0
     for name, ref in tensors.items():
         size = bytes_on_device(name, ref, _NUMBER.get(component, NUMBER))
         whole += size
         found = component in _STACKS and _STACKS[component].match(name)
         if found:
-            blocks[int(found[1])] += size
-    ordered = [size for _, size in sorted(blocks.items())]
-    return [whole, *ordered]
+            blocks.setdefault(found[0], []).append(size)
+    taken = []
+    for start in sorted(blocks, key=lambda start: list(map(int, _NUMBERS.findall(start)))):
+        exact = sum(blocks[start])
+        taken.append(together(exact, len(blocks[start])))
+        whole += taken[-1] - exact
+    return [whole, *taken]
 
 
 def work_bytes(component: str, tensors: Mapping[str, AnyRef]) -> int:
@@ -217,7 +249,7 @@ def work_bytes(component: str, tensors: Mapping[str, AnyRef]) -> int:
         for name, ref in tensors.items():
             found = _STACKS[component].match(name)
             if found and stays_quantised(name, ref):
-                blocks[found[1]] += prod(ref.shape) * NUMBER
+                blocks[found[0]] += prod(ref.shape) * NUMBER
     return max(blocks.values(), default=0)
 
 

@@ -48,7 +48,7 @@ def name_it(path: Path, facts: Facts, size: int, tree: Tree | None = None) -> Id
         if promised == there:
             promised, there = f"{facts.end} bytes", str(size)
         sentence = f"{text}, truncated: header promises {promised}, file has {there}"
-        return base.refused("truncated", sentence, "Continue or repeat the download.")
+        return base.refused("truncated", sentence, "Continue the download, or repeat it.")
     if size > facts.end and not facts.dtypes.startswith("GGUF"):
         return base.refused("damaged", f"{base.sentence}: {size - facts.end} bytes too long", AGAIN)
     if facts.usable and facts.kind == "text_encoder" and (lack := _lacks(path, facts, tree or Tree())):

@@ -28,6 +28,7 @@ class Identity:
         work: component -> bytes that a block of packed weights takes as numbers while it runs.
         formats: component -> number format of most of its bytes.
         generation: "2.3", "2.0", ... as header or name tell, "" where neither does.
+        would: components that it would bring if it were whole.
         modules, rank: of a LoRA, how many modules it changes, and its mean rank.
     """
 
@@ -47,8 +48,9 @@ class Identity:
     generation: str = ""
     modules: int = 0
     rank: int = 0
+    would: tuple[str, ...] = ()
 
     def refused(self, kind: str, sentence: str, fix: str) -> Identity:
         """The same file as one that cannot be used."""
         return replace(self, kind=kind, sentence=sentence, fix=fix, brings=(), usable=False, weights={}, work={},
-                       formats={})
+                       formats={}, would=self.brings or self.would)

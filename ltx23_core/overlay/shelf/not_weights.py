@@ -90,7 +90,7 @@ def _cut_or_damaged(path: Path, size: int, length: int, error: Exception, named:
     """A safetensors file that ends too early (named by its header as far as possible), or with a damaged header."""
     if length > size - 8:
         sentence = f"truncated: its header alone has {gigabytes(8 + length)}, file has {gigabytes(size)}"
-        return Identity(path, "truncated", sentence, size_bytes=size, fix="Continue or repeat the download.")
+        return Identity(path, "truncated", sentence, size_bytes=size, fix="Continue the download, or repeat it.")
     promised, header = _lenient(path, length)
     if promised > size or "after its last tensor" in str(error):
         return named(Facts(**{**vars(facts_of(header)), "end": promised}))

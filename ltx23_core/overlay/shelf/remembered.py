@@ -166,4 +166,5 @@ def _facts(entry: dict[str, Any]) -> Facts:
 
 
 def _identity(entry: dict[str, Any]) -> Identity:
-    return Identity(**{**entry, "path": Path(entry["path"]), "brings": tuple(entry["brings"])})
+    return Identity(**{**entry, "path": Path(entry["path"]), "brings": tuple(entry["brings"]),
+                       "would": tuple(entry.get("would", ()))})

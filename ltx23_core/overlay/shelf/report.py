@@ -26,12 +26,14 @@ def report(overlay: Overlay, choice: Choice | None = None, items: Sequence[Item]
     reasons: list[str] = []
     used: set[Path] = set()
     folders: Sequence[str] = ()
+    unfinished: dict[str, str] = {}
     if choice is not None:
         reasons = [f"auto: {line}" for line in (*choice.reasons, *choice.notes)]
+        unfinished = choice.unfinished
         used.update(item.identity.path for item in choice.files.values())
     if items:
         folders = _folders(items, used)
-    return overlay.report(reasons, folders)
+    return overlay.report(reasons, folders, unfinished)
 
 
 def _folders(items: Sequence[Item], used: Collection[Path]) -> list[str]:

@@ -6,11 +6,16 @@ places weights when they run (`memory.room.place`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from operator import attrgetter
 
+from ...config import ROW_PIECES
 from ...errors import OutOfMemoryError
+from ...memory.advice import smaller_weights
 from ...memory.room import Memory, Need, gb, place
+from ..weight_dtype import ADVISED
+from .facts import apart, with_dtype
 from .identity import Identity
 
 # Number formats, the most exact first: by the relative error of normal weights with few outliers. Measured by
@@ -38,6 +43,7 @@ class Score:
         apart: -1: a file that is taken anyway, 0: one for this alone, 1: part of a checkpoint; of a checkpoint: minus
             the components it brings.
         older: minus its version.
+        copy: 1: its name is one that systems give to a second copy.
     """
 
     lacks: int = 0
@@ -50,6 +56,7 @@ class Score:
     recipe: int = 0
     apart: int = 0
     older: int = 0
+    copy: int = 0
 
 
 def loss_of(format: str) -> int:
@@ -66,11 +73,11 @@ def first_difference(best: Score, second: Score) -> str:
 
 
 # Field -> what to say where it is the first in which the best score differs from the second. {other}: the second file;
-# {own_format}, {other_format}: number formats; {size}: what the other one takes; {budget}: what the device has.
+# {own_format}, {other_format}: number formats; {size}: what the other one takes; {budget}: for what there is room.
 SAY: dict[str, str] = {
     "lacks": "{other} leaves more missing",
     "generation": "nothing says that {other} is of LTX-2.3",
-    "over_room": "{other} takes {size} on the device, which has {budget}",
+    "over_room": "{other} takes {size} on the device, which has room for {budget}",
     "other_variant": "{other} is not said to be of the transformer's variant",
     "loss": "{own_format} is more exact than {other_format} of {other}",
     "weaker": "{other} changes less: fewer modules or lower ranks",
@@ -78,19 +85,21 @@ SAY: dict[str, str] = {
     "apart": "it goes before {other} by what else they hold",
     "changed": "{other} says that it is changed",
     "older": "{other} is older",
+    "copy": "{other} is a copy by its name",
     "": "equal to {other} but for the name",
 }
 
 # What is on the device together, and the activations beside it, in bytes: what the stages set aside for the 22B at
 # 768x512x121, with four passes (a test compares them).
 STAGES: dict[tuple[str, ...], int] = {
-    ("transformer",): 1_140_000_000,
-    ("text_encoder",): 1 << 29,
-    ("text_projection", "connectors"): 1 << 29,
+    ("transformer",): 847_000_000,
+    ("text_encoder",): 560_000_000,
+    ("text_projection",): 869_000_000,
+    ("connectors",): 159_000_000,
     ("video_encoder",): 78_000_000,
-    ("video_decoder",): 1_740_000_000,
+    ("video_decoder",): 622_000_000,
     ("audio_decoder", "vocoder"): 155_000_000,
-    ("audio_encoder",): 51_000_000,
+    ("audio_encoder",): 42_600_000,
 }
 
 
@@ -115,7 +124,8 @@ class Fit:
 
     def line(self, budget: int) -> str:
         """For the report."""
-        return f"{', '.join(self.stage)}: {gb(self.total)} with activations, the device has {gb(budget)}: {self.text}"
+        total, room = gb(self.total), gb(budget)
+        return f"{', '.join(self.stage)}: {total} with activations, the device has room for {room}: {self.text}"
 
 
 def need(identity: Identity, component: str, extra: int = 0) -> Need:
@@ -127,8 +137,12 @@ def need(identity: Identity, component: str, extra: int = 0) -> Need:
         extra: bytes beside it, such as those of a LoRA that acts at use.
     """
     weights, *blocks = identity.weights.get(component) or [identity.size_bytes]
-    return Need(component, weights=weights + extra, blocks=tuple(blocks), slot=max(blocks, default=0),
-                work=identity.work.get(component, 0))
+    slot = max(blocks, default=0)
+    if component == "text_projection":
+        slot = -(-slot // ROW_PIECES)
+    [table] = identity.weights.get(apart(component), [0])
+    return Need(component, weights=weights + extra, blocks=tuple(blocks), slot=slot,
+                work=identity.work.get(component, 0), streamed_work=identity.work.get(component, 0), apart=table)
 
 
 def fit(identity: Identity, stage: tuple[str, ...], budget: int, extra: int = 0) -> Fit:
@@ -148,6 +162,22 @@ def fit(identity: Identity, stage: tuple[str, ...], budget: int, extra: int = 0)
         if each.streamed:
             return Fit(stage, total, each.text)
     return Fit(stage, total, "resident")
+
+
+def smaller(identity: Identity, budget: int) -> str:
+    """What would keep more of a file's transformer on the device; "" where nothing would (`memory.advice`)."""
+    return smaller_weights(need(identity, "transformer"), partial(_others, identity), budget - STAGES["transformer",])
+
+
+def _others(identity: Identity) -> dict[str, Need]:
+    """What its transformer would take with each weight_dtype: {} where it is quantised in its file."""
+    slot, others = max(identity.weights["transformer"][1:], default=0), {}
+    for form in ADVISED:
+        if with_dtype(form) in identity.weights:
+            made = need(identity, with_dtype(form))
+            # A block comes as its file has it, and is quantised in the place where it arrives.
+            others[form] = replace(made, slot=slot, streamed_work=made.work + made.slot)
+    return others
 
 
 def stages_of(identity: Identity, components: Iterable[str]) -> list[tuple[str, ...]]:

@@ -164,8 +164,7 @@ class Tree:
         """Whether no folder that is known, and none of some files, has changed since `begin`."""
         for path in list(self._known):
             self.listing(path)
-        if not self.changed:
-            self._recheck()
+        self._recheck()  # also where a folder changed: a file that was growing at the last look may be whole now
         return not self.changed
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The command line without a model: options, help, errors, what is imported."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ import pytest
 
 from ltx23_core.cli import parser as cli
 from ltx23_core.errors import RequestError
+from tests.goldens.harness import CHECKPOINT
 
 ROOT = Path(__file__).parents[3]
 BASE = ["generate", "--prompt", "a fox", "-o", "out.mp4", "--overlay", "o.json"]
@@ -17,7 +19,7 @@ BASE = ["generate", "--prompt", "a fox", "-o", "out.mp4", "--overlay", "o.json"]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "ltx23_core", *arguments], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120)
+                          timeout=300)
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -146,3 +148,13 @@ def test_choices_are_those_of_the_library() -> None:
     assert tuple(BACKENDS) == cli.ATTENTION
     assert ("auto", *DTYPES) == cli.DTYPES
     assert cli.LORA_MODES == MODES
+
+
+@pytest.mark.parametrize(("command", "missing"), [(["-m", "ltx23_core", "identify", str(CHECKPOINT)], "filelock"),
+                                                  (["pool.py", "--help"], "aiohttp")])
+def test_a_python_without_the_packages(command: list[str], missing: str) -> None:
+    """What somebody sees who takes the system's Python: one sentence, no traceback."""
+    done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
+    assert done.returncode == 1 and f"has no {missing}. Expected: " in done.stderr and "Next: " in done.stderr
+    assert "Traceback" not in done.stderr

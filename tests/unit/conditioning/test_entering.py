@@ -1,6 +1,7 @@
 """What enters is named where it enters: NaN in every kind of input; a clip's own sound reaches the file untouched."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from ltx23_core.conditioning.image import ImageCondition
 from ltx23_core.conditioning.inpaint import Inpaint
 from ltx23_core.conditioning.retake import Retake
 from ltx23_core.conditioning.scales import reference_scales
-from ltx23_core.conditioning.source import SourceClip
+from ltx23_core.conditioning.source import SourceClip, encode_frames
 from ltx23_core.conditioning.source_streams import SourceAudio
 from ltx23_core.errors import LTX23Error
 from ltx23_core.lora.apply import prepare
@@ -20,6 +21,7 @@ from ltx23_core.ops.attention import check_backend
 from ltx23_core.overlay.bytes.source import TensorRef
 from ltx23_core.overlay.lora.update import Update
 from ltx23_core.plan.condition import Clip
+from tests.support.conditions import FakeEncoders, frames, plain
 
 FRAMES = torch.rand(9, 64, 64, 3)
 
@@ -89,3 +91,19 @@ def test_a_backend_that_the_device_lacks_is_refused() -> None:
     with pytest.raises(LTX23Error, match="attention backend cudnn does not run on cpu"):
         check_backend("cudnn", torch.device("cpu"), torch.bfloat16)
     check_backend("math", torch.device("cpu"), torch.float32)
+
+
+def test_an_interrupt_is_heard_while_a_long_clip_is_scaled() -> None:
+    """Before the encoder has seen a frame: at 10,001 frames that are minutes."""
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    encoders = FakeEncoders()
+    _, stage = plain(Clip(64, 64, 81, 24.0), encoders)
+    with pytest.raises(KeyboardInterrupt):
+        encode_frames(replace(stage, check=check), frames(81), range(81), 64, 64)
+    assert len(calls) == 3 and not encoders.calls

@@ -7,6 +7,8 @@ import torch
 from ltx23_core.conditioning.mask import latent_mask, visible
 from ltx23_core.conditioning.reference import mask_weights
 from ltx23_core.geometry import VideoGrid
+from ltx23_core.models.transformer.masked import attend_rows
+from ltx23_core.ops.attention import attention, mask_bias
 from ltx23_core.sampling.seen import ALL, Seen
 from ltx23_core.sampling.state import MASK_LEVELS, StreamState
 
@@ -88,3 +90,25 @@ def test_factors_take_eight_bytes_a_token() -> None:
     seen = Seen.of_clip(100_000, 60_000, torch.device("cpu")).with_reference(torch.rand(20_000))
     assert sum(part.numel() * part.element_size() for part in (seen.groups, seen.weights)) == 8 * 120_000
     assert seen.shape == (1, 120_000, 120_000), "58 GB as a matrix in float32"
+
+
+CHAINS = {
+    "one": lambda seen: seen.with_reference(torch.rand(300)),
+    "hidden": lambda seen: seen.with_reference(torch.zeros(200)),
+    "two and a keyframe":
+        lambda seen: seen.with_reference(torch.rand(100)).with_others(20).with_reference(torch.rand(30)),
+    "behind": lambda seen: seen.with_reference(torch.full((100,), 0.5)).with_others(30),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_attention_over_factors_is_that_over_the_matrix(chain: str) -> None:
+    """More queries than are taken at once, and a last piece that is shorter."""
+    seen = CHAINS[chain](Seen.of_clip(1100, 1080, torch.device("cpu")))
+    count = seen.shape[1]
+    query, key, value = torch.randn(3, 2, 4, count, 16, generator=torch.Generator().manual_seed(1))
+    want = attention(query, key, value, mask_bias(seen.dense(), torch.float32)[:, None])
+    rows = seen.rows(torch.float32)
+    assert [part.start for part in rows[1:]] == [part.end for part in rows[:-1]] and rows[-1].end == count
+    assert torch.allclose(attend_rows(attention, query, key, value, rows), want, atol=1e-6)
+    assert sum(part.bias.numel() for part in rows if part.bias is not None) <= len(rows) * count, "factors, no matrix"

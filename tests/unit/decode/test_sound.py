@@ -71,6 +71,26 @@ def test_encoded_in_pieces_it_is_the_whole(modules: tuple[torch.nn.Module, ...],
     assert got.shape == whole.shape and (got - whole).abs().max() < 1e-4 * whole.std()
 
 
+def test_pieces_have_the_same_bits_whatever_follows(modules: tuple[torch.nn.Module, ...]) -> None:
+    """Up to the last piece of the shorter sound, which alone lies off the grid."""
+    encoder, decoder, vocoder = modules
+    long = torch.randn(1, VAE.latent_channels, 330, VAE.latent_bins, generator=torch.Generator().manual_seed(6))
+    sides = -(-sound.vocoder_reach(VOICES) // 4) + 1
+    with torch.no_grad():
+        whole = sound.decode_sound(decoder, vocoder, long, (VAE, VOICES), size=80)
+        for length in (329, 290, 200):
+            cut = list(sound.pieces(length, 80, sound.decoder_reach(VAE) + sides, sides))
+            same = 480 * (4 * cut[-1].keep - 3)
+            got = sound.decode_sound(decoder, vocoder, long[:, :, :length], (VAE, VOICES), size=80)
+            assert same > 0.5 * got.shape[-1] and torch.equal(got[..., :same], whole[..., :same])
+        wave = 0.1 * torch.randn(1, 2, 200_000, generator=torch.Generator().manual_seed(7))
+        whole = sound.encode_sound(encoder, wave, VAE, torch.float32, size=64)
+        for samples in (199_000, 150_000):
+            got = sound.encode_sound(encoder, wave[..., :samples], VAE, torch.float32, size=64)
+            last = list(sound.pieces(got.shape[2], 64, sound.encoder_reach(VAE), 0))[-1].keep
+            assert last > 30 and torch.equal(got[:, :, :last], whole[:, :, :last])
+
+
 def test_an_interrupt_is_heard_before_each_piece(modules: tuple[torch.nn.Module, ...]) -> None:
     encoder, decoder, vocoder = modules
     latent, calls = torch.zeros(1, VAE.latent_channels, 150, VAE.latent_bins), []
@@ -86,6 +106,11 @@ def test_an_interrupt_is_heard_before_each_piece(modules: tuple[torch.nn.Module,
     calls.clear()
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         sound.encode_sound(encoder, torch.zeros(1, 2, 100_000), VAE, torch.float32, check, size=40)
+
+
+def test_pieces_are_counted_beforehand() -> None:
+    assert [sound.decode_pieces((VAE, VOICES), length) for length in (1, sound.PIECE, sound.PIECE + 1)] == [1, 1, 2]
+    assert [sound.encode_pieces(VAE, length) for length in (1, sound.PIECE, sound.PIECE + 1)] == [1, 1, 2]
 
 
 def test_the_estimate_stops_growing_at_a_piece() -> None:

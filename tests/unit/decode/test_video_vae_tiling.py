@@ -20,13 +20,12 @@ from ltx23_core.decode.tiles import (
     auto_tiling,
     axis_masks,
     chunk_frames,
-    decode_activation_bytes,
     plan_axes,
     split_axis,
     tiled_decode,
-    tiled_decode_bytes,
     tiled_encode,
 )
+from ltx23_core.decode.ways import activation_bytes, tiled_bytes
 from ltx23_core.errors import GeometryError, OverlayError
 from ltx23_core.models.registry import build
 from ltx23_core.models.video_vae.encoder import crop_frames
@@ -245,14 +244,14 @@ def test_activation_estimate_is_the_real_peak(shape: tuple[int, ...]) -> None:
     latent = torch.empty(shape, dtype=torch.bfloat16, device="meta")
     with PeakBytes() as mode:
         decoder(latent)
-    assert mode.peak == pytest.approx(decode_activation_bytes(FULL_SIZE, shape, torch.bfloat16), rel=0.03)
+    assert mode.peak == pytest.approx(activation_bytes(FULL_SIZE, shape, torch.bfloat16), rel=0.03)
 
 
 def test_decode_memory_does_not_grow_with_length() -> None:
     tiling = auto_tiling((1, 128, 33, 34, 60))
-    short, long = (tiled_decode_bytes(FULL_SIZE, (1, 128, frames, 34, 60), tiling, torch.bfloat16)
+    short, long = (tiled_bytes(FULL_SIZE, (1, 128, frames, 34, 60), tiling, torch.bfloat16)
                    for frames in (33, 330))
-    assert short == long < tiled_decode_bytes(FULL_SIZE, (1, 128, 33, 34, 60), None, torch.bfloat16) / 4
+    assert short == long < activation_bytes(FULL_SIZE, (1, 128, 33, 34, 60), torch.bfloat16) / 4
     peaks = []
     for frames in (33, 99):
         with PeakBytes() as mode:

@@ -19,7 +19,7 @@ import pytest
 from filelock import FileLock
 
 import ltx23_core
-from ltx23_core import Overlay, export, materialize
+from ltx23_core import Overlay, atomic, export, materialize
 from ltx23_core.errors import ExportError, OverlayError
 from ltx23_core.overlay.bytes.header import read_header
 from ltx23_core.overlay.bytes.source import DTYPE_BITS, QuantRef, TensorRef
@@ -30,6 +30,7 @@ from ltx23_core.overlay.export.layouts import LAYOUTS
 from ltx23_core.overlay.names.architecture import expected_tensors
 from ltx23_core.overlay.names.layout import OFFICIAL
 from ltx23_core.overlay.names.renames import to_diffusers
+from ltx23_core.overlay.weight_dtype import AS_STORED
 from tests.goldens.harness import CHECKPOINT, GEMMA, companion
 from tests.support.overlay import (
     checkpoint_22b,
@@ -203,7 +204,8 @@ def test_the_same_files_whether_made_or_loaded(tiny_overlay: Overlay) -> None:
     """Else a run from the command line could not complete one of Python."""
     loaded = Overlay.load(tiny_overlay.path)
     for plan in LAYOUTS.values():
-        assert [f.fingerprint for f in plan(tiny_overlay, 10**6)] == [f.fingerprint for f in plan(loaded, 10**6)]
+        assert [f.fingerprint for f in plan(tiny_overlay, 10**6, AS_STORED)] == [
+            f.fingerprint for f in plan(loaded, 10**6, AS_STORED)]
 
 
 def test_22b_is_few_large_copies(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_22b_is_few_large_copies(tmp_path: Path) -> None:
     overlay = materialize(tmp_path / "ltx-2.3-22b-dev.safetensors", gemma_folder(tmp_path / "gemma"),
                           upsamplers=upscalers_22b(tmp_path), distilled_lora=lora_22b(tmp_path / "lora.safetensors"))
     begin = time.perf_counter()
-    plans = {name: plan(overlay, 10**10) for name, plan in LAYOUTS.items()}
+    plans = {name: plan(overlay, 10**10, AS_STORED) for name, plan in LAYOUTS.items()}
     print(f"planned in {time.perf_counter() - begin:.2f} s")
     for name, files in plans.items():
         ranges = [len(file.ranges) for file in files]
@@ -227,7 +229,7 @@ def test_22b_is_few_large_copies(tmp_path: Path) -> None:
     shards = [f for f in plans["diffusers"] if f.name.startswith("transformer/diffusion") and f.ranges]
     assert [f.name[-20:] for f in shards] == [f"{i:05}-of-00004.safetensors"[-20:] for i in range(1, 5)]
     assert sum(len(f.ranges) for f in shards) < 40
-    index = json.loads((LAYOUTS["diffusers"](overlay, 10**10)[0]).head)
+    index = json.loads((LAYOUTS["diffusers"](overlay, 10**10, AS_STORED)[0]).head)
     assert index["num_layers"] == 48 and index["cross_attention_dim"] == 4096
 
 
@@ -240,38 +242,38 @@ def fast_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_copy, "SYNC_BYTES", 1 << 18)
 
 
-# Writes small pieces slowly, so that it can be killed anywhere; prints when it began and how far it was.
+# Prints how far an earlier one was, and ends itself as a kill would, at any place within a piece that is given.
 _SLOW = """
-import sys, time
+import os, sys, threading
 from ltx23_core import export
 from ltx23_core.overlay.export import copy as export_copy
 export_copy.KERNEL_BYTES = export_copy.BUFFER_BYTES = 1 << 15
 export_copy.SYNC_BYTES = 1 << 17
-first = True
+pieces, delay, calls = int(sys.argv[4]), float(sys.argv[5]), 0
 def progress(done, total):
-    global first
-    if first:
+    global calls
+    if not calls:
         print(done, flush=True)
-    first = False
-    time.sleep(0.001)
+    calls += 1
+    if calls == pieces:
+        threading.Timer(delay, os._exit, (9,)).start()
 export(sys.argv[1], sys.argv[2], sys.argv[3], progress=progress)
 """
 
 
-@pytest.mark.parametrize(("layout", "seed"), [("monolith", 1), ("split", 2), ("diffusers", 3)])
-def test_killed_and_completed(tiny_overlay: Overlay, tmp_path: Path, layout: str, seed: int) -> None:
+# The pieces: within which each run is killed, few enough for several runs before all is done.
+@pytest.mark.parametrize(("layout", "seed", "pieces"), [("monolith", 1, 50), ("split", 2, 50), ("diffusers", 3, 250)])
+def test_killed_and_completed(tiny_overlay: Overlay, tmp_path: Path, layout: str, seed: int, pieces: int) -> None:
     want, folder, chance = tmp_path / "want", tmp_path / "out", random.Random(seed)
     export(tiny_overlay, layout, want)
     command = [sys.executable, "-c", _SLOW, str(tiny_overlay.path), layout, str(folder)]
     kills, begun = 0, []
     while kills < 5:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
-        line = process.stdout.readline()
-        begun.append(int(line or -1))
-        time.sleep(chance.uniform(0, 0.3))
-        process.kill()
-        if process.wait() == 0:
+        where = [str(chance.randint(1, pieces)), str(chance.uniform(0, 0.003))]
+        done = subprocess.run([*command, *where], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+        begun.append(int(done.stdout or -1))
+        if done.returncode == 0:
             break
         kills += 1
     left = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -310,6 +312,16 @@ def test_a_complete_export_is_not_written_again(tiny_overlay: Overlay, tmp_path:
     assert [file.sha256 for file in second.files] == [file.sha256 for file in first.files]
     assert all(file.path.stat().st_mtime_ns == times[file.path] for file in second.files[1:])
     assert "were there" in str(second)
+
+
+def test_a_kill_after_the_last_name_leaves_nothing(tiny_overlay: Overlay, tmp_path: Path) -> None:
+    [file] = export(tiny_overlay, "monolith", tmp_path).files
+    before = tree(tmp_path)
+    journal = export_copy.journal_of(file.path)
+    journal.write_text("{}")
+    atomic.temporary_beside(journal).write_text("{")
+    assert export(tiny_overlay, "monolith", tmp_path).files[0].reused
+    assert tree(tmp_path) == before
 
 
 def test_without_comparison(tiny_overlay: Overlay, tmp_path: Path) -> None:
@@ -540,10 +552,10 @@ def test_audio_that_diffusers_has_no_words_for(own: Overlay, tmp_path: Path) -> 
 
 def test_text_encoder_of_no_folder(own: Overlay, tmp_path: Path) -> None:
     (own.tokenizer / "config.json").rename(tmp_path / "config.json")
-    files = LAYOUTS["monolith"](own, 1)
+    files = LAYOUTS["monolith"](own, 1, AS_STORED)
     assert files
     with refuses(ExportError, "not part of a Hugging Face folder"):
-        LAYOUTS["diffusers"](own, 1)
+        LAYOUTS["diffusers"](own, 1, AS_STORED)
 
 
 def test_halves_of_different_vaes(own: Overlay, tmp_path: Path) -> None:
@@ -560,6 +572,7 @@ _MEASURE = """
 import json, os, sys
 from ltx23_core import Overlay, export
 from ltx23_core.overlay.export.layouts import LAYOUTS
+from ltx23_core.overlay.weight_dtype import AS_STORED
 if sys.argv[4] == "plain":
     del os.copy_file_range
 def kilobytes(field):

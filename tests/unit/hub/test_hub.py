@@ -588,7 +588,7 @@ def test_no_connection(server: FakeHub, tmp_path: Path) -> None:
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     keep = {k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "hf_token")}
     return subprocess.run([sys.executable, "-m", "ltx23_core", "fetch", *arguments], cwd=ROOT, capture_output=True,
-                          text=True, timeout=60, env={**keep, "NO_PROXY": "127.0.0.1", **environment})
+                          text=True, timeout=300, env={**keep, "NO_PROXY": "127.0.0.1", **environment})
 
 
 def test_offline_switch(server: FakeHub, tmp_path: Path) -> None:
@@ -617,7 +617,7 @@ def test_command(server: FakeHub, tmp_path: Path) -> None:
 def test_list_needs_no_connection_and_no_torch() -> None:
     code = ("import sys; from ltx23_core.cli import parser as cli; cli.main(['fetch', '--list']); "
             "sys.exit(len({'torch', 'huggingface_hub', 'transformers'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and all(entry.name in done.stdout for entry in CATALOGUE)
 
 
@@ -650,7 +650,7 @@ def test_the_library_never_downloads_by_itself() -> None:
     code = ("import sys, ltx23_core, ltx23_core.pipeline, ltx23_core.cli.parser, ltx23_core.cli.generate; "
             "data = {'ltx23_core.hub', 'ltx23_core.hub.catalogue'}; "  # a table of files, for what is missing
             "sys.exit(sum(name.startswith('ltx23_core.hub') and name not in data for name in sys.modules))")
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=300).returncode == 0
     for path in [*(ROOT / "ltx23_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         inside = path.parent.name == "hub"
@@ -666,5 +666,5 @@ def test_oldest_supported_library(tmp_path: Path) -> None:
     pytest.importorskip("requests")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", __file__,
                            "-k", "not the_library_never", f"--basetemp={tmp_path / 'base'}"], cwd=ROOT, text=True,
-                          capture_output=True, timeout=180, env={**os.environ, "PYTHONPATH": str(OLDEST)})
+                          capture_output=True, timeout=500, env={**os.environ, "PYTHONPATH": str(OLDEST)})
     assert done.returncode == 0, done.stdout + done.stderr

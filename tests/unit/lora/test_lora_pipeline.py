@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx23_core import Guidance, Lora, Overlay, Pipeline
@@ -183,7 +183,7 @@ class NotingResidency(LocalResidency):
 
     activations = 0
 
-    def use(self, *components: Component, activation_bytes: int = 0) -> None:
+    def use(self, *components: Component, activation_bytes: int = 0, how: str = "") -> None:
         if components[0].name == "transformer":
             self.activations = max(self.activations, activation_bytes)
         super().use(*components, activation_bytes=activation_bytes)
@@ -306,3 +306,31 @@ def test_a_changed_file_is_another_lora(pipe: Pipeline, tmp_path: Path) -> None:
     plain(path, "proj_out", seed=5)
     second = latents(pipe.with_loras([Lora(path)]))
     assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_a_lora_that_adds_nothing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As trainers save one before the first step: B is 0. One factor that is not ends the search."""
+    tensors = load_file(plain(tmp_path / "x.safetensors", BLOCK + "attn1.to_q", BLOCK + "ff.net.2"))
+    still = {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in tensors.items()}
+    one = next(key for key in still if "lora_B" in key)
+    moving = {**still, one: tensors[one]}
+    pipeline = Pipeline.load(overlay())
+    for name, content, idle in (("still", still, True), ("moving", moving, False), ("all", tensors, False)):
+        caplog.clear()
+        save_file(content, tmp_path / f"{name}.safetensors")
+        view = pipeline.with_loras([Lora(tmp_path / f"{name}.safetensors")])
+        assert view.idle_loras == (idle,), name
+        assert ("changes nothing" in view.lora_reports[0]) == ("changes nothing" in caplog.text) == idle
+
+
+def test_the_preview_map_is_fitted_once_for_all_views(tmp_path: Path, kinds: dict[str, Path],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    from ltx23_core.run.preview import LatentToRGB
+    fitted, fit = [], LatentToRGB.fit.__func__
+    monkeypatch.setattr(LatentToRGB, "load", classmethod(lambda cls, path, digest: None))
+    monkeypatch.setattr(LatentToRGB, "save", lambda self, path, digest: None)
+    monkeypatch.setattr(LatentToRGB, "fit", classmethod(lambda cls, *args: fitted.append(1) or fit(cls, *args)))
+    pipeline = Pipeline.load(overlay())
+    views = [pipeline.with_loras([Lora(path)]) for path in list(kinds.values())[:3]]
+    maps = [view.preview_map() for view in (*views, pipeline, pipeline.with_loras([]))]
+    assert len(fitted) == 1 and all(each is maps[0] for each in maps)

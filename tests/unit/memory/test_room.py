@@ -4,8 +4,17 @@ from __future__ import annotations
 import pytest
 
 from ltx23_core.errors import OutOfMemoryError, RequestError
-from ltx23_core.memory.memory_plan import plan_line
-from ltx23_core.memory.room import Memory, Need, fitting, freeing, place, streamed_blocks, streaming_order
+from ltx23_core.memory.memory_plan import Stage, plan_line, resident, run_line
+from ltx23_core.memory.room import (
+    Memory,
+    Need,
+    first_fitting,
+    fitting,
+    freeing,
+    place,
+    streamed_blocks,
+    streaming_order,
+)
 
 GB = 10**9
 BIG = Need("transformer", 38 * GB, (GB * 3 // 4,) * 48, GB * 3 // 4)  # 2 GB outside its blocks
@@ -81,3 +90,45 @@ def test_the_line() -> None:
         "12.0 GB free: transformer streamed 44 of 48 blocks, connectors resident; peak 11.5 GB")
     assert plan_line([SMALL], place([SMALL], float("inf")), float("inf"), 0) == (
         "memory managed by the system: connectors resident; peak 4.0 GB")
+
+
+STAGES = [
+    Stage((Need("text_encoder", 24 * GB, blocks=(GB // 2,) * 48, slot=GB // 2),), (GB // 2,)),
+    Stage((BIG,), (GB,)),
+    Stage((Need("video_decoder", 800_000_000),), (5 * GB, 3 * GB), ("decode 32 frames at a time", "decode in 9 tiles")),
+]
+
+
+def test_the_line_of_a_run() -> None:
+    line = run_line(STAGES, 12 * GB, Memory())
+    assert line == ("12.0 GB free: text encoder streamed 27 of 48 blocks, transformer streamed 38 of 48 blocks, "
+                    "decode 32 frames at a time; peak 12.0 GB")
+    assert "decode in 9 tiles" in run_line(STAGES, 5 * GB, Memory())
+    assert run_line(STAGES[:2], 80 * GB, Memory()) == "80.0 GB free: everything resident; peak 39.0 GB"
+    assert run_line(STAGES[1:], 30 * GB, Memory("auto", 12 * GB)).startswith("11.8 GB free: transformer streamed 39")
+
+
+def test_the_line_of_a_run_says_what_will_be_refused() -> None:
+    line = run_line(STAGES, 3 * GB, Memory())
+    assert "video_decoder with 3.0 GB of activations need 3.8 GB, 3.0 GB are free" in line
+
+
+@pytest.mark.parametrize(("ram", "said"), [(64, ""), (16, " from the disk (28.5 GB, 16.0 GB of RAM free)"), (None, "")])
+def test_short_ram_is_said(ram: int | None, said: str) -> None:
+    bytes_of_ram = None if ram is None else ram * GB
+    placed = place([BIG], 12 * GB, GB)
+    assert f"streamed 38 of 48 blocks{said};" in plan_line([BIG], placed, 12 * GB, GB, ram=bytes_of_ram)
+
+
+def test_ways_are_tried_in_order() -> None:
+    assert first_fitting([SMALL], 10 * GB, [6 * GB, 5 * GB, GB]) == 1
+    assert first_fitting([SMALL], 10 * GB, [7 * GB, 6 * GB]) == 1, "the last one, which is then refused in words"
+    assert first_fitting([SMALL], float("inf"), [10**18, 1]) == 0
+    assert first_fitting([SMALL], 50 * GB, [7 * GB, 5 * GB], Memory("auto", 10 * GB)) == 1
+
+
+def test_how_many_blocks_stay() -> None:
+    assert resident(STAGES, 80 * GB, Memory()) == (48, 48)
+    kept, blocks = resident(STAGES, 12 * GB, Memory())
+    assert f"transformer streamed {blocks - kept} of {blocks} blocks" in run_line(STAGES, 12 * GB, Memory())
+    assert resident(STAGES, 1 * GB, Memory()) is None

@@ -23,7 +23,7 @@ from ltx23_core.models.text import _transformers
 from ltx23_core.models.text.connector import Connector, TextConnectors, fill_with_registers
 from ltx23_core.models.text.feature_extractor import FeatureExtractor, normalize_and_concat
 from ltx23_core.models.text.gemma import build_gemma, hidden_states, restore_buffers
-from ltx23_core.prompt.encode import contexts
+from ltx23_core.prompt.encode import contexts, features
 from ltx23_core.prompt.tokenizer import Tokenizer
 
 REPO = Path(__file__).parents[3]
@@ -348,7 +348,7 @@ def test_both_halves_in_bfloat16() -> None:
     tokenizer, gemma = Tokenizer(TOKENIZER), small_gemma(torch.bfloat16)
     projection = fill(FeatureExtractor(TextProjectionConfig(24, 24 * 6, 16, 8)), torch.bfloat16)
     connectors = small_connectors().to(torch.bfloat16)
-    made = contexts(projection, connectors, hidden_states(gemma, tokenizer.encode("A boat.")))
+    made = contexts(connectors, *features(projection, hidden_states(gemma, tokenizer.encode("A boat."))))
     for context, width in zip(made, (16, 8), strict=True):
         assert context.shape == (1, TEXT_TOKENS, width) and context.dtype == torch.bfloat16
         assert context.isfinite().all() and not context.requires_grad

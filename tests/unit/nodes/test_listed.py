@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ltx23_core.overlay.shelf.shelf import walk
-from tests.support.node_modules import node_module
+from tests.support.node_modules import node_module, with_comfyui
 
 names = node_module("nodes.host.listed")
 OverlayError = node_module("ltx23_core.errors").OverlayError
@@ -63,3 +64,40 @@ def test_all_that_a_look_yields_can_be_named(tmp_path: Path) -> None:
     assert len(found) >= 9
     for name in found:
         assert names.listed_name(name, "lora") == name
+
+
+def test_a_name_is_new_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 10, 10.5, 11.5, 12, 12.1, 13, 13.1])
+    monkeypatch.setattr(names.time, "monotonic", lambda: next(clock))
+    lately = names.Lately()
+    assert not lately.is_new("lora", "b") and not lately.is_new("lora", ["b"])
+    lately.note("lora", ["a"])  # 0
+    lately.note("lora", ["a", "b"])  # 10
+    assert lately.is_new("lora", "b")
+    assert not lately.is_new("lora", "b") and not lately.is_new("lora", "a") and not lately.is_new("vae", "b")
+    lately.note("lora", ["a"])  # 12.1
+    lately.note("lora", ["a", "b"])  # 13: taken away and back
+    assert lately.is_new("lora", "b")
+
+
+def test_a_file_that_came_between_the_hosts_questions_is_asked_for() -> None:
+    """ComfyUI takes the list, a look ends, ComfyUI asks which inputs we judge: it must not go by its own list then."""
+    with_comfyui()
+    validator = node_module("nodes.validation").Validator(("checkpoint",), (), lambda *_: iter(()), None)
+
+    class Node:
+        listed = ["auto"]
+
+        @classmethod
+        def define_schema(cls) -> SimpleNamespace:
+            names.LATELY.note("audio_vae", cls.listed)
+            return SimpleNamespace(inputs=[SimpleNamespace(id="audio_vae", options=cls.listed)])
+
+    validator.node = Node
+    given_now = {"audio_vae": "new.safetensors"}
+    assert validator._unlisted(given_now) == ["audio_vae"]
+    Node.define_schema()  # the host's list
+    Node.listed = ["auto", "new.safetensors"]
+    assert validator._unlisted(given_now) == ["audio_vae"]
+    names.LATELY._since["audio_vae"] = dict.fromkeys(Node.listed, 0.0)
+    assert validator._unlisted(given_now) == []

@@ -52,3 +52,10 @@ def test_what_no_file_can_be_called(prefix: str, words: str) -> None:
                                     ".hidden", "%Sampler.seed%", "a\\b", "console", "50%"])
 def test_names_that_are_fine(prefix: str) -> None:
     assert NAMES.name_problem(prefix) is None
+
+
+@pytest.mark.parametrize("title", ["LTX-2.3 Sampler (video with sound)", "LTX-2.3 采样器 Sampler (video)", "Mine"])
+def test_a_node_is_named_by_its_class_title_or_short_name(title: str) -> None:
+    prompt = {"3": {"class_type": "LTX23Sampler", "inputs": {"seed": 7}, "_meta": {"title": title}}}
+    for name in ("Sampler", "LTX23Sampler", title):
+        assert NAMES.expand(f"%{name}.seed%", 8, 8, prompt) == "7"

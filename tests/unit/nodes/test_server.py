@@ -4,7 +4,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -14,6 +13,24 @@ from tests.support.node_modules import node_module, with_comfyui
 
 server = node_module("nodes.host.server")
 FAMILY = node_module("ltx23_core.errors")
+
+
+class Asked:
+    """A route whose answer is ready only when so many have asked for it."""
+
+    def __init__(self, count: int, answer: Callable[[], object]) -> None:
+        self.enough, self.left = threading.Event(), count
+        self.answer, self.route = answer, server.Route(self.wait)
+
+    def wait(self) -> object:
+        assert self.enough.wait(60)
+        return self.answer()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.left -= 1
+        if self.left == 0:
+            asyncio.get_running_loop().call_soon(self.enough.set)  # once this one waits, too
+        return await self.route.handle(request)
 
 
 def served(route: object, use: Callable[[ClientSession, str], Awaitable[object]]) -> object:
@@ -38,14 +55,13 @@ def test_made_once_for_all_who_ask() -> None:
 
     def answer() -> dict[str, int]:
         made.append(threading.current_thread().name)
-        time.sleep(0.2)
         return {"number": len(made)}
 
     async def use(session: ClientSession, url: str) -> list[int]:
         answers = await asyncio.gather(*(session.get(url) for _ in range(40)))
         return [(await each.json())["number"] for each in answers]
 
-    assert served(server.Route(answer), use) == [1] * 40
+    assert served(Asked(40, answer), use) == [1] * 40
     assert len(made) == 1 and made[0] != threading.main_thread().name
 
 
@@ -59,19 +75,22 @@ def test_made_again_after_a_while() -> None:
 
 
 def test_a_client_that_goes_away_takes_the_answer_from_nobody() -> None:
-    def answer() -> dict[str, str]:
-        time.sleep(0.5)
-        return {"x": "y"}
+    """The first of two, while the answer that both wait for is being made."""
+    asked = Asked(3, lambda: {"x": "y"})  # which nobody does: the test says when it is ready
 
     async def use(session: ClientSession, url: str) -> object:
         first = asyncio.ensure_future(session.get(url))
-        await asyncio.sleep(0.1)
+        while asked.left == 3:
+            await asyncio.sleep(0.01)
         second = asyncio.ensure_future(session.get(url))
-        await asyncio.sleep(0.1)
+        while asked.left == 2:
+            await asyncio.sleep(0.01)
         first.cancel()
+        await asyncio.sleep(0.2)  # the server hears of it
+        asked.enough.set()
         return await (await second).json()
 
-    assert served(server.Route(answer), use) == {"x": "y"}
+    assert served(asked, use) == {"x": "y"}
 
 
 def test_etag() -> None:

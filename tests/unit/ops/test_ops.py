@@ -22,27 +22,16 @@ from ltx23_core.ops.gelu import linear_gelu
 from ltx23_core.ops.matmul import linears, pack, packed
 from ltx23_core.ops.modulate import Modulation, Update, add_norm_modulate, modulated, per_token
 from ltx23_core.ops.norms import norm_rope, norm_rope_pair
-from ltx23_core.ops.rope import apply_rope, rope_tables
+from ltx23_core.ops.rope import apply_rope, rope_rows, rope_tables
 
 ROOT = Path(__file__).resolve().parents[3]
+pytest_plugins = "tests.support.kernel_forms"  # `form`
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 EPS = 1e-6
 # ‖a − b‖ / ‖b‖ against float64, the largest seen on CPU (torch 2.13, Triton 3.6 interpreted) and doubled
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
-
-
-@pytest.fixture(params=["torch", "triton"])
-def form(request):
-    if request.param == "triton":
-        if not HAS_TRITON:
-            pytest.skip("Triton is not installed")
-        if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-            pytest.skip("Triton needs a GPU, or TRITON_INTERPRET=1 before it is imported")
-    pick.choose(request.param)
-    assert pick.prepare() == (request.param == "triton")
-    yield request.param
-    pick.choose("auto")
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -79,21 +68,53 @@ def exact_norm_rope(x, weight, rope, heads):
 @torch.no_grad()
 def test_norm_and_rope(form, dtype, width, heads):
     product = random(2, 7, 3 * width + heads, dtype=dtype)  # rows of a wider product: parts are strided
-    query, key, _, _ = product.split([width, width, width, heads], -1)
     weights = [1 + 0.1 * random(width, dtype=dtype, seed=s) for s in (1, 2)]
     rope = tables(7, width, dtype=dtype)
-    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), rope, heads, EPS)
+    query, key, kept, _ = product.split([width, width, width, heads], -1)
+
+    def both(positions):
+        """Of copies: what is given may be written over."""
+        one, two, _, _ = product.clone().split([width, width, width, heads], -1)
+        return norm_rope_pair((one, weights[0]), (two, weights[1]), positions, heads, EPS)
+
+    one, two = both(rope)
     agrees("query", one, exact_norm_rope(query, weights[0], rope, heads), dtype)
     agrees("key", two, exact_norm_rope(key, weights[1], rope, heads), dtype)
-    assert one.is_contiguous() and two.is_contiguous()
-    plain = norm_rope(query, weights[0], None, heads, EPS)
+    assert one.stride(-1) == 1 and two.stride(-1) == 1
+    plain = norm_rope(query.clone(), weights[0], None, heads, EPS)
     agrees("no positions", plain, exact_norm_rope(query, weights[0], None, heads), dtype)
-    assert torch.equal(norm_rope(key, weights[1], rope, heads, EPS), two), "alone or as a pair"
+    assert torch.equal(norm_rope(key.clone(), weights[1], rope, heads, EPS), two), "alone or as a pair"
     each = tuple(torch.cat((table, table.flip(1))) for table in rope)  # tables of every sample
-    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), each, heads, EPS)
-    agrees("tables of every sample", one, exact_norm_rope(query, weights[0], each, heads), dtype)
-    one, two = norm_rope_pair((query, weights[0]), (key, weights[1]), None, heads, EPS)
-    assert torch.equal(one, plain)
+    agrees("tables of every sample", both(each)[0], exact_norm_rope(query, weights[0], each, heads), dtype)
+    assert torch.equal(both(None)[0], plain)
+    before = kept.clone()
+    norm_rope_pair((query, weights[0]), (key, weights[1]), rope, heads, EPS)
+    assert torch.equal(kept, before), "beside them nothing is written"
+
+
+GRID = torch.cartesian_prod(torch.arange(3) / 24 + 0.02, torch.arange(2) * 32.0 + 16, torch.arange(4) * 32.0 + 16)
+SCATTERED = torch.cat((GRID, GRID[5:9] + torch.tensor([0.1, 0.0, 0.0]), GRID[:3]))  # with a keyframe, and repeated
+
+
+@pytest.mark.parametrize("width", [4096, 2048, 64])
+@pytest.mark.parametrize("axes", [3, 1])
+@torch.no_grad()
+def test_rope_by_position_gives_the_bytes_of_whole_tables(form, dtype, width, axes):
+    heads = 32 if width > 64 else 4
+    for positions in (GRID, SCATTERED):
+        middles = positions.t()[None, :axes].to(DEVICE)
+        given = middles, width, (20.0, 2048.0, 2048.0)[:axes], 1e4, dtype
+        rows, whole = rope_rows(*given), rope_tables(*given)
+        assert all(torch.equal(a, b) for a, b in zip(rows.whole(), whole, strict=True))
+        assert rows.cos.shape[0] == sum(len(set(middles[0, axis].tolist())) for axis in range(axes))
+        x, weight = random(1, len(positions), width, dtype=dtype), 1 + 0.1 * random(width, dtype=dtype, seed=1)
+        got, want = (norm_rope(x.clone(), weight, rope, heads, EPS) for rope in (rows, whole))
+        assert torch.equal(got, want)
+    batch = torch.stack((GRID.t(), GRID.t() * 0.5))[:, :axes].to(DEVICE)  # other positions in each sample
+    rows, whole = (make(batch, *given[1:]) for make in (rope_rows, rope_tables))
+    x = random(2, len(GRID), width, dtype=dtype)
+    got, want = (norm_rope(x.clone(), weight, rope, heads, EPS) for rope in (rows, whole))
+    assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("width", [4096, 2048, 48])
@@ -133,7 +154,7 @@ def test_gates(form, dtype):
         logits = random(2, 7, heads + 5, dtype=dtype, seed=1)[..., 2:2 + heads]
         tokens_first = random(2, 7, heads, width, dtype=dtype)
         for attended in (tokens_first, tokens_first.transpose(1, 2).contiguous().transpose(1, 2)):
-            got = gate_heads(attended, logits)
+            got = gate_heads(attended.clone(memory_format=torch.preserve_format), logits)
             want = (attended.double() * 2 * torch.sigmoid(logits.double())[..., None]).flatten(2)
             agrees(f"{heads} heads of {width}", got, want, dtype)
             assert got.is_contiguous()

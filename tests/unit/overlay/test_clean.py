@@ -116,7 +116,7 @@ def test_two_clean_at_once(folder: Path, source: Path) -> None:
         manifest(folder, source, number, UNUSED + DAY)
     code = "import sys; from pathlib import Path; from ltx23_core.overlay.clean import clean; clean(Path(sys.argv[1]))"
     both = [subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT) for _ in range(2)]
-    assert [each.wait(60) for each in both] == [0, 0]
+    assert [each.wait(300) for each in both] == [0, 0]
     clean(folder)
     assert list(folder.iterdir()) == []
 

@@ -102,17 +102,17 @@ import torch
 def kilobytes(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
 arguments = json.loads(sys.argv[1])
-before, start = kilobytes("VmRSS"), time.perf_counter()
+before, start = kilobytes("VmRSS"), time.process_time()
 from ltx23_core.overlay import materialize
 overlay = materialize(**arguments)
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 growth = (kilobytes("VmHWM") - before) * 1024  # the peak, not what is left
 print(json.dumps({"seconds": seconds, "growth": growth, "transformers": "transformers" in sys.modules}))
 """
 
 
 def measure(**arguments: object) -> dict:
-    """Materialise in a fresh process; again, up to five times, while other programs take the processor."""
+    """Materialise in a fresh process: up to five times, since other programs slow it down."""
     for _ in range(5):
         run = json.loads(subprocess.run([sys.executable, "-c", _MEASURE, json.dumps(arguments, default=str)], cwd=REPO,
                                         check=True, capture_output=True, text=True).stdout)

@@ -31,7 +31,7 @@ from tests.support.overlay import refuses
 from tools.fuzz_headers import Readers, gguf_file, own_engine
 
 ROOT = Path(__file__).resolve().parents[3]
-HOSTILE = settings(max_examples=150, deadline=5000, derandomize=True, database=None,
+HOSTILE = settings(max_examples=150, deadline=30_000, derandomize=True, database=None,
                    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 

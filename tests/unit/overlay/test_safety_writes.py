@@ -62,7 +62,7 @@ def killed(how: str, tiny: Path) -> tuple[dict, dict[str, str], Path]:
     other = tiny.with_name("other.json")
     other.write_text(next(text for text in texts.values() if text != path.read_text()))
     command = [sys.executable, "-m", "tests.support.kill", how, str(path), str(other)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     return json.loads(done.stdout), texts, path
@@ -175,7 +175,7 @@ def test_lock_that_is_held(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         thread = threading.Thread(target=write)
         thread.start()
-        thread.join(30)
+        thread.join(100)
     assert "another process has been writing" in str(error[0]) and path.read_bytes() == before
 
 
@@ -359,7 +359,7 @@ def test_links_in_circles(tmp_path: Path) -> None:
     started = time.monotonic()
     with contextlib.suppress(OverlayError):
         materialize(tmp_path, output=tmp_path / "o.json")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 100
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:

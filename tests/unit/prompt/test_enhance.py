@@ -51,7 +51,7 @@ class Counting(LocalResidency):
         if self.checks == self.stop_at:
             raise KeyboardInterrupt
 
-    def use(self, *components, activation_bytes=0) -> None:
+    def use(self, *components, activation_bytes=0, how="") -> None:
         self.asked.append(([c.name for c in components], activation_bytes))
         super().use(*components, activation_bytes=activation_bytes)
 
@@ -153,7 +153,7 @@ def test_nothing_is_loaded_twice_and_vision_only_for_a_picture(tiny_overlay: Ove
     pipe.encode("another", "")
     assert {c.loads for c in pipe.components} == {1}
     names = [names for names, _ in residency.asked]
-    assert names[2:4] == [["text_encoder"], ["text_encoder", "text_encoder_vision"]]
+    assert names[3:5] == [["text_encoder"], ["text_encoder", "text_encoder_vision"]]
 
 
 def test_weights_can_leave_in_between(tiny_overlay: Overlay) -> None:
@@ -191,7 +191,7 @@ def test_half_a_vision_tower_is_refused(tiny_overlay: Overlay) -> None:
 
 
 def test_without_a_text_encoder(tmp_path: Path) -> None:
-    with pytest.raises(OverlayError, match="no text_encoder .*gemma_3_12B_it"):
+    with pytest.raises(OverlayError, match="no text_encoder.*gemma_3_12B_it"):
         pipeline(materialize(CHECKPOINT, output=tmp_path / "o.json")).enhance(PROMPT)
 
 

@@ -14,7 +14,7 @@ from ltx23_core.geometry import VideoGrid, audio_latent_length, video_positions
 from ltx23_core.plan.condition import Clip
 from ltx23_core.plan.recipes import RECIPES
 from ltx23_core.plan.settings import Settings
-from ltx23_core.plan.windows import Windows, first_frame, plan_windows
+from ltx23_core.plan.windows import Windows, first_frame, plan_windows, prompts_of
 from ltx23_core.run.fingerprint import fingerprint
 from ltx23_core.run.resume import Progress
 from ltx23_core.run.stage import Job, Runner
@@ -120,6 +120,14 @@ def test_prompts_share_the_time(tiny_pipeline):
     two = tiny_pipeline.sample(a, windows=Windows(33, 8, prompts=(a, b)), **settings)
     assert torch.equal(one.video[:, :, :5], two.video[:, :, :5])
     assert not torch.allclose(one.video[:, :, -3:], two.video[:, :, -3:], atol=1e-3)
+
+
+@pytest.mark.parametrize(("text", "prompts"), [
+    ("a\n---\nb", ["a", "b"]), ("a\r\n---\r\nb\r\n", ["a", "b"]), ("a\n \t----- \n\n---\nb\nc", ["a", "b\nc"]),
+    ("a --- b\n--\nc", ["a --- b\n--\nc"]), ("---", []), ("", [])])
+def test_prompts_are_divided_by_lines_of_dashes(text, prompts):
+    """Whatever ends a line: a text that was written on Windows is divided as well."""
+    assert prompts_of(text) == prompts
 
 
 def test_conditions_act_where_they_are(tiny_pipeline, pair):

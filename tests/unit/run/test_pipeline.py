@@ -10,7 +10,7 @@ import torch
 
 from ltx23_core import Guidance, GuiderParams, ImageCondition, Overlay, Pipeline
 from ltx23_core.errors import GeometryError, OutOfMemoryError, OverlayError, RequestError
-from ltx23_core.run.preview import LatentToRGB, PreviewQueue, host_memory
+from ltx23_core.run.preview import LatentToRGB, PreviewQueue
 from ltx23_core.runtime.residency import LocalResidency
 
 SMALL = {"width": 96, "height": 64, "frames": 9, "steps": 2}
@@ -182,11 +182,3 @@ def test_import_is_cheap():
 
 def test_an_overlay_path_is_enough(tiny_overlay):
     assert Pipeline.load(tiny_overlay.path, device="cpu").overlay.id == Overlay.load(tiny_overlay.path).id
-
-
-def test_a_refused_pinned_buffer_is_an_ordinary_one() -> None:
-    """A torch without a device refuses pinned memory, as a system does that grants no more."""
-    picture = torch.randint(0, 255, (2, 4, 4, 3), dtype=torch.uint8)
-    host = host_memory(picture)
-    assert host.is_pinned() == torch.cuda.is_available()
-    assert torch.equal(host.copy_(picture, non_blocking=True), picture)

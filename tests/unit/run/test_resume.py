@@ -38,7 +38,8 @@ def test_a_finished_sample_of_a_batch_is_not_made_again(tiny_pipeline, pair, tmp
     seen, told = [], []
     again = plan.run(pair, seen.append, say=told.append)
     assert [(info.step, info.steps) for info in seen] == [(5, 8), (6, 8), (7, 8), (8, 8)]
-    assert told == ["A sample is taken over from an earlier run."]
+    line, *told = told
+    assert "peak" in line and told == ["A sample is taken over from an earlier run."]
     assert torch.equal(again.video, whole.video) and torch.equal(again.audio, whole.audio)
     assert (again.seed, again.drawn, again.fps) == (whole.seed, whole.drawn, whole.fps)
     assert not list(tmp_path.iterdir())
@@ -54,9 +55,10 @@ def test_what_is_resumed_is_told(tiny_pipeline, pair, tmp_path):
     told = []
     with pytest.raises(KeyboardInterrupt):
         plan.run(pair, stop, say=told.append)
-    assert told == []
+    [line] = told
+    assert "peak" in line
     plan.run(pair, say=told.append)
-    assert told == ["Stage 1 goes on after 1 windows of an earlier run."]
+    assert told == [line, line, "Stage 1 goes on after 1 windows of an earlier run."]
 
 
 def test_abandoned_files_go_by_age_and_no_others(tiny_pipeline, pair, tmp_path):

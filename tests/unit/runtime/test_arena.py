@@ -10,12 +10,13 @@ from torch import nn
 
 from ltx23_core import Overlay, Pipeline, materialize
 from ltx23_core.config import Stack
+from ltx23_core.memory.pieces import LARGE, PIECE, in_pieces
 from ltx23_core.ops.matmul import packed
 from ltx23_core.overlay.bytes.source import TensorRef
 from ltx23_core.runtime.arena import Arenas
 from ltx23_core.runtime.policy import Streamed
 from ltx23_core.runtime.residency import LocalResidency
-from ltx23_core.runtime.sizes import LARGE, PIECE, Sizes, in_pieces
+from ltx23_core.runtime.sizes import Sizes
 from tests.goldens.harness import CHECKPOINT, GEMMA
 from tests.support import layouts_quantised as forms
 from tests.support.layouts import Written
@@ -98,7 +99,7 @@ def test_what_a_piece_takes_on_a_device(size: int, takes: int) -> None:
 def test_the_plan_counts_whole_pieces() -> None:
     refs = {f"b.{block}.{name}": TensorRef(Path("w"), "BF16", (rows, 1024), 0, rows * 2048)
             for block in range(2) for name, rows in (("x", 6000), ("y", 77))}
-    sizes = Sizes("t", refs | {"z": TensorRef(Path("w"), "BF16", (3,), 0, 6)}, torch.bfloat16, Stack("b"))
+    sizes = Sizes("t", refs | {"z": TensorRef(Path("w"), "BF16", (3,), 0, 6)}, torch.bfloat16, Stack(("b",)))
     exact = (6000 + 77) * 2048
     [first, second] = sizes.need({}).blocks
     assert first == second and first % PIECE == 0 and 0 < first - exact < PIECE

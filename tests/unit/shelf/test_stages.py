@@ -4,17 +4,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx23_core.config import AudioVAEConfig, TransformerConfig, VideoVAEConfig, VocoderConfig
-from ltx23_core.decode.tiles import auto_tiling, tiled_decode_bytes
+from bench.generate_weights import GEMMA_12B
+from ltx23_core.config import (
+    TEXT_TOKENS,
+    AudioVAEConfig,
+    TextProjectionConfig,
+    TransformerConfig,
+    VideoVAEConfig,
+    VocoderConfig,
+)
+from ltx23_core.decode.ways import streamed_bytes
 from ltx23_core.geometry import audio_latent_length, video_grid
 from ltx23_core.memory.estimates import encode_bytes, sampling_bytes, sound_decode_bytes, sound_encode_bytes
+from ltx23_core.memory.text import connector_bytes, gemma_bytes, projection_bytes
 from ltx23_core.overlay.shelf.score import STAGES
-from ltx23_core.words import TEXT_BYTES
 from tests.support.overlay import manifest_22b
 
 WIDTH, HEIGHT, FRAMES, FPS = 768, 512, 121, 24.0
 CONFIG = manifest_22b()["metadata"]["config"]
 BF16 = torch.bfloat16
+PROJECTION = TextProjectionConfig(3840, 188160, 4096, 2048)
 
 
 def set_aside() -> dict[str, int]:
@@ -26,10 +35,11 @@ def set_aside() -> dict[str, int]:
     return {
         "transformer": sampling_bytes(TransformerConfig.from_dict(CONFIG["transformer"]), grid.tokens, sound, passes=4,
                                       batch=1, bytes_per_value=2),
-        "text_encoder": TEXT_BYTES,
-        "text_projection": TEXT_BYTES,
+        "text_encoder": gemma_bytes(GEMMA_12B, TEXT_TOKENS, bytes_per_value=2),
+        "text_projection": projection_bytes(PROJECTION, TEXT_TOKENS, bytes_per_value=2),
+        "connectors": connector_bytes(4096, bytes_per_value=2),
         "video_encoder": encode_bytes(WIDTH, HEIGHT, 1, bytes_per_value=2),
-        "video_decoder": tiled_decode_bytes(VideoVAEConfig.from_dict(CONFIG["vae"]), latent, auto_tiling(latent), BF16),
+        "video_decoder": streamed_bytes(VideoVAEConfig.from_dict(CONFIG["vae"]), latent, 8, BF16),
         "audio_decoder": sound_decode_bytes(audio, vocoder, sound, bytes_per_value=2),
         "audio_encoder": sound_encode_bytes(audio, sound, bytes_per_value=2),
     }

@@ -1,17 +1,21 @@
 """Training computes what the library computes, learns, resumes, and its files are an ordinary source."""
 import json
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tools.tiny_world.train import audio, gemma, video_vae
-from tools.tiny_world.train.common import Optimiser, Run, make
-from tools.tiny_world.train.configs import AUDIO_VAE, DEMO, GEMMA_TEXT, TEXT_PROJECTION, TRANSFORMER, VAE
+from tools.tiny_world.shipped import FOLDER, files
+from tools.tiny_world.train import audio, gemma, stereo, video_vae, vocoder
+from tools.tiny_world.train.common import Run, make
+from tools.tiny_world.train.configs import AUDIO_VAE, GEMMA_TEXT, TEXT_PROJECTION, TRANSFORMER, VAE
+from tools.tiny_world.train.distil import official_lora
+from tools.tiny_world.train.export import checkpoint
 from tools.tiny_world.train.library import TextConnectors, hidden_states, normalize_and_concat
 from tools.tiny_world.train.muon import orthogonal
+from tools.tiny_world.train.optimiser import Optimiser
+from tools.tiny_world.train.start import start
 from tools.tiny_world.train.text import contexts
-from tools.tiny_world.train.transformer import KINDS, masks_of
 from tools.tiny_world.train.video_forward import moments, pixels_of
 
 CPU = torch.device("cpu")
@@ -75,15 +79,55 @@ def test_a_run_learns_saves_and_resumes(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.mean, optimiser.mean, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_step_generates_something(kind):
-    for seed in range(20):
-        masks = masks_of(kind, DEMO, np.random.default_rng(seed), CPU)
-        assert masks.video is None or masks.video.any()
-        assert masks.audio is None or masks.audio.any()
-        assert not (masks.video_frozen and masks.audio_frozen)
-
-
 def test_the_shipped_widths_are_those_of_the_official_architecture():
     assert VAE["latent_channels"] == 128 and TRANSFORMER["in_channels"] == 128
     assert TRANSFORMER["num_attention_heads"] == TRANSFORMER["audio_num_attention_heads"]
+
+
+def test_activations_by_products_are_the_librarys():
+    module = vocoder.fresh(CPU)
+    mel = torch.randn(1, 2, vocoder.FRAMES, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for part in module.modules():
+            if hasattr(part, "downsample"):
+                part.act.alpha.normal_(generator=torch.Generator().manual_seed(1))
+        want = module.vocoder(mel.transpose(2, 3))
+        wide = vocoder.unclamped_extension(module, want)
+        vocoder.faster(module)
+        assert torch.allclose(module.vocoder(mel.transpose(2, 3)), want, atol=1e-5)
+        assert torch.allclose(vocoder.unclamped_extension(module, want), wide, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [-5, 0, 40, 90])
+def test_a_crop_has_the_samples_of_its_frames(start):
+    mel = torch.arange(101.0).view(1, 1, 101, 1).expand(1, 2, -1, 64)
+    waves = tuple(torch.arange(101.0).repeat_interleave(rate).expand(1, 2, -1) for rate in (160, 480))
+    made, narrow, wide = vocoder.crop(mel + 1, tuple(wave + 1 for wave in waves), start)
+    assert made.shape[2] == vocoder.FRAMES
+    inside = [0 <= start + k < 101 for k in range(vocoder.FRAMES)]
+    assert [bool(v) for v in made[0, 0, :, 0]] == inside
+    for wave in (narrow, wide):
+        assert torch.equal(wave.unflatten(2, (vocoder.FRAMES, -1)).amax(3), made[..., 0])
+
+
+def test_a_fresh_vocoder_has_the_place_in_its_sides():
+    module = vocoder.fresh(CPU)
+    stereo.prepare(module)
+    mel, angle, heard = stereo.angles(4)
+    with torch.no_grad():
+        wave = module.base_waveform(mel).unflatten(2, (mel.shape[2], -1))
+    left, right = (wave - wave.mean(3, keepdim=True)).square().mean(3).sqrt().unbind(1)
+    made = torch.atan2(left, right)[heard] - torch.pi / 4
+    assert float((made - angle[heard]).abs().mean()) < 0.12  # radians; the whole width is 1.57
+
+
+def test_training_goes_on_from_the_shipped_files(tmp_path):
+    start(FOLDER, tmp_path)
+    made = checkpoint(tmp_path)
+    shipped = load_file(files().checkpoint)
+    assert made.keys() == shipped.keys()
+    assert all(torch.equal(made[name], value) for name, value in shipped.items())
+    lora = load_file(files().distilled_lora)
+    again = official_lora(tmp_path)
+    assert again.keys() == lora.keys() and all(torch.equal(again[name], value) for name, value in lora.items())
+    assert not start(FOLDER, tmp_path), "files of a run are not overwritten"

@@ -5,12 +5,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import av
 import pytest
 
 from ...support.tiny_model import ROOT, copy_model, run
 
+COMPARISON = ROOT / "docs" / "comparison.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -26,8 +28,8 @@ def shrink(tmp_path: Path):
     checkpoint, encoder = copy_model(tmp_path)
 
     def substitute(text: str, sizes: dict[str, str]) -> str:
-        for old, new in {"ltx-2.3-22b-dev.safetensors": checkpoint.as_posix(),
-                         "gemma-3-12b-it-qat-q4_0-unquantized": encoder.as_posix(), **sizes}.items():
+        for old, new in {"ltx-2.3-22b-distilled-1.1.safetensors": checkpoint.as_posix(),
+                         "gemma_3_12B_it.safetensors": encoder.as_posix(), **sizes}.items():
             assert old in text, old
             text = text.replace(old, new)
         return text
@@ -61,8 +63,8 @@ def test_command_line(tmp_path: Path, shrink) -> None:
 
 
 def test_links_and_named_files_exist() -> None:
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+    for target in re.findall(r"\]\(<?(?!http|#)([^)#>]+)", README):
+        assert (ROOT / target.replace("%20", " ")).exists(), target
     for name in re.findall(r"`((?:workflows|docs|nodes|ltx23_core)/[\w./]+)`", README):
         assert (ROOT / name).exists(), name
     headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
@@ -72,11 +74,14 @@ def test_links_and_named_files_exist() -> None:
 
 
 def test_every_yes_of_the_table_leads_to_what_shows_it() -> None:
-    rows = README.split("\n## What it does, beside others\n", 1)[1].split("\n## ", 1)[0].splitlines()
+    rows = COMPARISON.read_text(encoding="utf-8").splitlines()
     ours = [row.split("|")[2] for row in rows if row.startswith("| ") and not row.startswith("| |")]
     assert len(ours) > 20
     for cell in ours:
-        assert re.search(r"\[yes\]\((?!tests/)", cell) and re.search(r"\[test\]\(tests/\S+\.py\)", cell), cell
+        assert re.search(r"\[yes\]\((?!\.\./tests/)", cell), cell
+        assert re.search(r"\[test\]\(\.\./tests/\S+\.py\)", cell), cell
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)", COMPARISON.read_text(encoding="utf-8")):
+        assert (COMPARISON.parent / target.replace("%20", " ")).exists(), target
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -86,9 +91,24 @@ def test_every_link_leads_somewhere() -> None:
         if link.startswith("#"):
             assert link[1:] in headings, link
         elif not link.startswith("http"):
-            assert (ROOT / link.split("#")[0]).exists(), link
+            assert (ROOT / link.strip("<>").split("#")[0].replace("%20", " ")).exists(), link
 
 
 def test_every_workflow_is_named() -> None:
     for file in (ROOT / "workflows").glob("*.json"):
-        assert f"(workflows/{file.name})" in README
+        assert f"(workflows/{file.name})".replace(" ", "%20") in README
+
+
+def test_links_lead_somewhere() -> None:
+    """Files that README, docs and help pages name; the page looks for a help page's pictures from web/docs on."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "web" / "docs").glob("*/*.md")]
+    links, lost = 0, []
+    for page in pages:
+        folder = page.parent.parent if ROOT / "web" in page.parents else page.parent
+        for link in re.findall(r"\]\(<?([^)>#\s][^)>#]*)", page.read_text(encoding="utf-8")):
+            if "://" in link:
+                continue
+            links += 1
+            if not (folder / unquote(link)).exists():
+                lost.append(f"{page.relative_to(ROOT)}: {link}")
+    assert links > 50 and not lost, lost

@@ -101,7 +101,10 @@ def test_reading_ahead_stays_within_its_buffers_and_waits_for_their_release(tmp_
         ring.expect(refs)
         first, second = ring.take(), ring.take()
         assert next(first)[0].tolist() == list(range(16)) and next(second)[0].tolist() == list(range(16, 32))
-        time.sleep(0.1)
+        end = time.monotonic() + 60
+        while len(reads) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.1)  # for what must not come
         assert sorted(reads) == [0, 16, 32]
         assert next(first, None) is None  # its buffer may be filled again, but its copy is still under way
         time.sleep(0.1)

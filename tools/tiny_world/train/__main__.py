@@ -22,6 +22,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="end after so many steps, if that comes first")
     parser.add_argument("--batch", type=int, help="samples a step (default: the component's)")
     parser.add_argument("--seed", type=int, help="of data and noise (default: the component's)")
+    parser.add_argument("--rate", type=float, help="highest learning rate (default: the component's)")
+    parser.add_argument("--clips", type=int, help="in the bank of latents (default: the component's)")
+    parser.add_argument("--only-decoder", action="store_true", help="video_vae: the encoder stays as it is")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the weights that compute "
                         "(default: bfloat16 on a GPU)")
@@ -34,7 +37,8 @@ def main() -> None:
     device = pick_device(options.device)
     name = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     train = importlib.import_module(f"tools.tiny_world.train.{options.component}").train
-    given = {key: getattr(options, key) for key in ("batch", "seed") if getattr(options, key) is not None}
+    chosen = {key: getattr(options, key) for key in ("batch", "seed", "rate", "clips", "only_decoder")}
+    given = {key: value for key, value in chosen.items() if value is not None}
     known = inspect.signature(train).parameters
     train(options.folder, options.minutes, device, getattr(torch, name), steps=options.steps,
           **{key: value for key, value in given.items() if key in known})

@@ -1,8 +1,4 @@
-"""Train the audio VAE, the vocoder and its bandwidth extension on the world's sound, all in one run.
-
-The world's waveform is a function of its mel spectrogram (see `sound`), so the vocoder learns by plain regression:
-no discriminator, no random phase.
-"""
+"""Train the audio VAE on mel spectrograms of the world's sound."""
 from __future__ import annotations
 
 import math
@@ -15,17 +11,19 @@ from torch import Tensor, nn
 
 from tools.tiny_world.scene import Scenes, sample_scenes
 from tools.tiny_world.sound import render_sound
-from tools.tiny_world.train.common import Optimiser, Run, ahead, generator_of, load_part, make, scale
+from tools.tiny_world.train.common import Run, ahead, generator_of, load_part, make, scale
 from tools.tiny_world.train.configs import AUDIO_VAE, VOCODER
-from tools.tiny_world.train.library import AudioVAEConfig, log_mel, mel_filterbank, upsample_waveform
+from tools.tiny_world.train.library import AudioVAEConfig, log_mel, mel_filterbank
+from tools.tiny_world.train.optimiser import Optimiser
+from tools.tiny_world.train.record import Recorder
 
 LATENTS = 26                          # of a training clip: 1.04 s
 LEARNING_RATE = 1e-3
 NOISE, POWER_WEIGHT = 0.1, 1e-3         # as of the video VAE
-WINDOWS = (256, 512, 1024)            # samples at 16 kHz, of the spectral losses
 STD_FLOOR = 0.2
 USUAL_LEVEL = -8.0                    # of a log-mel
-PARTS = ("encoder", "decoder", "vocoder")
+FILE = "audio_vae"
+PARTS = ("encoder", "decoder")
 NARROW, WIDE, FRAMES_PER_LATENT = 16000, 48000, 4
 _FILTERS = "filter"
 
@@ -88,40 +86,14 @@ def raw_latent(encoder: nn.Module, mel: Tensor) -> tuple[Tensor, Tensor]:
     return encoder.conv_out(F.silu(norm)).chunk(2, dim=1)
 
 
-def _spectral(made: Tensor, real: Tensor) -> Tensor:
-    """Mean distance of magnitudes and of their logarithms over several windows."""
-    total = made.new_zeros(())
-    for size in WINDOWS:
-        window = torch.hann_window(size, device=made.device)
-        a, b = (torch.stft(wave.flatten(0, 1), size, size // 4, window=window, return_complex=True).abs()
-                for wave in (made, real))
-        total = total + (a - b).abs().mean() / size**0.5 + 0.1 * ((a + 1e-2).log() - (b + 1e-2).log()).abs().mean()
-    return total / len(WINDOWS)
-
-
-def losses(encoder: nn.Module, decoder: nn.Module, vocoder: nn.Module, mel: Tensor, narrow: Tensor,
-           wide: Tensor) -> dict[str, Tensor]:
-    """Losses of all three parts; each gets true inputs, half of the vocoder's batch the decoder's mel."""
+def losses(encoder: nn.Module, decoder: RawDecoder, mel: Tensor) -> dict[str, Tensor]:
+    """Reconstruction of a mel through a noisy latent, and how far the latent is from a unit normal."""
     mean, logvar = raw_latent(encoder, mel)
     made = decoder.denormalised(mean + NOISE * torch.randn_like(mean))
     power = mean.square().mean()
     said = (logvar - 2 * math.log(NOISE)).square().mean()  # no one reads it; it shall say what the noise was
-    mel_error = (made - mel).abs().mean()
-    half = len(mel) // 2
-    given = torch.cat([mel[:half], made[half:].detach()])
-    base = vocoder.vocoder(given.transpose(2, 3))
-    base_error = 10 * (base - narrow).square().mean() + (base - narrow).abs().mean() + 0.3 * _spectral(base, narrow)
-    source = torch.cat([narrow[:half], base[half:].detach().clamp(-1, 1)])
-    full = unclamped_extension(vocoder, source)
-    wide_error = 10 * (full - wide).square().mean() + (full - wide).abs().mean() + 0.3 * _spectral(full, wide)
-    loss = mel_error + POWER_WEIGHT * power + 1e-3 * said + 5 * base_error + 5 * wide_error
-    return {"loss": loss, "mel": mel_error, "power": power, "base_mse": (base - narrow).square().mean(),
-            "wide_mse": (full - wide).square().mean(), "level": wide.square().mean()}
-
-
-def unclamped_extension(vocoder: nn.Module, waveform: Tensor) -> Tensor:
-    """The second stage without its clamp, through which no gradient flows."""
-    return vocoder.bwe_generator(vocoder.mel_stft(waveform)) + upsample_waveform(waveform, vocoder.ratio)
+    error = (made - mel).abs().mean()
+    return {"loss": error + POWER_WEIGHT * power + 1e-3 * said, "mel": error, "power": power}
 
 
 class RawDecoder:
@@ -135,92 +107,72 @@ class RawDecoder:
         return self._decoder(self._decoder.per_channel_statistics.normalize(latent))
 
 
-def modules_of(device: torch.device) -> list[nn.Module]:
-    """Fresh encoder, decoder and vocoder."""
-    made = [make(name, config, device, number) for number, (name, config) in enumerate(
-        (("audio_encoder", AUDIO_VAE), ("audio_decoder", AUDIO_VAE), ("vocoder", VOCODER)))]
-    fill_constants(made[2])
-    scale(made[2], {r"convs2.*weight": 0.2, r"conv_pre.weight": 0.2, r"conv_post.weight": 0.05})
-    for part in made[:2]:
-        scale(part, {r"conv2.conv.weight": 0.3})
-    centre_inputs(made)
+def fresh(device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """New encoder and decoder.
+
+    They begin with biases that take the usual log-mel level away at the first layer and put it back at the last, and
+    with offsets in between: pixel norm needs them to tell loud from quiet.
+    """
+    encoder, decoder = (make(f"audio_{part}", AUDIO_VAE, device, number) for number, part in enumerate(PARTS))
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        encoder.conv_in.conv.bias.copy_(-USUAL_LEVEL * encoder.conv_in.conv.weight.flatten(1).sum(1))
+        decoder.conv_out.conv.bias.fill_(USUAL_LEVEL)
+        for module in (encoder, decoder):
+            scale(module, {r"conv2.conv.weight": 0.3})
+            for name, parameter in module.named_parameters():
+                if name.endswith("bias") and "conv_out" not in name:
+                    parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * 0.3)
+    return encoder, decoder
+
+
+def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """Trained encoder and decoder."""
+    made = fresh(device)
+    for part, module in zip(PARTS, made, strict=True):
+        load_part(folder / f"{FILE}.safetensors", part, module)
+        module.to(dtype).requires_grad_(False)
     return made
 
 
 @torch.no_grad()
-def centre_inputs(modules: list[nn.Module]) -> None:
-    """Begin with biases that take the usual log-mel level away from the first layers, and put it back at the last."""
-    encoder, decoder, vocoder = modules
-    firsts = (encoder.conv_in.conv, vocoder.vocoder.conv_pre, vocoder.bwe_generator.conv_pre)
-    for layer in firsts:
-        layer.bias.copy_(-USUAL_LEVEL * layer.weight.flatten(1).sum(1))
-    decoder.conv_out.conv.bias.fill_(USUAL_LEVEL)
-    generator = torch.Generator().manual_seed(8)
-    for module in (encoder, decoder):  # pixel norm needs offsets to tell loud from quiet
-        for name, parameter in module.named_parameters():
-            if name.endswith("bias") and "conv_out" not in name:
-                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * 0.3)
-
-
-def load(folder: Path, device: torch.device, dtype: torch.dtype) -> list[nn.Module]:
-    """Trained encoder, decoder and vocoder; the vocoder stays float32."""
-    made = modules_of(device)
-    for part, module in zip(PARTS, made, strict=True):
-        load_part(folder / "audio.safetensors", part, module)
-        module.requires_grad_(False)
-    return [made[0].to(dtype), made[1].to(dtype), made[2]]
-
-
-@torch.no_grad()
-def measure(modules: list[nn.Module], clips: int = 256) -> tuple[Tensor, Tensor, float, float]:
-    """Mean and deviation of each value of a latent token (128), and the signal to error ratio in dB of both rates.
-
-    The sound goes the whole way: mel, latent, mel, 16 kHz, 48 kHz.
-    """
-    encoder, decoder, vocoder = modules
+def measure(encoder: nn.Module, decoder: nn.Module, clips: int = 256) -> tuple[Tensor, Tensor, float]:
+    """Mean and deviation of each value of a latent token (128), and the mean error of the log-mel."""
     device = next(encoder.parameters()).device
-    scenes = sound_batch(1 << 20, 0, clips, LATENTS / 25)
-    mel, narrow, wide = sounds(scenes, LATENTS, device)
+    mel, _, _ = sounds(sound_batch(1 << 20, 0, clips, LATENTS / 25), LATENTS, device)
     mean, _ = raw_latent(encoder, mel)
-    base = vocoder.base_waveform(RawDecoder(decoder).denormalised(mean))
-    ratios = [10 * math.log10(float(real.square().mean() / (made - real).square().mean()))
-              for made, real in ((base, narrow), (vocoder.extend(base), wide))]
+    error = float((RawDecoder(decoder).denormalised(mean) - mel).abs().mean())
     values = mean.transpose(1, 2).flatten(2).flatten(0, 1)  # tokens, channel * 16 + bin
     std = values.std(0)
-    return values.mean(0), std.clamp(min=float(std.median()) * STD_FLOOR), *ratios
+    return values.mean(0), std.clamp(min=float(std.median()) * STD_FLOOR), error
 
 
 def train(folder: Path, minutes: float, device: torch.device, dtype: torch.dtype, batch: int = 32, seed: int = 2,
-          steps: int | None = None, only_vocoder: bool = False) -> None:
-    """Train, or go on training, until the time is over. Always in float32."""
-    encoder, decoder, vocoder = modules_of(device)
-    if only_vocoder:
-        encoder.requires_grad_(False)
-        decoder.requires_grad_(False)
+          steps: int | None = None) -> None:
+    """Train the audio VAE, or go on training, until the time is over. Always in float32."""
     statistics = {name: torch.tensor(float(name.startswith("std"))).repeat(128)
                   for name in ("mean-of-means", "std-of-means")}
     buffers = {f"{part}.per_channel_statistics.{name}": (lambda name=name: statistics[name])
-               for part in PARTS[:2] for name in statistics}
-    buffers.update({f"vocoder.{name}": (lambda value=value: value) for name, value in vocoder.named_buffers()})
-    run = Run(folder, "audio", minutes, steps, buffers)
-    if only_vocoder:  # the frozen parameters are not the optimiser's: read here, written as buffers
-        for part, module in zip(PARTS[:2], (encoder, decoder), strict=True):
-            load_part(run.path, part, module)
-            held = module.state_dict().items()
-            buffers.update({f"{part}.{name}": (lambda value=value: value) for name, value in held})
-    optimiser = Optimiser({"encoder": encoder, "decoder": decoder, "vocoder": vocoder}, LEARNING_RATE, torch.float32)
-    first = 1000 * (1 + run.resume(optimiser))
-    raw = RawDecoder(decoder)
-    for scenes in ahead(lambda number: sound_batch(seed + first, number, batch, LATENTS / 25)):
-        terms = losses(encoder, raw, vocoder, *sounds(scenes, LATENTS, device))
-        terms["loss"].backward()
-        optimiser.step(run.done)
-        if not run.after(optimiser, terms):
-            break
-    with torch.no_grad():
-        for p, mean in zip(optimiser.parameters, optimiser.mean, strict=True):
-            p.copy_(mean)
-    mean, std, narrow_ratio, wide_ratio = measure([encoder, decoder, vocoder])
-    statistics["mean-of-means"], statistics["std-of-means"] = mean, std
-    run.save(optimiser)
-    print(f"audio: signal to error {narrow_ratio:.1f} dB at 16 kHz, {wide_ratio:.1f} dB at 48 kHz", flush=True)
+               for part in PARTS for name in statistics}
+    run, recorder = Run(folder, FILE, minutes, steps, buffers), Recorder(device)
+    with recorder.running():
+        encoder, decoder = fresh(device)
+        optimiser = Optimiser({"encoder": encoder, "decoder": decoder}, LEARNING_RATE, torch.float32)
+        first = 1000 * (1 + run.resume(optimiser))
+        raw, static = RawDecoder(decoder), sounds(sound_batch(seed, 0, batch, LATENTS / 25), LATENTS, device)[0]
+
+        def step() -> dict[str, Tensor]:
+            terms = losses(encoder, raw, static)
+            terms["loss"].backward()
+            optimiser.update()
+            return terms
+
+        for scenes in ahead(lambda number: sound_batch(seed + first, number, batch, LATENTS / 25)):
+            static.copy_(sounds(scenes, LATENTS, device)[0])
+            optimiser.aim(run.done)
+            if not run.after(optimiser, recorder.step("clip", step)):
+                break
+        optimiser.use_mean()
+        statistics["mean-of-means"], statistics["std-of-means"], error = measure(encoder, decoder)
+        run.save(optimiser)
+    print(f"audio: mean error of the log-mel {error:.3f}", flush=True)

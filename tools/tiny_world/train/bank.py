@@ -20,7 +20,7 @@ from tools.tiny_world.train.library import DEFAULT_NEGATIVE_PROMPT, Tokenizer, a
 from tools.tiny_world.train.tokenizer import TOKENIZER
 
 PROMPT_TOKENS = 32                # longest caption
-CHUNK = 64                        # clips made at a time
+CHUNK = 200                       # clips made at a time
 
 
 @dataclass
@@ -36,18 +36,20 @@ class Models:
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> Models:
         """From the files of the earlier components."""
-        return cls(video_vae.load(folder, device, dtype)[0], audio.load(folder, device, dtype)[0],
+        return cls(video_vae.load(folder, "encoder", device, dtype), audio.load(folder, device, dtype)[0],
                    gemma.load(folder, device), device, dtype)
 
     @torch.no_grad()
-    def latents(self, scenes: Scenes, size: Size) -> tuple[Tensor, Tensor]:
-        """Normalised tokens of clips: video (B, Nv, 128) and audio (B, Na, 128)."""
+    def latents(self, scenes: Scenes, size: Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normalised tokens of clips: video (B, Nv, 128) and audio (B, Na, 128); of one frame, and its number (B,)."""
         clip = video_vae.pixels(scenes, size.width, size.height, size.frames, self.device, self.dtype)
         video = self.encoder(clip).flatten(2).transpose(1, 2)
         length = audio_latent_length(size.frames, FPS)
         mel, _, _ = audio.sounds(scenes, length, self.device)
         sound = self.audio_encoder(mel.to(self.dtype))
-        return video, sound.transpose(1, 2).flatten(2)
+        moments = torch.randint(size.frames, (len(scenes),), device=self.device)
+        frame = clip[torch.arange(len(scenes), device=self.device), :, moments][:, :, None]
+        return (video, sound.transpose(1, 2).flatten(2), self.encoder(frame).flatten(2).transpose(1, 2), moments)
 
     def features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Hidden states of prompts, see `gemma.features`."""
@@ -72,21 +74,24 @@ def _scenes(seed: int, number: int, size: Size, count: int) -> tuple[Scenes, lis
 
 @dataclass
 class Shelf:
-    """The clips of one size."""
+    """The clips of one size; ``key`` is one frame of each as an image, ``moment`` its number."""
 
     size: Size
     video: Tensor
     audio: Tensor
+    key: Tensor
+    moment: Tensor
     text: Tensor
     mask: Tensor
     filled: int = 0
     written: int = 0
 
-    def put(self, video: Tensor, sound: Tensor, text: Tensor, mask: Tensor) -> None:
-        """Write a chunk over the oldest one."""
+    def put(self, *chunk: Tensor) -> None:
+        """Write a chunk (video, audio, key, moment, text, mask) over the oldest one."""
         start = self.written % len(self.video)
-        end = min(start + len(video), len(self.video))
-        for target, value in ((self.video, video), (self.audio, sound), (self.text, text), (self.mask, mask)):
+        end = min(start + len(chunk[0]), len(self.video))
+        targets = (self.video, self.audio, self.key, self.moment, self.text, self.mask)
+        for target, value in zip(targets, chunk, strict=True):
             target[start:end] = value[:end - start]
         self.written = end % len(self.video)
         self.filled = max(self.filled, end)
@@ -100,12 +105,14 @@ class Bank:
         sizes: what clips there are; ``weight`` shares out ``clips``.
         clips: in all.
         workers: processes that draw scenes and captions; 0: this one does.
+        chunk: clips made at a time.
     """
 
-    def __init__(self, models: Models, sizes: tuple[Size, ...], clips: int, seed: int, workers: int) -> None:
-        self.models, self.sizes, self.seed = models, sizes, seed
+    def __init__(self, models: Models, sizes: tuple[Size, ...], clips: int, seed: int, workers: int,
+                 chunk: int = CHUNK) -> None:
+        self.models, self.sizes, self.seed, self._chunk = models, sizes, seed, chunk
         self.weights = np.array([size.weight for size in sizes]) / sum(size.weight for size in sizes)
-        self.shelves = [self._shelf(size, max(CHUNK, int(clips * weight))) for size, weight in
+        self.shelves = [self._shelf(size, max(chunk, int(clips * weight))) for size, weight in
                         zip(sizes, self.weights, strict=True)]
         self._pool = None
         if workers:
@@ -123,6 +130,7 @@ class Bank:
 
         width = self.models.gemma.config.hidden_size * (self.models.gemma.config.num_hidden_layers + 1)
         return Shelf(size, empty(tokens, 128), empty(audio_latent_length(size.frames, FPS), 128),
+                     empty(size.height * size.width // 1024, 128), torch.zeros(count, device=device, dtype=torch.long),
                      empty(PROMPT_TOKENS, width), empty(PROMPT_TOKENS))
 
     def _stream(self, depth: int) -> Iterator[tuple[int, Scenes, list[list[int]]]]:
@@ -131,15 +139,15 @@ class Bank:
         waiting: list[tuple[int, Future[tuple[Scenes, list[list[int]]]]]] = []
         for number in range(1 << 60):
             pressure = [shelf.filled / len(shelf.video) for shelf in self.shelves]
-            asked = [sum(other == k for other, _ in waiting) * CHUNK / len(shelf.video)
+            asked = [sum(other == k for other, _ in waiting) * self._chunk / len(shelf.video)
                      for k, shelf in enumerate(self.shelves)]
             kind = int(np.argmin(np.add(pressure, asked)))
             if min(pressure) >= 1:
                 kind = int(rng.choice(len(self.sizes), p=self.weights))
             if self._pool is None:
-                yield kind, *_scenes(self.seed, number, self.sizes[kind], CHUNK)
+                yield kind, *_scenes(self.seed, number, self.sizes[kind], self._chunk)
                 continue
-            waiting.append((kind, self._pool.submit(_scenes, self.seed, number, self.sizes[kind], CHUNK)))
+            waiting.append((kind, self._pool.submit(_scenes, self.seed, number, self.sizes[kind], self._chunk)))
             if len(waiting) > depth:
                 kind, future = waiting.pop(0)
                 yield kind, *future.result()

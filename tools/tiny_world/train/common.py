@@ -19,14 +19,11 @@ from torch import Tensor, nn
 
 from ltx23_core.atomic import publish, temporary_beside
 from tools.tiny_world.train.library import build
-from tools.tiny_world.train.muon import Muon
+from tools.tiny_world.train.optimiser import Optimiser
 
 Item = TypeVar("Item")
 SAVE_EVERY = 45.0     # seconds
 LOG_EVERY = 5.0       # seconds
-EMA_DECAY = 0.999
-NOT_PRODUCTS = r"table|registers|embed_tokens|conv_in|conv_out|patchify|proj_out|conv_pre|conv_post|downs|ups\.\d+$"
-MUON_RATE = 2.0       # times the rate of AdamW
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -76,73 +73,6 @@ def scale(module: nn.Module, factors: Mapping[str, float]) -> None:
         for pattern, factor in factors.items():
             if re.search(pattern, name):
                 parameter.mul_(factor)
-
-
-class Optimiser:
-    """Muon and AdamW on float32 masters of modules that compute in another dtype, with a running mean of the weights.
-
-    Args:
-        modules: name -> module; their parameters are turned to ``dtype``.
-        rate: highest learning rate; rises over ``warmup`` steps; `step` takes what share of the run is done.
-        dtype: of the weights that compute.
-    """
-
-    def __init__(self, modules: Mapping[str, nn.Module], rate: float, dtype: torch.dtype, warmup: int = 100,
-                 decay: float = 0.01, clip: float = 1.0) -> None:
-        self.modules, self.rate, self.warmup, self.clip = dict(modules), rate, warmup, clip
-        named = [(f"{part}.{name}", p) for part, module in modules.items() for name, p in module.named_parameters()
-                 if p.requires_grad]
-        self.names = [name for name, _ in named]
-        self.parameters = [p for _, p in named]
-        self.masters = [p.detach().float().clone() for p in self.parameters]
-        self.mean = [m.clone() for m in self.masters]
-        for p, m in zip(self.parameters, self.masters, strict=True):
-            p.data = m.to(dtype) if dtype != torch.float32 else m
-        products = [m.ndim >= 2 and not re.search(NOT_PRODUCTS, name)
-                    for name, m in zip(self.names, self.masters, strict=True)]
-        others = [m for m, product in zip(self.masters, products, strict=True) if not product]
-        self.muon = Muon([m for m, product in zip(self.masters, products, strict=True) if product], decay=decay)
-        self.adam = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=others[0].is_cuda)
-        self.steps = 0
-
-    def step(self, done: float) -> None:
-        """Use the gradients of the parameters; ``done`` in [0, 1] is the share of the run that is over."""
-        rate = self.rate * min(1.0, (self.steps + 1) / self.warmup) * _fall(done)
-        for group in self.adam.param_groups:
-            group["lr"] = rate
-        for p, m in zip(self.parameters, self.masters, strict=True):
-            # the fused step reads memory in order: a gradient must lie as its weight does
-            m.grad = torch.zeros_like(m) if p.grad is None else torch.empty_like(m).copy_(p.grad)
-            p.grad = None
-        torch.nn.utils.clip_grad_norm_(self.masters, self.clip, foreach=True)
-        self.adam.step()
-        self.muon.step(MUON_RATE * rate)
-        with torch.no_grad():
-            if self.parameters[0].dtype != torch.float32:
-                torch._foreach_copy_([p.data for p in self.parameters], self.masters)
-            keep = min(EMA_DECAY, (self.steps + 1) / (self.steps + 10))
-            torch._foreach_lerp_(self.mean, self.masters, 1 - keep)
-        self.steps += 1
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Running means of the weights by name, float32 on the CPU."""
-        return {name: value.cpu().clone() for name, value in zip(self.names, self.mean, strict=True)}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> int:
-        """Continue from saved means; returns how many of the parameters were there."""
-        found = 0
-        with torch.no_grad():
-            for name, p, m, e in zip(self.names, self.parameters, self.masters, self.mean, strict=True):
-                if name in tensors and tensors[name].shape == m.shape:
-                    for target in (p.data, m, e):
-                        target.copy_(tensors[name])
-                    found += 1
-        return found
-
-
-def _fall(done: float) -> float:
-    """Constant for the first 60 % of a run, then down to 2 %."""
-    return 1.0 if done < 0.6 else 0.02 + 0.98 * (1 - (min(done, 1.0) - 0.6) / 0.4)
 
 
 @dataclass

@@ -5,7 +5,8 @@ learns the straight way, from where the path is to where it will be.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,18 +14,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tools.tiny_world.train.bank import Bank, Models, negatives
-from tools.tiny_world.train.common import Optimiser, Run, load_part
-from tools.tiny_world.train.configs import LORA_RANK, SIZES
-from tools.tiny_world.train.library import DISTILLED_SIGMAS, Pass, StreamInput
+from tools.tiny_world.train.bank import CHUNK, Bank, Models, Shelf, negatives
+from tools.tiny_world.train.common import Run, load_part
+from tools.tiny_world.train.configs import LORA_RANK, SIZES, Size
+from tools.tiny_world.train.library import DISTILLED_SIGMAS, Pass, StreamInput, plain_attention
+from tools.tiny_world.train.optimiser import Optimiser
+from tools.tiny_world.train.record import Recorder
 from tools.tiny_world.train.text import contexts
-from tools.tiny_world.train.transformer import PARTS, Tables, fresh
+from tools.tiny_world.train.transformer import PARTS, Tables, fresh, velocities
 
 LEARNING_RATE = 1e-3
 CFG = (3.0, 3.0)
-SUBSTEPS = (1, 1, 1, 2, 3, 5, 6, 9)        # of the guided model in each of the eight intervals
-UPDATES = 16                               # steps of the LoRA on each set of paths
-CLIPS, WORKERS = 8_000, 6
+SUBSTEPS = (1, 1, 1, 2, 2, 4, 5, 7)        # of the guided model in each of the eight intervals
+UPDATES = 24                               # steps of the LoRA on each set of paths
+CLIPS, WORKERS = 3_000, 6
 
 
 class Lora(nn.Module):
@@ -59,7 +62,8 @@ class Lora(nn.Module):
 class Teacher:
     """The trained model with guidance."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, seed: int, sizes: tuple[Size, ...],
+                 clips: int, chunk: int, recorder: Recorder) -> None:
         self.device, self.dtype = device, dtype
         self.models = Models.load(folder, device, dtype)
         self.modules = fresh(device)
@@ -67,78 +71,172 @@ class Teacher:
             load_part(folder / "transformer.safetensors", part, self.modules[part])
             self.modules[part].to(dtype).requires_grad_(False)
         self.tables = Tables(self.modules["transformer"], device, dtype)
-        self.bank = Bank(self.models, SIZES, CLIPS, seed, WORKERS if device.type == "cuda" else 0)
-        self.nothing = negatives(self.models)
+        plain_attention(self.modules.values())
+        self.bank = Bank(self.models, sizes, clips, seed, WORKERS if device.type == "cuda" else 0, chunk)
+        self.nothing, self.recorder = negatives(self.models), recorder
+        self._walks: dict[int, Walk] = {}
 
     def text(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts."""
         return contexts(self.modules["text_projection"], self.modules["connectors"], features, mask)
 
     @torch.no_grad()
-    def path(self, count: int) -> tuple[list[list[Tensor]], Pass, tuple]:
-        """States (video, audio) at the nine noise levels, the conditional pass, and the tables."""
-        shelf = self.bank.shelves[int(torch.multinomial(torch.tensor(self.bank.weights), 1))]
+    def path(self, number: int, count: int) -> tuple[list[list[Tensor]], tuple[Tensor, Tensor]]:
+        """States (video, audio) of clips of a shelf's size at the nine noise levels, and their contexts."""
+        shelf = self.bank.shelves[number]
         rows = torch.randint(shelf.filled, (count,), device=self.device)
-        positive = Pass(*self.text(shelf.text[rows], shelf.mask[rows]))
-        empty = self.text(self.nothing[0][:1], self.nothing[1][:1])
-        passes = [positive, Pass(*(part.expand(count, -1, -1) for part in empty))]
-        tables = self.tables.of(shelf.size.width, shelf.size.height, shelf.size.frames)
-        x = [torch.randn(count, *part.shape[1:], device=self.device) for part in (shelf.video, shelf.audio)]
-        states = [[part.clone() for part in x]]
+        text = self.text(shelf.text[rows], shelf.mask[rows])
+        if number not in self._walks:
+            self._walks[number] = Walk(shelf, text, self.text(self.nothing[0][:1], self.nothing[1][:1]))
+        walk = self._walks[number]
+        walk.begin(text)
+        states = [[part.clone() for part in walk.x]]
         for begin, end, parts in zip(DISTILLED_SIGMAS, DISTILLED_SIGMAS[1:], SUBSTEPS, strict=False):
             levels = torch.linspace(begin, end, parts + 1).tolist()
             for sigma, after in zip(levels, levels[1:], strict=False):
-                made = self.modules["transformer"](*streams_of(x, sigma, self.dtype), passes, tables)
-                for stream in (0, 1):
-                    v, away = made[0][stream].float(), made[1][stream].float()
-                    x[stream] = x[stream] + (after - sigma) * (v + (CFG[stream] - 1) * (v - away))
-            states.append([part.clone() for part in x])
-        return states, positive, tables
+                walk.sigma.fill_(sigma)
+                walk.after.fill_(after)
+                self.recorder.step(("walk", number), partial(self.step, walk, shelf.size))
+            states.append([part.clone() for part in walk.x])
+        return states, text
+
+    @torch.no_grad()
+    def step(self, walk: Walk, size: Size) -> dict[str, Tensor]:
+        """One guided Euler step."""
+        tables = self.tables.of(size.width, size.height, size.frames)
+        streams, model = list(streams_of(walk.x, walk.sigma, self.dtype)), self.modules["transformer"]
+        made, away = (velocities(model, streams, Pass(*text), tables) for text in (walk.text, walk.nothing))
+        for x, v, other, scale in zip(walk.x, made, away, CFG, strict=True):
+            x.add_((walk.after - walk.sigma) * (v.float() + (scale - 1) * (v.float() - other.float())))
+        return {}
 
 
-def streams_of(x: Sequence[Tensor], sigma: float, dtype: torch.dtype) -> tuple[StreamInput, StreamInput]:
+class Walk:
+    """What a guided step reads and writes, for clips of one size: tensors that stay where they are."""
+
+    def __init__(self, shelf: Shelf, text: tuple[Tensor, Tensor], nothing: tuple[Tensor, Tensor]) -> None:
+        count = len(text[0])
+        self.x = [torch.zeros(count, *part.shape[1:], device=part.device) for part in (shelf.video, shelf.audio)]
+        self.text = tuple(part.clone() for part in text)
+        self.nothing = tuple(part.expand(count, -1, -1).contiguous() for part in nothing)
+        self.sigma, self.after = (torch.ones((), device=part.device) for part in self.x)
+
+    def begin(self, text: tuple[Tensor, Tensor]) -> None:
+        """Noise and the contexts of a path."""
+        for x in self.x:
+            x.normal_()
+        for target, value in zip(self.text, text, strict=True):
+            target.copy_(value)
+
+
+def streams_of(x: Sequence[Tensor], sigma: float | Tensor, dtype: torch.dtype) -> tuple[StreamInput, StreamInput]:
     """Both streams at one noise level."""
-    level = torch.full((len(x[0]),), sigma, device=x[0].device)
+    level = torch.ones(len(x[0]), device=x[0].device) * sigma
     return StreamInput(x[0].to(dtype), level, level[:, None]), StreamInput(x[1].to(dtype), level, level[:, None])
 
 
-def lessons(states: list[list[Tensor]]) -> Iterator[tuple[list[Tensor], float, list[Tensor]]]:
-    """(state, noise level, mean velocity to the next level) of random intervals, without end."""
-    while True:
-        for index in torch.randperm(len(states) - 1).tolist():
-            sigma, after = DISTILLED_SIGMAS[index], DISTILLED_SIGMAS[index + 1]
-            way = [(a - b) / (sigma - after) for a, b in zip(states[index], states[index + 1], strict=True)]
-            yield states[index], sigma, way
+class Lesson:
+    """What one step of the LoRA reads, for clips of one size: tensors that stay where they are."""
+
+    def __init__(self, states: list[list[Tensor]], text: tuple[Tensor, Tensor]) -> None:
+        self.x = [part.clone() for part in states[0]]
+        self.way = [part.clone() for part in states[0]]
+        self.text = tuple(part.clone() for part in text)
+        self.sigma = torch.ones((), device=text[0].device)
+
+    def set(self, states: list[list[Tensor]], index: int) -> None:
+        """One interval of a path: where it begins, its noise level, and the mean velocity to the next level."""
+        sigma, after = DISTILLED_SIGMAS[index], DISTILLED_SIGMAS[index + 1]
+        self.sigma.fill_(sigma)
+        for x, way, a, b in zip(self.x, self.way, states[index], states[index + 1], strict=True):
+            x.copy_(a)
+            way.copy_((a - b) / (sigma - after))
+
+    def hear(self, text: tuple[Tensor, Tensor]) -> None:
+        """The contexts of a path."""
+        for target, value in zip(self.text, text, strict=True):
+            target.copy_(value)
 
 
-def train(folder: Path, minutes: float, device: torch.device, dtype: torch.dtype, batch: int = 192, seed: int = 10,
-          steps: int | None = None) -> None:
-    """Train, or go on training, until the time is over; writes distilled_lora.safetensors in the official form."""
-    run = Run(folder, "lora", minutes, steps)
-    teacher = Teacher(folder, device, dtype, seed)
-    model = teacher.modules["transformer"]
-    lora = Lora(model, device)
-    optimiser = Optimiser({"lora": lora}, LEARNING_RATE, dtype, decay=0.0)
-    run.resume(optimiser)
-    teacher.bank.fill()
-    going = True
-    while going:
-        states, positive, tables = teacher.path(batch)
-        for (x, sigma, way), _ in zip(lessons(states), range(UPDATES), strict=False):
-            given = (*streams_of(x, sigma, dtype), [positive], tables)
-            made = functional_call(model, lora.weights(model), given)[0]
-            parts = [(v.float() - want).square().mean() for v, want in zip(made, way, strict=True)]
-            loss = parts[0] + parts[1]
-            loss.backward()
-            optimiser.step(run.done)
-            going = run.after(optimiser, {"loss": loss, "video": parts[0], "audio": parts[1]})
-            if not going:
-                break
-        teacher.bank.renew()
+class Pupil:
+    """The LoRA on the model."""
+
+    def __init__(self, teacher: Teacher, lora: Lora, optimiser: Optimiser) -> None:
+        self.teacher, self.lora, self.optimiser = teacher, lora, optimiser
+        self.model = _Velocities(teacher.modules["transformer"])
+
+    def step(self, lesson: Lesson, size: Size) -> dict[str, Tensor]:
+        """Learn one interval."""
+        tables = self.teacher.tables.of(size.width, size.height, size.frames)
+        streams = list(streams_of(lesson.x, lesson.sigma, self.teacher.dtype))
+        weights = {f"model.{name}": value for name, value in self.lora.weights(self.model.model).items()}
+        made = functional_call(self.model, weights, (streams, Pass(*lesson.text), tables))
+        parts = [(v.float() - want).square().mean() for v, want in zip(made, lesson.way, strict=True)]
+        loss = parts[0] + parts[1]
+        loss.backward()
+        self.optimiser.update()
+        return {"loss": loss, "video": parts[0], "audio": parts[1]}
+
+
+class _Velocities(nn.Module):
+    """The model's forward for one pass as a module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, streams: list[StreamInput], given: Pass, tables: tuple) -> tuple[Tensor, Tensor]:
+        return velocities(self.model, streams, given, tables)
+
+
+def train(folder: Path, minutes: float, device: torch.device, dtype: torch.dtype, batch: int = 96, seed: int = 10,
+          steps: int | None = None, sizes: tuple[Size, ...] = SIZES, clips: int = CLIPS, chunk: int = CHUNK) -> None:
+    """Train, or go on training, until the time is over."""
+    run, recorder = Run(folder, "lora", minutes, steps), Recorder(device)
+    with recorder.running():
+        teacher = Teacher(folder, device, dtype, seed, sizes, clips, chunk, recorder)
+        lora = Lora(teacher.modules["transformer"], device)
+        optimiser = Optimiser({"lora": lora}, LEARNING_RATE, dtype, decay=0.0)
+        run.resume(optimiser)
+        teacher.bank.fill()
+        practise(Pupil(teacher, lora, optimiser), run, recorder, batch)
     teacher.bank.close()
+
+
+def practise(pupil: Pupil, run: Run, recorder: Recorder, batch: int) -> None:
+    """The steps of a run."""
+    bank, lessons = pupil.teacher.bank, {}
+    while True:
+        number = int(torch.multinomial(torch.tensor(bank.weights), 1))
+        shelf = bank.shelves[number]
+        states, text = pupil.teacher.path(number, batch)
+        if number not in lessons:
+            lessons[number] = Lesson(states, text)
+        lesson = lessons[number]
+        lesson.hear(text)
+        for index in torch.arange(UPDATES) % (len(states) - 1):
+            lesson.set(states, int(index))
+            pupil.optimiser.aim(run.done)
+            terms = recorder.step(("lesson", number), partial(pupil.step, lesson, shelf.size))
+            if not run.after(pupil.optimiser, terms):
+                return
+        bank.renew()
 
 
 def official_lora(folder: Path) -> dict[str, Tensor]:
     """The trained LoRA under official names."""
-    lora = Lora(fresh(torch.device("cpu"))["transformer"], torch.device("cpu"))
-    return lora.official(load_file(folder / "lora.safetensors"))
+    model = fresh(torch.device("cpu"))["transformer"]
+    lora = Lora(model, torch.device("cpu"))
+    return lora.official(load_file(folder / "lora.safetensors")) | unmoved(model)
+
+
+def unmoved(model: nn.Module) -> dict[str, Tensor]:
+    """Pairs that change nothing, for the linear layers outside the blocks, which are not trained: the official file,
+    the difference of two checkpoints, has all layers, and is known by that."""
+    named: dict[str, Tensor] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and not name.startswith("transformer_blocks."):
+            shapes = {"A": (1, layer.in_features), "B": (layer.out_features, 1)}
+            for letter, shape in shapes.items():
+                named[f"diffusion_model.{name}.lora_{letter}.weight"] = torch.zeros(shape, dtype=torch.bfloat16)
+    return named

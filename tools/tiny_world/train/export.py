@@ -21,8 +21,8 @@ from tools.tiny_world.train.tokenizer import ROOT
 NAME = "ltx-2.3-tiny-world"
 # Training file, part of it -> prefix in the checkpoint (spec/01 §2).
 PREFIXES = (("video_vae", "encoder", "vae.encoder."), ("video_vae", "decoder", "vae.decoder."),
-            ("audio", "encoder", "audio_vae.encoder."), ("audio", "decoder", "audio_vae.decoder."),
-            ("audio", "vocoder", "vocoder."), ("transformer", "transformer", "model.diffusion_model."),
+            ("audio_vae", "encoder", "audio_vae.encoder."), ("audio_vae", "decoder", "audio_vae.decoder."),
+            ("vocoder", "vocoder", "vocoder."), ("transformer", "transformer", "model.diffusion_model."),
             ("transformer", "connectors", "model.diffusion_model."),
             ("transformer", "text_projection", "text_embedding_projection."))
 STATISTICS = "per_channel_statistics."

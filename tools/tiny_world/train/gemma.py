@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tools.tiny_world.train.common import Optimiser, Run, generator_of, write_tensors
+from tools.tiny_world.train.common import Run, generator_of, write_tensors
 from tools.tiny_world.train.configs import GEMMA_TEXT, GEMMA_WIDTH
 from tools.tiny_world.train.library import TEXT_TOKENS, Tokenizer, build, normalize_and_concat, restore_buffers
+from tools.tiny_world.train.optimiser import Optimiser
 from tools.tiny_world.train.tokenizer import CAPTIONS, TOKENIZER, captions, english, make_tokenizer
 
 LEARNING_RATE, LONGEST, ENGLISH_SHARE = 3e-3, 48, 0.2

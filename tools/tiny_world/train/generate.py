@@ -17,7 +17,7 @@ from torch import Tensor
 from tools.tiny_world.captions import understand
 from tools.tiny_world.evaluate import Verdict, judge, summary
 from tools.tiny_world.prompts import held_out_prompts
-from tools.tiny_world.train import audio, gemma, video_vae
+from tools.tiny_world.train import audio, gemma, video_vae, vocoder
 from tools.tiny_world.train.common import load_part, pick_device
 from tools.tiny_world.train.configs import DEMO, FPS, Size
 from tools.tiny_world.train.library import Pass, StreamInput, Tokenizer, audio_latent_length, ltx2_schedule
@@ -37,8 +37,8 @@ class Sampler:
         for part in PARTS:
             load_part(folder / "transformer.safetensors", part, self.modules[part])
             self.modules[part].to(dtype).requires_grad_(False)
-        self.decoder = video_vae.load(folder, device, dtype)[1]
-        _, self.audio_decoder, self.vocoder = audio.load(folder, device, dtype)
+        self.decoder = video_vae.load(folder, "decoder", device, dtype)
+        self.audio_decoder, self.vocoder = audio.load(folder, device, dtype)[1], vocoder.load(folder, device)
         self.gemma = gemma.load(folder, device)
         self.tokenizer = Tokenizer(TOKENIZER)
         self.tables = Tables(self.modules["transformer"], device, dtype)

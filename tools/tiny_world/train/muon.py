@@ -5,14 +5,13 @@ minutes that is worth more than it costs: a handful of batched products, matrice
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MATCH = 0.2            # root mean square of an update of AdamW, to which ours is scaled
+MOMENTUM = 0.95
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -28,29 +27,15 @@ def orthogonal(x: Tensor) -> Tensor:
     return (y if wide else y.mT).to(x.dtype)
 
 
-class Muon:
-    """The update of matrices and of kernels, which are matrices of (out, all the rest).
+def muon(weights: Tensor, gradients: Tensor, speeds: Tensor, rate: Tensor, decay: float) -> None:
+    """Move a batch of matrices of one shape, (B, rows, columns) float32 each, in place.
 
     Args:
-        weights: float32 masters; their ``grad`` is read by `step`.
+        weights, gradients: of the matrices.
+        speeds: running mean of gradients; begins at 0.
+        rate: of AdamW, of no dimension.
+        decay: of the weights.
     """
-
-    def __init__(self, weights: Sequence[Tensor], momentum: float = 0.95, decay: float = 0.01) -> None:
-        self.momentum, self.decay = momentum, decay
-        self._groups: dict[tuple[int, int], list[Tensor]] = {}
-        for weight in weights:
-            shape = (weight.shape[0], weight.numel() // weight.shape[0])
-            self._groups.setdefault(shape, []).append(weight)
-        self._speeds = {shape: torch.zeros(len(group), *shape, device=group[0].device)
-                        for shape, group in self._groups.items()}
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Move all weights; ``rate`` is what AdamW's would be."""
-        for shape, group in self._groups.items():
-            gradient = torch.stack([weight.grad.reshape(shape) for weight in group])
-            speed = self._speeds[shape]
-            speed.lerp_(gradient, 1 - self.momentum)
-            update = orthogonal(torch.lerp(gradient, speed, self.momentum)) * (_MATCH * max(shape) ** 0.5 * rate)
-            for weight, change in zip(group, update, strict=True):
-                weight.mul_(1 - rate * self.decay).sub_(change.view(weight.shape))
+    speeds.lerp_(gradients, 1 - MOMENTUM)
+    update = orthogonal(torch.lerp(gradients, speeds, MOMENTUM)) * (_MATCH * max(weights.shape[1:]) ** 0.5 * rate)
+    weights.mul_(1 - rate * decay).sub_(update)

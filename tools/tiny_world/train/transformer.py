@@ -1,80 +1,49 @@
 """Train the transformer and the text connectors: rectified flow on the latents of the world (spec/07 §1).
 
-Every step has one kind, the same for the whole batch: what is given (nothing, the first frame, a beginning, the
-sound, the picture, frames here and there) and which pass of guidance it practises (plain, without the cross-modal
-attentions, without the self attention that STG skips). Prompts are left out at random for classifier-free guidance.
+Every step has a kind: "plain"; "given", where each clip has something that is not generated (`given.py`); "key",
+where a frame at some moment is appended; and the passes of guidance, "apart" (without the cross-modal attentions) and
+"stg" (without the self attention that it skips). Prompts are left out at random for classifier-free guidance.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tools.tiny_world.train.bank import Bank, Models, Shelf, negatives
-from tools.tiny_world.train.common import Optimiser, Run, generator_of, make, scale
+from tools.tiny_world.train.bank import CHUNK, Bank, Models, Shelf, negatives
+from tools.tiny_world.train.common import Run, generator_of, make, scale
 from tools.tiny_world.train.configs import FPS, LAYERS, SIZES, TEXT_PROJECTION, TRANSFORMER, Size
+from tools.tiny_world.train.given import given_of, nothing
 from tools.tiny_world.train.library import (
+    TEXT_TOKENS,
     Pass,
     Perturbation,
     StreamInput,
+    StreamTables,
     audio_latent_length,
     audio_positions,
+    plain_attention,
     stg_block,
     video_grid,
     video_positions,
 )
+from tools.tiny_world.train.optimiser import Optimiser
+from tools.tiny_world.train.record import Recorder
 from tools.tiny_world.train.text import contexts
 
 LEARNING_RATE, WARMUP = 1.5e-3, 300
 DRAWS = 4                    # noise levels a clip and step: the text side is then computed once for four
 DROP_PROMPT = 0.12
 SHIFT, UNIFORM_SHARE = 1.2, 0.1
-AUDIO_WEIGHT = 0.7
-RENEW_EVERY = 4              # steps
+AUDIO_WEIGHT = 1.2
+RENEW_EVERY = 60             # steps
 CLIPS, WORKERS = 24_000, 8
 PARTS = ("transformer", "connectors", "text_projection")
-# What a step gives to the model -> how often.
-KINDS = {"text": 0.62, "image": 0.14, "beginning": 0.05, "sound": 0.05, "picture": 0.03, "frames": 0.04,
-         "apart": 0.04, "stg": 0.03}
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Which tokens are generated: (N,) bool each, None: all; and which stream is frozen."""
-
-    video: Tensor | None = None
-    audio: Tensor | None = None
-    video_frozen: bool = False
-    audio_frozen: bool = False
-
-
-def masks_of(kind: str, size: Size, rng: np.random.Generator, device: torch.device) -> Masks:
-    """What is given in a step of a kind."""
-    grid = video_grid(size.width, size.height, size.frames)
-    steps, cell, length = grid.frames, grid.height * grid.width, audio_latent_length(size.frames, FPS)
-
-    def video(given: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.repeat(~given, cell)).to(device)
-
-    if kind == "image":
-        return Masks(video(np.arange(steps) == 0))
-    if kind == "beginning":
-        known = int(rng.integers(1, steps))
-        seconds = (8 * (known - 1) + 1) / FPS
-        heard = torch.arange(length) >= round(seconds * length / size.seconds)
-        return Masks(video(np.arange(steps) < known), heard.to(device))
-    if kind == "frames":
-        given = rng.random(steps) < 0.5
-        given[rng.integers(steps)] = False
-        both = rng.random() < 0.5
-        heard = torch.from_numpy(~np.repeat(given, -(-length // steps))[:length]).to(device) if both else None
-        return Masks(video(given), heard)
-    if kind == "sound":
-        return Masks(audio_frozen=True)
-    return Masks(video_frozen=True) if kind == "picture" else Masks()
+KINDS = {"plain": 0.62, "given": 0.25, "key": 0.06, "apart": 0.04, "stg": 0.03}     # how often
+SHORT_TEXT = 192             # tokens: few registers, among which prompts are found sooner, and half the time of a step
+SHORT_UNTIL, SHORT_SHARE, LONG_FROM = 0.15, 0.7, 0.6     # parts of a run; how often in between
 
 
 def perturbation_of(kind: str) -> Perturbation:
@@ -94,18 +63,13 @@ def draw_sigmas(count: int, device: torch.device) -> Tensor:
     return torch.where(torch.rand(count, device=device) < UNIFORM_SHARE, uniform, middle).clamp(0.002, 1)
 
 
-def noisy_stream(clean: Tensor, noise: Tensor, sigma: Tensor, generated: Tensor | None, frozen: bool) -> StreamInput:
-    """One stream at one noise level; given tokens are clean and have timestep 0."""
-    if frozen:
-        zero = torch.zeros_like(sigma)
-        return StreamInput(clean, zero, zero[:, None])
-    level = sigma[:, None, None]
-    mixed = torch.lerp(clean.float(), noise.float(), level).to(clean.dtype)
-    if generated is None:
-        return StreamInput(mixed, sigma, sigma[:, None])
-    mixed = torch.where(generated[:, None], mixed, clean)
-    levels = torch.stack([torch.zeros_like(sigma), sigma], dim=1)
-    return StreamInput(mixed, sigma, levels, generated.long())
+def noisy_stream(clean: Tensor, noise: Tensor, sigma: Tensor, generated: Tensor | None) -> StreamInput:
+    """One stream at noise levels (B,); tokens that are not generated (B, N) are clean and have timestep 0."""
+    levels = sigma[:, None] if generated is None else sigma[:, None] * generated
+    mixed = torch.lerp(clean.float(), noise.float(), levels[..., None]).to(clean.dtype)
+    if generated is not None:
+        sigma = sigma * generated.amax(1)  # a stream that is given as a whole has the sigma 0
+    return StreamInput(mixed, sigma, levels)
 
 
 class Tables:
@@ -114,6 +78,7 @@ class Tables:
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self._model, self._device, self._dtype = model, device, dtype
         self._made: dict[tuple[int, int, int], tuple] = {}
+        self._keys: dict[tuple[int, int, int], StreamTables] = {}
 
     def of(self, width: int, height: int, frames: int) -> tuple:
         """As `Transformer.forward` takes them."""
@@ -123,56 +88,100 @@ class Tables:
             self._made[key] = self._model.tables(*(part.to(self._device) for part in positions), self._dtype)
         return self._made[key]
 
+    def keys(self, width: int, height: int, frames: int) -> StreamTables:
+        """Tables (frames, cell, …) of one appended frame, by its number."""
+        key = (width, height, frames)
+        if key not in self._keys:
+            grid = video_grid(width, height, 1)
+            places = torch.cat([video_positions(grid, FPS, start_frame=number) for number in range(frames)])
+            self._keys[key] = self._model.tables(places.to(self._device), None, self._dtype)[0]
+        return self._keys[key]
+
+    def with_key(self, size: Size, moments: Tensor) -> tuple:
+        """As `of`, with a frame appended at the moment (B,) of each clip."""
+        (own, sound), keys = self.of(size.width, size.height, size.frames), self.keys(size.width, size.height,
+                                                                                     size.frames)
+        ropes = []
+        for tables, more in ((own.rope, keys.rope), (own.cross_rope, keys.cross_rope)):
+            ropes.append(tuple(torch.cat([table.expand(len(moments), -1, -1), extra[moments]], dim=1)
+                               for table, extra in zip(tables, more, strict=True)))
+        return StreamTables(*ropes), sound
+
 
 def velocity_loss(made: Tensor, clean: Tensor, noise: Tensor, generated: Tensor | None) -> Tensor:
-    """Mean squared error of the velocity noise - clean over generated tokens."""
-    error = (made.float() - (noise.float() - clean.float())).square().mean(-1)
-    return error.mean() if generated is None else (error * generated).sum() / (generated.sum() * len(error))
+    """Mean squared error of the velocity noise - clean over generated tokens (B, N)."""
+    error = (made[:, :clean.shape[1]].float() - (noise.float() - clean.float())).square().mean(-1)
+    return error.mean() if generated is None else (error * generated).sum() / generated.sum().clamp(min=1)
 
 
 class Trainer:
     """Modules and data of a run."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, seed: int, clips: int, workers: int,
-                 sizes: tuple[Size, ...] = SIZES) -> None:
+                 sizes: tuple[Size, ...] = SIZES, chunk: int = CHUNK) -> None:
         self.device, self.dtype, self.seed = device, dtype, seed
         self.models = Models.load(folder, device, dtype)
         self.negative, self.negative_mask = negatives(self.models)
-        self.bank = Bank(self.models, sizes, clips, seed, workers)
+        self.bank = Bank(self.models, sizes, clips, seed, workers, chunk)
         self.modules = fresh(device)
         self.tables = Tables(self.modules["transformer"], device, dtype)
+        for size in sizes:  # before anything is recorded
+            self.tables.of(size.width, size.height, size.frames)
+            self.tables.keys(size.width, size.height, size.frames)
 
-    def prompts(self, shelf: Shelf, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and mask of clips' prompts, some of them replaced by a negative one."""
-        count, length = len(rows), self.negative.shape[1]
+    def prompts(self, shelf: Shelf, rows: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """Features and mask of clips' prompts, some of them replaced by a negative one that is short enough."""
+        count, length = len(rows), min(self.negative.shape[1], tokens)
         text = self.negative.new_zeros(count, length, self.negative.shape[2])
         mask = self.negative_mask.new_zeros(count, length)
         text[:, :shelf.text.shape[1]], mask[:, :shelf.mask.shape[1]] = shelf.text[rows], shelf.mask[rows].to(mask.dtype)
         which = torch.randint(len(self.negative), (count,), device=self.device)
         drop = torch.rand(count, device=self.device) < DROP_PROMPT
-        return (torch.where(drop[:, None, None], self.negative[which], text),
-                torch.where(drop[:, None], self.negative_mask[which], mask))
+        return (torch.where(drop[:, None, None], self.negative[which, :length], text),
+                torch.where(drop[:, None], self.negative_mask[which, :length], mask))
 
-    def losses(self, shelf: Shelf, kind: str, rng: np.random.Generator, batch: int) -> dict[str, Tensor]:
-        """One step's loss."""
+    def losses(self, shelf: Shelf, kind: str, batch: int, tokens: int) -> dict[str, Tensor]:
+        """One step's loss; ``tokens`` of text."""
         rows = torch.randint(shelf.filled, (batch,), device=self.device)
-        text = contexts(self.modules["text_projection"], self.modules["connectors"], *self.prompts(shelf, rows))
+        text = contexts(self.modules["text_projection"], self.modules["connectors"],
+                        *self.prompts(shelf, rows, tokens), tokens)
         text = tuple(part.repeat_interleave(DRAWS, 0) for part in text)
-        clean = [part[rows].repeat_interleave(DRAWS, 0) for part in (shelf.video, shelf.audio)]
+        rows = rows.repeat_interleave(DRAWS)
+        clean = [part[rows] for part in (shelf.video, shelf.audio)]
         noise = [torch.randn_like(part) for part in clean]
-        sigma = draw_sigmas(batch * DRAWS, self.device)
-        given = masks_of(kind, shelf.size, rng, self.device)
-        streams = (noisy_stream(clean[0], noise[0], sigma, given.video, given.video_frozen),
-                   noisy_stream(clean[1], noise[1], sigma, given.audio, given.audio_frozen))
-        tables = self.tables.of(shelf.size.width, shelf.size.height, shelf.size.frames)
-        made = self.modules["transformer"](*streams, [Pass(*text, perturbation_of(kind))], tables)[0]
+        sigma = draw_sigmas(len(rows), self.device)
+        given = given_of(shelf.size, len(rows), self.device) if kind == "given" else nothing()
+        streams = [noisy_stream(*pair, sigma, part) for pair, part in
+                   zip(zip(clean, noise, strict=True), (given.video, given.audio), strict=True)]
+        size = shelf.size
+        tables = self.tables.of(size.width, size.height, size.frames)
+        if kind == "key":
+            streams[0] = with_key(streams[0], shelf.key[rows])
+            tables = self.tables.with_key(size, shelf.moment[rows])
+        made = velocities(self.modules["transformer"], streams, Pass(*text, perturbation_of(kind)), tables)
         video = velocity_loss(made[0], clean[0], noise[0], given.video)
         sound = velocity_loss(made[1], clean[1], noise[1], given.audio)
-        loss = video * (not given.video_frozen) + AUDIO_WEIGHT * sound * (not given.audio_frozen)
-        result = {"loss": loss}
-        if kind == "text":
+        result = {"loss": video + AUDIO_WEIGHT * sound}
+        if kind == "plain":
             result.update({"video": video, "audio": sound})
         return result
+
+
+def with_key(stream: StreamInput, key: Tensor) -> StreamInput:
+    """A stream with the clean tokens of one frame (B, cell, 128) behind it."""
+    levels = stream.timesteps.expand(-1, stream.latent.shape[1])
+    return StreamInput(torch.cat([stream.latent, key], 1), stream.sigma,
+                       torch.cat([levels, levels.new_zeros(key.shape[:2])], 1))
+
+
+def velocities(model: nn.Module, streams: list[StreamInput], given: Pass, tables: tuple) -> tuple[Tensor, Tensor]:
+    """The model's forward for one pass, without its own recording."""
+    work = model.pieces(*streams, [given], tables)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value[0]
 
 
 def fresh(device: torch.device) -> dict[str, nn.Module]:
@@ -191,27 +200,48 @@ def fresh(device: torch.device) -> dict[str, nn.Module]:
     return modules
 
 
-def train(folder: Path, minutes: float, device: torch.device, dtype: torch.dtype, batch: int = 96, seed: int = 4,
+def train(folder: Path, minutes: float, device: torch.device, dtype: torch.dtype, batch: int = 64, seed: int = 4,
           steps: int | None = None, clips: int = CLIPS, workers: int = WORKERS,
-          sizes: tuple[Size, ...] = SIZES) -> None:
+          sizes: tuple[Size, ...] = SIZES, chunk: int = CHUNK, rate: float = LEARNING_RATE) -> None:
     """Train, or go on training, until the time is over. ``batch`` counts clips; each is used `DRAWS` times a step."""
-    run = Run(folder, "transformer", minutes, steps)
-    trainer = Trainer(folder, device, dtype, seed, clips, workers, sizes)
-    optimiser = Optimiser(trainer.modules, LEARNING_RATE, dtype, WARMUP)
-    resumed = run.resume(optimiser)
-    trainer.bank.seed += 1000 * resumed
-    trainer.bank.fill()
-    print(f"transformer: bank of {clips} clips after {run.done * 60 * minutes:.1f} s", flush=True)
-    rng = generator_of(seed + 1000 * resumed, 1 << 31)
+    run, recorder = Run(folder, "transformer", minutes, steps), Recorder(device)
+    with recorder.running():
+        trainer = Trainer(folder, device, dtype, seed, clips, workers, sizes, chunk)
+        optimiser = Optimiser(trainer.modules, rate, dtype, WARMUP)
+        plain_attention(trainer.modules.values())
+        resumed = run.resume(optimiser)
+        trainer.bank.seed += 1000 * resumed
+        trainer.bank.fill()
+        print(f"transformer: bank of {clips} clips after {run.done * 60 * minutes:.1f} s", flush=True)
+        practise(trainer, optimiser, run, recorder, batch, not resumed)
+    trainer.bank.close()
+
+
+def text_length(done: float, fresh_run: bool, rng: np.random.Generator) -> int:
+    """Tokens of text in a step: all of a fresh run's beginning is short, the end of every run is as in use."""
+    if fresh_run and done < SHORT_UNTIL:
+        return SHORT_TEXT
+    return SHORT_TEXT if done < LONG_FROM and rng.random() < SHORT_SHARE else TEXT_TOKENS
+
+
+def practise(trainer: Trainer, optimiser: Optimiser, run: Run, recorder: Recorder, batch: int, fresh_run: bool) -> None:
+    """The steps of a run."""
+    rng = generator_of(trainer.seed + 1000 * (not fresh_run), 1 << 31)
     kinds, shares = list(KINDS), list(KINDS.values())
-    while True:
-        shelf = trainer.bank.shelves[rng.choice(len(sizes), p=trainer.bank.weights)]
+    going = True
+    while going:
+        shelf = trainer.bank.shelves[rng.choice(len(trainer.bank.sizes), p=trainer.bank.weights)]
         cells = (shelf.size.frames // 8 + 1) * shelf.size.width * shelf.size.height / 1024 / 96
-        terms = trainer.losses(shelf, str(rng.choice(kinds, p=shares)), rng, max(2, int(batch / max(cells, 1))))
-        terms["loss"].backward()
-        optimiser.step(run.done)
-        if not run.after(optimiser, terms):
-            break
+        clips, kind = max(2, int(batch / max(cells, 1))), str(rng.choice(kinds, p=shares))
+        tokens = text_length(run.done, fresh_run, rng)
+
+        def step(shelf: Shelf = shelf, kind: str = kind, clips: int = clips, tokens: int = tokens) -> dict[str, Tensor]:
+            terms = trainer.losses(shelf, kind, clips, tokens)
+            terms["loss"].backward()
+            optimiser.update()
+            return terms
+
+        optimiser.aim(run.done)
+        going = run.after(optimiser, recorder.step((id(shelf), kind, tokens), step))
         if optimiser.steps % RENEW_EVERY == 0:
             trainer.bank.renew()
-    trainer.bank.close()

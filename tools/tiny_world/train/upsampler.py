@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from tools.tiny_world.scene import Scenes, sample_scenes
 from tools.tiny_world.train import video_vae
-from tools.tiny_world.train.common import Optimiser, Run, ahead, generator_of, make, scale
+from tools.tiny_world.train.common import Run, ahead, generator_of, make, scale
 from tools.tiny_world.train.configs import FPS, UPSAMPLER
+from tools.tiny_world.train.optimiser import Optimiser
 
 LEARNING_RATE = 1e-3
 SHAPES = ((96, 64, 25), (128, 64, 25), (64, 64, 25))   # of the small rendering
@@ -41,7 +42,7 @@ def loss_of(module: nn.Module, encoder: nn.Module, small: Tensor, large: Tensor)
 def train(folder: Path, minutes: float, device: torch.device, dtype: torch.dtype, batch: int = 24, seed: int = 6,
           steps: int | None = None) -> None:
     """Train, or go on training, until the time is over."""
-    encoder, _ = video_vae.load(folder, device, dtype)
+    encoder = video_vae.load(folder, "encoder", device, dtype)
     module = fresh(device)
     run = Run(folder, "upsampler", minutes, steps)
     optimiser = Optimiser({"upsampler": module}, LEARNING_RATE, dtype)

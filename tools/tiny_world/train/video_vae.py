@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from tools.tiny_world.render import render
 from tools.tiny_world.scene import Scenes, sample_scenes
-from tools.tiny_world.train.common import Optimiser, Run, ahead, generator_of, load_part, make, scale
+from tools.tiny_world.train.common import Run, ahead, generator_of, load_part, make, scale
 from tools.tiny_world.train.configs import FPS, VAE
+from tools.tiny_world.train.optimiser import Optimiser
+from tools.tiny_world.train.record import Recorder
 from tools.tiny_world.train.video_forward import moments, pixels_of
 
 # Width, height, frames and share of the batch size: most clips small, so that more of them fit.
@@ -42,9 +45,10 @@ def edges(clip: Tensor) -> Tensor:
     return 1 + EDGE_WEIGHT * wide.clamp(max=1)[:, None]
 
 
-def losses(encoder: nn.Module, decoder: nn.Module, clip: Tensor) -> dict[str, Tensor]:
+def losses(encoder: nn.Module, decoder: nn.Module, clip: Tensor, only_decoder: bool = False) -> dict[str, Tensor]:
     """Reconstruction through a noisy latent, and how far the latent is from a unit normal."""
-    mean, logvar = moments(encoder, clip)
+    with torch.set_grad_enabled(not only_decoder):
+        mean, logvar = moments(encoder, clip)
     noisy = mean + NOISE * torch.randn_like(mean)
     error = (pixels_of(decoder, noisy) - clip).float()
     weight = edges(clip)
@@ -79,13 +83,11 @@ def first_biases(encoder: nn.Module, decoder: nn.Module) -> None:
     decoder.conv_out.conv.bias.zero_()
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
-    """Trained encoder and decoder."""
-    encoder, decoder = (make(f"video_{part}", VAE, device) for part in PARTS)
-    for part, module in zip(PARTS, (encoder, decoder), strict=True):
-        load_part(folder / "video_vae.safetensors", part, module)
-        module.to(dtype).requires_grad_(False)
-    return encoder, decoder
+def load(folder: Path, part: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The trained "encoder" or "decoder"."""
+    module = make(f"video_{part}", VAE, device)
+    load_part(folder / "video_vae.safetensors", part, module)
+    return module.to(dtype).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -109,39 +111,69 @@ def measure(encoder: nn.Module, decoder: nn.Module, seed: int = 1 << 20, clips: 
 
 
 def train(folder: Path, minutes: float, device: torch.device, dtype: torch.dtype, batch: int = 12, seed: int = 1,
-          steps: int | None = None) -> None:
-    """Train, or go on training, until the time is over."""
+          steps: int | None = None, only_decoder: bool = False) -> None:
+    """Train, or go on training, until the time is over.
+
+    Args:
+        folder, minutes, device, dtype, batch, seed, steps: as of all components.
+        only_decoder: the encoder and the statistics of its latent stay as they are, for others learn from them.
+    """
     encoder, decoder = fresh(device)
     statistics = {name: torch.tensor(float(name.startswith("std"))).repeat(VAE["latent_channels"])
                   for name in ("mean-of-means", "std-of-means")}
+    run, recorder = Run(folder, "video_vae", minutes, steps), Recorder(device)
     buffers = {f"{part}.per_channel_statistics.{name}": (lambda name=name: statistics[name])
                for part in PARTS for name in statistics}
-    run = Run(folder, "video_vae", minutes, steps, buffers)
-    optimiser = Optimiser(dict(zip(PARTS, (encoder, decoder), strict=True)), LEARNING_RATE, dtype)
-    first = 1000 * (1 + run.resume(optimiser))
-
-    def batch_of(number: int) -> tuple[Scenes, int]:
-        kind = number % len(SHAPES)
-        width, height, frames, times = SHAPES[kind]
-        return clip_batch(seed + first, number, batch * times, width, height, frames), kind
-
-    for scenes, kind in ahead(batch_of):
-        clip = pixels(scenes, *SHAPES[kind][:3], device, dtype)
-        terms = losses(encoder, decoder, clip)
-        terms["loss"].backward()
-        optimiser.step(run.done)
-        if not run.after(optimiser, {"loss": terms["loss"], f"mse{kind}": terms["mse"], "power": terms["power"]}):
-            break
-    finish(run, optimiser, encoder, decoder, statistics)
-
-
-def finish(run: Run, optimiser: Optimiser, encoder: nn.Module, decoder: nn.Module,
-           statistics: dict[str, Tensor]) -> None:
-    """Put the mean weights into the modules, measure them, save with the statistics."""
-    with torch.no_grad():
-        for p, mean in zip(optimiser.parameters, optimiser.mean, strict=True):
-            p.copy_(mean)
-    mean, std, psnr = measure(encoder, decoder)
-    statistics["mean-of-means"], statistics["std-of-means"] = mean, std
+    if only_decoder:
+        load_part(run.path, PARTS[0], encoder)
+        statistics = dict(encoder.per_channel_statistics.named_buffers())
+        held = {f"{PARTS[0]}.{name}": value.float().cpu() for name, value in encoder.named_parameters()}
+        buffers.update({name: (lambda value=value: value) for name, value in held.items()})
+        encoder.to(dtype).requires_grad_(False)
+    run.buffers.update(buffers)
+    with recorder.running():
+        optimiser = Optimiser(dict(zip(PARTS, (encoder, decoder), strict=True)), LEARNING_RATE, dtype)
+        first = 1000 * (1 + run.resume(optimiser))
+        practise(run, optimiser, recorder, Batches(seed + first, batch, device, dtype),
+                 lambda clip: losses(encoder, decoder, clip, only_decoder))
+        optimiser.use_mean()
+        mean, std, psnr = measure(encoder, decoder)
+    if not only_decoder:
+        statistics["mean-of-means"], statistics["std-of-means"] = mean, std
     run.save(optimiser)
     print(f"video_vae: PSNR {psnr:.2f} dB, latent deviation {std.min():.3f} … {std.max():.3f}", flush=True)
+
+
+class Batches:
+    """Rendered clips of the shapes in turn, in tensors that stay where they are."""
+
+    def __init__(self, seed: int, batch: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.clips = [torch.zeros(batch * times, 3, frames, height, width, device=device, dtype=dtype)
+                      for width, height, frames, times in SHAPES]
+        self._seed = seed
+
+    def scenes(self, number: int) -> tuple[Scenes, int]:
+        """The scenes of a batch, and which of the shapes it has."""
+        kind = number % len(SHAPES)
+        clip = self.clips[kind]
+        count, _, frames, height, width = clip.shape
+        return clip_batch(self._seed, number, count, width, height, frames), kind
+
+
+def practise(run: Run, optimiser: Optimiser, recorder: Recorder, batches: Batches,
+             losses_of: Callable[[Tensor], dict[str, Tensor]]) -> None:
+    """The steps of a run."""
+    for scenes, kind in ahead(batches.scenes):
+        clip = batches.clips[kind]
+        clip.copy_(pixels(scenes, *SHAPES[kind][:3], clip.device, clip.dtype))
+
+        def step(clip: Tensor = clip) -> dict[str, Tensor]:
+            terms = losses_of(clip)
+            terms["loss"].backward()
+            optimiser.update()
+            return terms
+
+        optimiser.aim(run.done)
+        terms = recorder.step(kind, step)
+        if not run.after(optimiser, {"loss": terms["loss"], f"mse{kind}": terms["mse"], "power": terms["power"]}):
+            break

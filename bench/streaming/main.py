@@ -1,0 +1,187 @@
+"""22B within a budget of device memory: streamed against resident in time, memory and bits; loads; a peer.
+
+    python -m bench streaming --folder /dev/shm/w [--disk DIR] [--only bf16,fp8,peer,loads,registering,gemma]
+    python -m bench streaming --folder /tmp/w --only shares,approaches --tiny     # a smoke run, on any computer
+
+Writes transformers of random weights in the true 22B layout (bf16, 38 GB, and fp8, 20 GB), each block with its own
+numbers, and reads them in every way. Budgets limit the process's allocator too, so a plan that does not hold fails.
+The peer needs diffusers and 38 GB of pinned RAM, and takes its figures beside ours of the same run.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from bench import registering
+from bench.cards import budget
+from bench.generate_weights import (
+    GEMMA_12B,
+    PREFIX,
+    TOKENIZER,
+    Layout,
+    gemma_layout,
+    manifest_22b,
+    packed_layout,
+    write,
+)
+from bench.loading import drop_cache
+from bench.text import TINY
+from ltx23_core import Overlay, materialize
+from ltx23_core.memory.ram import total_ram
+from ltx23_core.memory.room import SPARE
+from ltx23_core.overlay.bytes.header import read_header
+from ltx23_core.weights.reader import read_tensors
+
+from . import approaches, gguf, loads, peer
+from .rows import SIZES, Rows, Steps
+
+PARTS = ("loads", "shares", "approaches", "bf16", "peer", "fp8", "cards", "q4", "registering", "gemma")
+MARGIN = 250_000  # bytes: room for a third place of the tiny model, and not for all of it
+PEER_GIB = 4.2 * 2**30 / 1e9  # the peer's own peak at 1280x704
+
+
+def transformer_layout(fp8: bool) -> tuple[Layout, dict[str, str]]:
+    """Tensors of the transformer alone; with ``fp8`` the matrices of blocks as e4m3 with one scale each."""
+    tensors, metadata = manifest_22b()
+    layout = {name: spec for name, spec in tensors.items()
+              if name.startswith(PREFIX) and "_connector." not in name}
+    if fp8:
+        layout = packed_layout(layout)
+    return layout, metadata
+
+
+class Bench:
+    """The parts, in an order in which the files of later ones fit."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Write nothing yet."""
+        self.args, self.device = args, torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        self.rows, self.start = Rows(self.device), time.perf_counter()
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        self.rows.say(name, torch.__version__, f"RAM {(total_ram() or 0) / 1e9:.0f} GB")
+
+    def run(self) -> None:
+        """All parts that were asked for."""
+        wanted = [part for part in PARTS if part in self.args.only]
+        if self.args.tiny:
+            self.tiny(wanted)
+            return
+        if {"bf16", "loads", "shares", "approaches", "peer", "registering", "cards"} & set(wanted):
+            self.bf16(wanted)
+        if {"fp8", "cards"} & set(wanted):
+            self.fp8(wanted)
+        if "q4" in wanted:
+            self.q4()
+        if self.args.disk:
+            self.disk()
+        if "gemma" in wanted:
+            folder = self.args.folder / "gemma"
+            write(folder / "model.safetensors", gemma_layout(GEMMA_12B), None, self.device)
+            loads.gemma(self.rows, folder)
+        self.rows.say("done at", time.perf_counter() - self.start)
+
+    def tiny(self, wanted: list[str]) -> None:
+        """What runs without a GPU, with the tiny model."""
+        self.args.folder.mkdir(parents=True, exist_ok=True)
+        overlay = materialize(TINY, TOKENIZER, output=self.args.folder / "tiny.json")
+        if "shares" in wanted:
+            loads.shares(self.rows, TINY, "tiny")
+        if "approaches" in wanted:
+            need, work = self.rows.component("transformer", overlay).need(), Steps(overlay, SIZES["tiny"], self.device)
+            budget = (need.least + work.bytes[4] + MARGIN) / (1 - SPARE) / 1e9
+            approaches.run(self.rows, "tiny", overlay, "tiny", budget, 1)
+
+    def written(self, name: str, fp8: bool) -> tuple[Path, Overlay]:
+        """A transformer's file and its overlay."""
+        path = self.args.folder / f"ltx-2.3-22b-dev-{name}.safetensors"
+        size = write(path, *transformer_layout(fp8), self.device) / 1e9
+        torch.cuda.empty_cache()
+        self.rows.say("wrote", name, f"{size:.1f} GB", f"at {time.perf_counter() - self.start:.0f} s")
+        return path, materialize(path, output=self.args.folder / f"{name}.json")
+
+    def bf16(self, wanted: list[str]) -> None:
+        """Rows of the bf16 file."""
+        path, overlay = self.written("bf16", fp8=False)
+        if "loads" in wanted:
+            loads.ranges(self.rows, path, "bf16, tmpfs")
+            loads.component(self.rows, overlay, "bf16")
+        if "shares" in wanted:
+            loads.shares(self.rows, path, "bf16, tmpfs")
+        if "registering" in wanted:
+            registering.run(path, 8)
+        if "approaches" in wanted:
+            approaches.run(self.rows, "bf16", overlay)
+        if "bf16" in wanted:
+            steps = self.rows.steps
+            steps("bf16", overlay, "768x512", 4, (None, 16, 8, round(PEER_GIB, 2)))
+            steps("bf16", overlay, "768x512", 1, (None, 8, 3.5))
+            steps("bf16", overlay, "1280x704", 4, (None, 16, 8, round(PEER_GIB, 2)), 1)
+            steps("bf16", overlay, "1280x704", 1, (None, 8), 1)
+        if "peer" in wanted:
+            peer.run(self.rows, path, {"768x512": "a", "1280x704": "b"}, 1)
+        if "cards" in wanted:
+            self.cards("bf16", overlay, (None, 32, 24, 16, 12, 8))
+        self.rows.say("bf16 done at", time.perf_counter() - self.start)
+        path.unlink()
+
+    def cards(self, name: str, overlay: Overlay, cards: tuple[int | None, ...]) -> None:
+        """A guided step on cards of some sizes, for `bench.cards`."""
+        budgets = tuple(None if card is None else budget(card) for card in cards)
+        for size in ("768x512", "1280x704"):
+            self.rows.steps(name, overlay, size, 4, budgets, 1)
+
+    def fp8(self, wanted: list[str]) -> None:
+        """Rows of the fp8 file."""
+        path, overlay = self.written("fp8", fp8=True)
+        if "fp8" in wanted:
+            loads.ranges(self.rows, path, "fp8, tmpfs")
+            loads.component(self.rows, overlay, "fp8")
+            self.rows.steps("fp8", overlay, "768x512", 4, (None, 12, 8))
+            self.rows.steps("fp8", overlay, "768x512", 1, (None, 8, 4))
+            self.rows.steps("fp8", overlay, "1280x704", 4, (None, 12, 8), 1)
+        if "cards" in wanted:
+            self.cards("fp8", overlay, (None, 16, 12, 8))
+        path.unlink()
+
+    def q4(self) -> None:
+        """Loads of a Q4_K file."""
+        path = self.args.folder / "ltx-2.3-22b-dev-Q4_K.gguf"
+        size = gguf.write_q4(path, transformer_layout(False)[0], PREFIX, self.device) / 1e9
+        self.rows.say("wrote", "Q4_K", f"{size:.1f} GB", f"at {time.perf_counter() - self.start:.0f} s")
+        loads.ranges(self.rows, path, "Q4_K, tmpfs")
+        loads.component(self.rows, materialize(path, output=self.args.folder / "q4.json"), "Q4_K")
+        path.unlink()
+
+    def disk(self) -> None:
+        """7 blocks on a disk: from its page cache, and cold."""
+        part = self.args.disk / "part.safetensors"
+        layout, metadata = transformer_layout(False)
+        few = {name: spec for name, spec in layout.items()
+               if ".transformer_blocks." not in name or int(name.split(".")[3]) < 7}
+        write(part, few, metadata, self.device)
+        os.sync()
+        loads.ranges(self.rows, part, "page cache of the disk's file")
+        registering.run(part, 8)
+        drop_cache(part)
+        begin = time.perf_counter()
+        kept = dict(read_tensors(read_header(part).tensors, self.device, None))
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - begin
+        self.rows.say("cold load", f"{part.stat().st_size / 1e9 / seconds:.2f} GB/s", len(kept))
+        del kept
+        part.unlink()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="bench streaming", description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--disk", type=Path, help="a folder on a disk, for registering pages that come from it")
+    parser.add_argument("--tiny", action="store_true", help="the tiny model: a smoke run of shares and approaches")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=PARTS, help=", ".join(PARTS))
+    torch.manual_seed(0)
+    Bench(parser.parse_args()).run()

@@ -1,0 +1,138 @@
+"""Copies of streamed blocks from registered pages, asked for by whoever computes or by a thread beside.
+
+The driver, streams and events are the seam, and the place lies on the CPU: the thread, the copies, the pages and the
+computing are real, so an order that is wrong gives other numbers. With a device: tests/gpu/test_pages.py.
+"""
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ltx23_core import Overlay, Pipeline
+from ltx23_core.errors import OverlayError
+from ltx23_core.memory import room
+from ltx23_core.overlay.bytes.header import read_header
+from ltx23_core.runtime import block_source, policy, stream
+from ltx23_core.runtime.block_source import BlockSource, DeviceSource
+from ltx23_core.runtime.residency import LocalResidency
+from ltx23_core.weights.pages import Pages
+from tests.unit.weights.test_pages import Driver, driver  # noqa: F401 (a fixture)
+
+CPU = torch.device("cpu")
+RUN = {"recipe": "one_stage", "steps": 2, "width": 64, "height": 64, "frames": 9, "seed": 3}
+
+
+class Event:
+    """Passed when it is recorded: what was asked before has been done by then."""
+
+    def __init__(self) -> None:
+        self.recorded = threading.Event()
+
+    def record(self, stream: object = None) -> None:
+        self.recorded.set()
+
+
+class Stream:
+    """Does at once what it is asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def wait_event(self, event: Event) -> None:
+        assert event.recorded.is_set(), "nobody would wait for an event that is recorded later"
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.fixture
+def seam(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:  # noqa: F811
+    """Names of the threads that asked for copies."""
+    asked: list[str] = []
+    copy = torch._foreach_copy_
+
+    def noted(targets: list[Tensor], hosts: list[Tensor], non_blocking: bool) -> None:
+        asked.append(threading.current_thread().name)
+        time.sleep(0.002)  # the copy takes longer than the thread that asked for it
+        copy(targets, hosts)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", noted)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
+    yield asked
+
+
+def latents(overlay: Overlay, memory: str) -> Tensor:
+    pipe = Pipeline(overlay, dtype="bf16", residency=LocalResidency(CPU, memory=memory))
+    made = pipe.sample(pipe.encode("a boat", "noise"), **RUN)
+    pipe.residency.release()
+    return made.video
+
+
+@pytest.mark.parametrize("places", [2, 3])
+@pytest.mark.parametrize("aside", [False, True])
+def test_streamed_equals_resident(tiny_overlay: Overlay, seam: list[str], aside: bool, places: int,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the places of today, and with one more."""
+    monkeypatch.setattr(room, "SLOTS", places)
+    monkeypatch.setattr(stream, "SLOTS", places)
+    want = latents(tiny_overlay, "resident")
+    opened: list[Pages] = []
+
+    def source(device: torch.device, pages: Pages | None) -> BlockSource:
+        opened.append(Pages(device))
+        return DeviceSource(device, opened[-1], aside)
+
+    monkeypatch.setattr(policy, "block_source", source)
+    assert torch.equal(latents(tiny_overlay, "stream"), want)
+    names = {name.startswith("ltx23-stream") for name in seam}
+    assert len(seam) > 10 and names == {aside}
+    for pages in opened:
+        pages.close()
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_what_goes_wrong_is_raised_where_the_block_is_needed(tmp_path: Path, seam: list[str], aside: bool,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that fails, and a file that changed; the next block comes."""
+    save_file({"w": torch.arange(4096, dtype=torch.float32)}, tmp_path / "w.safetensors")
+    ref = read_header(tmp_path / "w.safetensors").tensors["w"]
+    place, pages = torch.zeros(ref.size_bytes, dtype=torch.uint8), Pages(CPU)
+    source, parts = DeviceSource(CPU, pages, aside), [(ref, place)]
+    copy = torch._foreach_copy_
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("the bus is gone")
+
+    monkeypatch.setattr(torch, "_foreach_copy_", fails)
+    with pytest.raises(RuntimeError, match="the bus is gone"):
+        source.fetch(parts).wait()
+    monkeypatch.setattr(torch, "_foreach_copy_", copy)
+    source.fetch(parts).wait()
+    assert torch.equal(place.view(torch.float32), torch.arange(4096, dtype=torch.float32))
+    source.close()
+    pages.close()
+    save_file({"w": torch.zeros(4096)}, tmp_path / "w.safetensors")
+    source = DeviceSource(CPU, pages, aside)
+    with pytest.raises(OverlayError, match="changed after the overlay was made"):
+        source.fetch([(ref, place)]).wait()
+    source.close()
+    pages.close()
+
+
+def test_nobody_asks_for_it_by_default(monkeypatch: pytest.MonkeyPatch, seam: list[str]) -> None:
+    assert not DeviceSource(CPU, None)._aside
+    monkeypatch.setenv("LTX23_COPIES_ASIDE", "1")
+    assert DeviceSource(CPU, None)._aside and block_source.block_source(torch.device("cuda"), None)._aside
