@@ -34,6 +34,17 @@ with contextlib.suppress(ImportError):  # which machines with a GPU may lack
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is drawn without a seed is the same in every run, whatever ran before in the same process."""
+    seed_all()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    """Nor does what a module draws while it is imported hang on the modules before it."""
+    seed_all()
+
+
+def seed_all() -> None:
+    """Seed every generator that draws without a seed of its own."""
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
