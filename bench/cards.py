@@ -3,7 +3,7 @@
     python -m bench cards [--measured FILE]
 
 All but what comes from ``FILE`` is computed: plans come from the true shapes and the library's own decisions, no weight
-is read and no GPU is needed. ``FILE`` is the output of ``python -m bench streaming --only cards`` on an H100.
+is read and no GPU is needed. ``FILE`` is the output of ``python -m bench streaming --only bf16,fp8,q4`` on a GPU.
 """
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def report(measured: Measured) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="bench cards", description=__doc__.splitlines()[0])
-    parser.add_argument("--measured", type=Path, help="output of: python -m bench streaming --only cards")
+    parser.add_argument("--measured", type=Path, help="output of: python -m bench streaming --only bf16,fp8,q4")
     print(report(measured_steps(parser.parse_args().measured)))
 
 

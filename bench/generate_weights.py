@@ -1,7 +1,7 @@
 """Write files with the true 22B layout and random, non-degenerate bf16 weights: monolith, Gemma 3 12B folder, LoRA.
 
     python -m bench.generate_weights --monolith /tmp/w/ltx-2.3-22b-dev.safetensors --gemma /dev/shm/gemma \\
-        --lora /dev/shm/lora.safetensors
+        --lora /dev/shm/lora.safetensors --fp8 /dev/shm/ltx-2.3-22b-dev-fp8.safetensors
 """
 from __future__ import annotations
 
@@ -90,6 +90,13 @@ def _nvfp4(name: str, rows: int, columns: int) -> Layout:
 _PACKED = {"fp8": _fp8, "int8": _int8, "NVFP4": _nvfp4}
 
 
+def transformer_layout(form: str = "") -> Layout:
+    """Tensors of the transformer alone; ``form``: of `packed_layout`."""
+    layout = {name: spec for name, spec in manifest_22b()[0].items()
+              if name.startswith(PREFIX) and "_connector." not in name}
+    return packed_layout(layout, form) if form else layout
+
+
 def lora_layout() -> Layout:
     """The official distilled LoRA: every Linear of the transformer, rank 384 or what its size allows."""
     layout = {}
@@ -166,16 +173,22 @@ def random_tensors(layout: Layout, device: torch.device) -> Iterator[tuple[str, 
 
 
 def write(path: Path, layout: Layout, metadata: Mapping[str, str] | None, device: torch.device) -> int:
-    """Write one file of random weights, through buffers that several threads empty; returns its bytes."""
+    """Write one file of random weights, through buffers that several threads empty; returns its bytes.
+
+    A file of that size is taken as it is: it has its name only once it is whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     header, size = header_bytes(layout, metadata)
+    if path.exists() and path.stat().st_size == len(header) + size:
+        return len(header) + size
+    unfinished = path.with_name(path.name + ".part")
     free: SimpleQueue[torch.Tensor] = SimpleQueue()
     for _ in range(2 * WRITERS):
         free.put(torch.empty(CHUNK, dtype=torch.uint8, pin_memory=device.type == "cuda"))
-    with path.open("wb") as file, ThreadPoolExecutor(WRITERS) as pool:
+    with unfinished.open("wb") as file, ThreadPoolExecutor(WRITERS) as pool:
         file.write(header)
         file.flush()
-        os.truncate(path, len(header) + size)
+        os.truncate(unfinished, len(header) + size)
 
         def put(buffer: torch.Tensor, count: int, at: int) -> None:
             try:
@@ -194,6 +207,7 @@ def write(path: Path, layout: Layout, metadata: Mapping[str, str] | None, device
                 at += len(part)
         for job in jobs:
             job.result()
+    unfinished.replace(path)
     return len(header) + size
 
 
@@ -220,13 +234,15 @@ def main() -> None:
     parser.add_argument("--gemma", type=Path)
     parser.add_argument("--lora", type=Path)
     parser.add_argument("--upsampler", type=Path)
+    parser.add_argument("--fp8", type=Path, help="the transformer alone, its matrices in fp8")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     for path, function in ((args.monolith, lambda path: write(path, *manifest_22b(), device)),
                            (args.gemma, lambda path: write_gemma(path, GEMMA_12B, device)),
                            (args.lora, lambda path: write(path, lora_layout(), None, device)),
-                           (args.upsampler, lambda path: write_upsampler(path, device))):
+                           (args.upsampler, lambda path: write_upsampler(path, device)),
+                           (args.fp8, lambda path: write(path, transformer_layout("fp8"), manifest_22b()[1], device))):
         if path is not None:
             start = time.perf_counter()
             size = function(path)

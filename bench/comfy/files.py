@@ -72,7 +72,7 @@ def full(base: Base, comfy: ComfyUI, device: torch.device, distilled: bool = Tru
     write_core("sdxl", base, comfy, device)
     return Models(base, "ltx-2.3-22b-dev.safetensors", "ltx-2.3-22b-distilled-fp8.safetensors", "sdxl", width=768,
                   height=512, frames=121, steps=4, image=1024, image_steps=4,
-                  sizes=((768, 512, 121), (384, 256, 25), (512, 768, 49), (1280, 704, 25)))
+                  sizes=((768, 512, 121), (384, 256, 25), (512, 768, 49), (640, 352, 49)))
 
 
 def tiny(base: Base, comfy: ComfyUI, device: torch.device, distilled: bool = True) -> Models:

@@ -45,8 +45,9 @@ def changed(environment: dict[str, str], places: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def run(rows: Rows, name: str, overlay: Overlay, size: str = "768x512", budget: float = 8, repeats: int = 3) -> None:
-    """One row a way: a guided step.
+def run(rows: Rows, name: str, overlay: Overlay, size: str = "768x512", budget: float = 8, repeats: int = 3,
+        passes: int = 4) -> None:
+    """One row a way: a guided step, or a call of one pass.
 
     Args:
         rows: that print.
@@ -55,11 +56,15 @@ def run(rows: Rows, name: str, overlay: Overlay, size: str = "768x512", budget: 
         size: of `rows.SIZES`.
         budget: in GB.
         repeats: timed calls a row.
+        passes: of a step.
     """
+    first: float | None = None
     want: list[Tensor] = []
     for way, (environment, places, streamed) in WAYS.items():
         key = f"{name}, {way}"
-        if rows.best:
-            rows.best[key, size, 4] = next(iter(rows.best.values()))  # all against the first one
+        if first is not None:
+            rows.best[key, size, passes] = first  # all against the first one
         with changed(environment, places):
-            rows.steps(key, overlay, size, 4, (budget if streamed else None,), repeats, want)
+            rows.steps(key, overlay, size, passes, (budget if streamed else None,), repeats, want,
+                       apart=way.startswith("as it is"))
+        first = first or rows.best.get((key, size, passes))

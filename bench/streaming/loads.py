@@ -1,15 +1,17 @@
 """Loading: a bare reader, registered pages, a component; and Gemma layer by layer."""
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import torch
 
-from bench.generate_weights import GEMMA_12B
+from bench.generate_weights import GEMMA_12B, PREFIX
 from ltx23_core import Overlay
 from ltx23_core.models.registry import STACKS, build
 from ltx23_core.overlay.bytes.header import read_header
+from ltx23_core.overlay.bytes.source import TensorRef
 from ltx23_core.runtime.component import Component
 from ltx23_core.runtime.policy import Streamed
 from ltx23_core.weights.pages import Pages
@@ -17,10 +19,24 @@ from ltx23_core.weights.reader import RangeReader, read_tensors
 
 from .rows import Rows, ram_gb
 
+MOST_OF_A_FIRST_LOAD = 20  # GB of a file: one takes a second or two, and there are seven
+
+
+def transformer(path: Path, most: float = math.inf) -> tuple[dict[str, TensorRef], float]:
+    """A file's tensors of the transformer, at most so many GB of them; and how many that are."""
+    found, size = {}, 0.0
+    tensors = read_header(path).tensors
+    inside = {name: ref for name, ref in tensors.items() if name.startswith(PREFIX)} or tensors
+    for name, ref in inside.items():
+        if size < most:
+            found[name] = ref
+            size += ref.size_bytes / 1e9
+    return found, size
+
 
 def ranges(rows: Rows, path: Path, what: str) -> None:
     """Ranges of a file as they are, to the device: by the ring, registering, then by registered pages."""
-    refs, size = read_header(path).tensors, path.stat().st_size / 1e9
+    refs, size = transformer(path)
     rows.card.wait()
     start = time.perf_counter()
     kept = dict(read_tensors(refs, rows.device, None))
@@ -52,7 +68,7 @@ def ranges(rows: Rows, path: Path, what: str) -> None:
 
 def shares(rows: Rows, path: Path, what: str) -> None:
     """The first load of a process, part of it by registered pages and the rest by the ring; bytes as by the ring."""
-    refs, size = read_header(path).tensors, path.stat().st_size / 1e9
+    refs, size = transformer(path, MOST_OF_A_FIRST_LOAD)
     sizes = [ref.size_bytes for ref in refs.values()]
     largest, want = sizes.index(max(sizes)), None
     for share in (0.0, 0.15, 0.25, 0.4, 0.6, 1.0, 0.0):

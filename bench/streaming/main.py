@@ -1,15 +1,18 @@
 """22B within a budget of device memory: streamed against resident in time, memory and bits; loads; a peer.
 
-    python -m bench streaming --folder /dev/shm/w [--disk DIR] [--only bf16,fp8,peer,loads,registering,gemma]
+    python -m bench streaming --folder /dev/shm/w [--disk DIR] [--only bf16,peer,fp8,q4,loads,registering,gemma]
     python -m bench streaming --folder /tmp/w --only shares,approaches --tiny     # a smoke run, on any computer
 
-Writes transformers of random weights in the true 22B layout (bf16, 38 GB, and fp8, 20 GB), each block with its own
-numbers, and reads them in every way. Budgets limit the process's allocator too, so a plan that does not hold fails.
-The peer needs diffusers and 38 GB of pinned RAM, and takes its figures beside ours of the same run.
+Reads transformers of random weights in the true 22B layout, each block with its own numbers, in every way; files that
+are not there are written: bf16 (38 GB, or ``--bf16 FILE``: also one with more than the transformer), fp8 (19 GB, or
+``--fp8 FILE``), Q4_K (11 GB). Budgets limit the process's allocator too, so a plan that does not hold fails; among them
+are those of cards (`bench cards`). The peer needs diffusers and 38 GB of pinned RAM, and takes its figures beside ours
+of the same run. What is worth most comes first.
 """
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import time
 from pathlib import Path
@@ -22,10 +25,9 @@ from bench.generate_weights import (
     GEMMA_12B,
     PREFIX,
     TOKENIZER,
-    Layout,
     gemma_layout,
     manifest_22b,
-    packed_layout,
+    transformer_layout,
     write,
 )
 from bench.loading import drop_cache
@@ -39,19 +41,9 @@ from ltx23_core.weights.reader import read_tensors
 from . import approaches, gguf, loads, peer
 from .rows import SIZES, Rows, Steps
 
-PARTS = ("loads", "shares", "approaches", "bf16", "peer", "fp8", "cards", "q4", "registering", "gemma")
+PARTS = ("loads", "shares", "approaches", "bf16", "peer", "fp8", "q4", "registering", "gemma")
 MARGIN = 250_000  # bytes: room for a third place of the tiny model, and not for all of it
-PEER_GIB = 4.2 * 2**30 / 1e9  # the peer's own peak at 1280x704
-
-
-def transformer_layout(fp8: bool) -> tuple[Layout, dict[str, str]]:
-    """Tensors of the transformer alone; with ``fp8`` the matrices of blocks as e4m3 with one scale each."""
-    tensors, metadata = manifest_22b()
-    layout = {name: spec for name, spec in tensors.items()
-              if name.startswith(PREFIX) and "_connector." not in name}
-    if fp8:
-        layout = packed_layout(layout)
-    return layout, metadata
+PEER = round(4.2 * 2**30 / 1e9, 2)  # GB: the peer's own peak at 1280x704
 
 
 class Bench:
@@ -70,10 +62,10 @@ class Bench:
         if self.args.tiny:
             self.tiny(wanted)
             return
-        if {"bf16", "loads", "shares", "approaches", "peer", "registering", "cards"} & set(wanted):
+        if {"bf16", "loads", "shares", "approaches", "peer", "registering"} & set(wanted):
             self.bf16(wanted)
-        if {"fp8", "cards"} & set(wanted):
-            self.fp8(wanted)
+        if "fp8" in wanted:
+            self.fp8()
         if "q4" in wanted:
             self.q4()
         if self.args.disk:
@@ -92,77 +84,76 @@ class Bench:
             loads.shares(self.rows, TINY, "tiny")
         if "approaches" in wanted:
             need, work = self.rows.component("transformer", overlay).need(), Steps(overlay, SIZES["tiny"], self.device)
-            budget = (need.least + work.bytes[4] + MARGIN) / (1 - SPARE) / 1e9
-            approaches.run(self.rows, "tiny", overlay, "tiny", budget, 1)
+            room = (need.least + work.bytes[4] + MARGIN) / (1 - SPARE) / 1e9
+            approaches.run(self.rows, "tiny", overlay, "tiny", room, 1)
 
-    def written(self, name: str, fp8: bool) -> tuple[Path, Overlay]:
+    def written(self, name: str, given: Path | None) -> tuple[Path, Overlay]:
         """A transformer's file and its overlay."""
-        path = self.args.folder / f"ltx-2.3-22b-dev-{name}.safetensors"
-        size = write(path, *transformer_layout(fp8), self.device) / 1e9
-        torch.cuda.empty_cache()
-        self.rows.say("wrote", name, f"{size:.1f} GB", f"at {time.perf_counter() - self.start:.0f} s")
+        path = given or self.args.folder / f"ltx-2.3-22b-dev-{name}.safetensors"
+        form = "" if name == "bf16" else name
+        if given is None:
+            write(path, transformer_layout(form), manifest_22b()[1], self.device)
+            torch.cuda.empty_cache()
+        self.rows.say("file", name, f"{path.stat().st_size / 1e9:.1f} GB", f"{time.perf_counter() - self.start:.0f} s")
         return path, materialize(path, output=self.args.folder / f"{name}.json")
 
     def bf16(self, wanted: list[str]) -> None:
         """Rows of the bf16 file."""
-        path, overlay = self.written("bf16", fp8=False)
+        path, overlay = self.written("bf16", self.args.bf16)
+        steps = self.rows.steps
         if "loads" in wanted:
-            loads.ranges(self.rows, path, "bf16, tmpfs")
+            loads.ranges(self.rows, path, "bf16")
             loads.component(self.rows, overlay, "bf16")
         if "shares" in wanted:
-            loads.shares(self.rows, path, "bf16, tmpfs")
+            loads.shares(self.rows, path, "bf16")
         if "registering" in wanted:
             registering.run(path, 8)
         if "approaches" in wanted:
             approaches.run(self.rows, "bf16", overlay)
+            approaches.run(self.rows, "bf16", overlay, passes=1)
         if "bf16" in wanted:
-            steps = self.rows.steps
-            steps("bf16", overlay, "768x512", 4, (None, 16, 8, round(PEER_GIB, 2)))
-            steps("bf16", overlay, "768x512", 1, (None, 8, 3.5))
-            steps("bf16", overlay, "1280x704", 4, (None, 16, 8, round(PEER_GIB, 2)), 1)
-            steps("bf16", overlay, "1280x704", 1, (None, 8), 1)
+            steps("bf16", overlay, "768x512", 4, (None, 8, PEER), apart=True)
+            steps("bf16", overlay, "768x512", 1, (None, 8, 3.5), apart=True)
+            steps("bf16", overlay, "1280x704", 4, (None, 8, budget(16), PEER), 1)
+            steps("bf16", overlay, "1280x704", 1, (8,), 1)
         if "peer" in wanted:
             peer.run(self.rows, path, {"768x512": "a", "1280x704": "b"}, 1)
-        if "cards" in wanted:
-            self.cards("bf16", overlay, (None, 32, 24, 16, 12, 8))
-        self.rows.say("bf16 done at", time.perf_counter() - self.start)
-        path.unlink()
+            gc.collect()  # its hooks hold it in circles
+        if "bf16" in wanted:
+            steps("bf16", overlay, "768x512", 4, tuple(map(budget, (8, 12, 16, 24, 32))), 1)
+            steps("bf16", overlay, "1280x704", 4, tuple(map(budget, (8, 12, 24, 32))), 1)
+        if self.args.bf16 is None:
+            path.unlink()
 
-    def cards(self, name: str, overlay: Overlay, cards: tuple[int | None, ...]) -> None:
-        """A guided step on cards of some sizes, for `bench.cards`."""
-        budgets = tuple(None if card is None else budget(card) for card in cards)
-        for size in ("768x512", "1280x704"):
-            self.rows.steps(name, overlay, size, 4, budgets, 1)
-
-    def fp8(self, wanted: list[str]) -> None:
+    def fp8(self) -> None:
         """Rows of the fp8 file."""
-        path, overlay = self.written("fp8", fp8=True)
-        if "fp8" in wanted:
-            loads.ranges(self.rows, path, "fp8, tmpfs")
-            loads.component(self.rows, overlay, "fp8")
-            self.rows.steps("fp8", overlay, "768x512", 4, (None, 12, 8))
-            self.rows.steps("fp8", overlay, "768x512", 1, (None, 8, 4))
-            self.rows.steps("fp8", overlay, "1280x704", 4, (None, 12, 8), 1)
-        if "cards" in wanted:
-            self.cards("fp8", overlay, (None, 16, 12, 8))
-        path.unlink()
+        path, overlay = self.written("fp8", self.args.fp8)
+        loads.ranges(self.rows, path, "fp8")
+        loads.component(self.rows, overlay, "fp8")
+        self.rows.steps("fp8", overlay, "768x512", 4, (None, *map(budget, (8, 12, 16))))
+        self.rows.steps("fp8", overlay, "1280x704", 4, (None, *map(budget, (8, 12, 16))), 1)
+        self.rows.steps("fp8", overlay, "768x512", 1, (None, 8, 4), apart=True)
+        if self.args.fp8 is None:
+            path.unlink()
 
     def q4(self) -> None:
-        """Loads of a Q4_K file."""
+        """Rows of a Q4_K file."""
         path = self.args.folder / "ltx-2.3-22b-dev-Q4_K.gguf"
-        size = gguf.write_q4(path, transformer_layout(False)[0], PREFIX, self.device) / 1e9
+        size = gguf.write_q4(path, transformer_layout(), PREFIX, self.device) / 1e9
         self.rows.say("wrote", "Q4_K", f"{size:.1f} GB", f"at {time.perf_counter() - self.start:.0f} s")
-        loads.ranges(self.rows, path, "Q4_K, tmpfs")
-        loads.component(self.rows, materialize(path, output=self.args.folder / "q4.json"), "Q4_K")
+        overlay = materialize(path, output=self.args.folder / "q4.json")
+        loads.ranges(self.rows, path, "Q4_K")
+        loads.component(self.rows, overlay, "Q4_K")
+        for size, repeats in (("768x512", 2), ("1280x704", 1)):
+            self.rows.steps("Q4_K", overlay, size, 4, (None, *map(budget, (8, 12))), repeats)
         path.unlink()
 
     def disk(self) -> None:
         """7 blocks on a disk: from its page cache, and cold."""
         part = self.args.disk / "part.safetensors"
-        layout, metadata = transformer_layout(False)
-        few = {name: spec for name, spec in layout.items()
+        few = {name: spec for name, spec in transformer_layout().items()
                if ".transformer_blocks." not in name or int(name.split(".")[3]) < 7}
-        write(part, few, metadata, self.device)
+        write(part, few, manifest_22b()[1], self.device)
         os.sync()
         loads.ranges(self.rows, part, "page cache of the disk's file")
         registering.run(part, 8)
@@ -181,6 +172,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench streaming", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--disk", type=Path, help="a folder on a disk, for registering pages that come from it")
+    parser.add_argument("--bf16", type=Path, help="a file that is there: the monolith, or its transformer")
+    parser.add_argument("--fp8", type=Path, help="the same of the one in fp8")
     parser.add_argument("--tiny", action="store_true", help="the tiny model: a smoke run of shares and approaches")
     parser.add_argument("--only", type=lambda text: text.split(","), default=PARTS, help=", ".join(PARTS))
     torch.manual_seed(0)

@@ -1,7 +1,6 @@
 """One call of the transformer within a budget: seconds, bits, memory, and what the bus and the device take alone."""
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -146,7 +145,7 @@ class Nothing:
         """See `BlockSource`."""
 
 
-def apart(component: Component, run: Callable[[], object]) -> tuple[float, float, float]:
+def apart_of(component: Component, run: Callable[[], object]) -> tuple[float, float, float]:
     """Seconds of a step that copies nothing, seconds of its copies alone, and their GB; weights are wrong meanwhile."""
     stream = component._policy._stream
     source, stream._source = stream._source, Nothing()
@@ -176,6 +175,7 @@ class Rows:
         self.before = ram_gb()[0]
         self.best: dict[tuple[str, str, int], float] = {}  # (weights, size, passes) -> seconds, and within 8 GB
         self.within: dict[tuple[str, str, int, float | None], float] = {}
+        self.wanted: dict[tuple[str, str, int], list[Tensor]] = {}
 
     def say(self, *row: object) -> None:
         """One line of the table."""
@@ -189,13 +189,22 @@ class Rows:
                          verify=overlay.verify)
 
     def steps(self, name: str, overlay: Overlay, size: str, passes: int, budgets: tuple[float | None, ...],
-              repeats: int = 2, want: list[Tensor] | None = None) -> None:
+              repeats: int = 2, want: list[Tensor] | None = None, apart: bool = False) -> None:
         """One row a budget: seconds, the ratio to the first row, bits, and peak against the plan.
 
-        ``want``: what all must equal, of rows before; an empty list takes the first result.
+        Args:
+            name: of the weights.
+            overlay: with them.
+            size: of `SIZES`.
+            passes: 1 or 4.
+            budgets: in GB; None: no limit.
+            repeats: timed calls.
+            want: what all must equal, of rows before; an empty list takes the first result, None those of the same
+                weights, size and passes.
+            apart: whether streamed rows also say what a step takes without its copies, and these alone.
         """
         component, work = self.component("transformer", overlay), Steps(overlay, SIZES[size], self.device)
-        want = [] if want is None else want
+        want = self.wanted.setdefault((name, size, passes), []) if want is None else want
         for budget in budgets:
             self.card.limit(budget)
             # Recordings are the allocator's (reserved), and end when the component is placed.
@@ -206,6 +215,9 @@ class Rows:
                 [placed] = place([component.need()], float("inf"), work.bytes[passes] + base, memory)
                 self.say(*row, *self.step(component, work, passes, placed, base, want, repeats,
                                           (name, size, passes, budget)))
+                if apart and component.streamed:
+                    alone, copying, brought = apart_of(component, partial(work.run, component, passes))
+                    self.say(*row, f"no copies {alone:.3f}, copies alone {copying:.3f} = {brought / copying:.1f} GB/s")
             except (torch.cuda.OutOfMemoryError, OutOfMemoryError) as error:
                 self.say(*row, "DOES NOT FIT", str(error)[:300],
                          f"peak {(self.card.peak()[0] - base) / 1e9:.2f}",
@@ -225,7 +237,8 @@ class Rows:
         start = time.perf_counter()
         got = [part.cpu() for part in work.run(component, passes)]
         cold = time.perf_counter() - start
-        work.run(component, passes)  # resident: the second one is recorded as graphs
+        if not component.streamed:
+            work.run(component, passes)  # is recorded as graphs
         retries = self.card.retries()
         seconds, host = timed(lambda: work.run(component, passes), repeats)
         retries = self.card.retries() - retries
@@ -242,8 +255,4 @@ class Rows:
                   "" if component.streamed == placed.streamed else f"SECOND TRY: {component.streamed} streamed",
                   f"RAM {anonymous - self.before:+.2f} GB",
                   f"files' {files:.1f}, registered {registered_bytes() / 1e9:.1f}"]
-        if component.streamed and os.environ.get("LTX23_APART", "1") == "1":
-            alone, copying, size = apart(component, lambda: work.run(component, passes))
-            cells.append(f"no copies {alone:.3f}, copies alone {copying:.3f} = {size / copying:.1f} GB/s, "
-                         f"lost {seconds - max(alone, copying):+.3f}")
         return cells
