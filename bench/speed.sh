@@ -41,11 +41,11 @@ export -f files; export W PY
 case $what in
 one)
   # The ways (ops/pick.WAYS) beside the default, the peer and fp8 in one process: the table decides the defaults.
-  step forward-a 150 20 $PY -m bench transformer --sizes a --conditioned --repeats 5 --heat 1 --guided-sizes a --guided-repeats 3 \
+  step forward-a 180 20 $PY -m bench transformer --sizes a --conditioned --repeats 5 --heat 1 --guided-sizes a --guided-repeats 3 \
     --peers diffusers,fp8,gates-apart,gelu-kernel,sound-aside,whole-tables,flash3 --guided-peers fp8,gates-apart,gelu-kernel,sound-aside \
     --profile ours,diffusers,fp8
   step generate 50 4 $PY -m bench generate --tokens 128 --profile
-  step forward-c 240 20 $PY -m bench transformer --sizes c --conditioned --repeats 3 --heat 1 --guided-sizes c \
+  step forward-c 260 20 $PY -m bench transformer --sizes c --conditioned --repeats 3 --heat 1 --guided-sizes c \
     --peers diffusers,fp8,flash3,gates-apart,gelu-kernel,sound-aside,whole-tables --profile ours,diffusers,fp8
   step forward-b 100 8 $PY -m bench transformer --sizes b --repeats 3 --heat 1 --peers diffusers,fp8,sound-aside
   step ops 70 12 $PY -m bench ops --tokens 6144,32640
