@@ -89,7 +89,7 @@ def calls(args: argparse.Namespace, model: Transformer, work: Work,
           peers: dict[str, torch.nn.Module], guided: bool) -> dict[str, Timed]:
     """What is timed at one size, by name."""
     found = {"ours": Timed(model, work.ours(model, guided))}
-    if args.conditioned:
+    if args.conditioned and (guided or work.name not in args.guided_sizes):  # once: both say the same of it
         found["ours, first frame held"] = Timed(model, work.ours(model, guided, conditioned=True))
     for name in args.peers:
         if args.peer_sizes and work.name not in args.peer_sizes and name not in CODES:
