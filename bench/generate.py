@@ -16,7 +16,7 @@ from ltx23_core.models.registry import build
 from ltx23_core.prompt.generate import Sampling, generate
 
 from .generate_weights import GEMMA_12B, random_tensor
-from .measure import by_class, seconds, table, top_kernels
+from .measure import profiled, seconds, table
 
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 512}
@@ -66,8 +66,10 @@ def main() -> None:
     print(table(("run", "tokens", "seconds", "ms a token, median", "slowest", "tokens/s", "floor, tokens/s"), rows))
     if args.profile and device.type == "cuda":
         few = Sampling(stop=(-1,), seed=1, max_new_tokens=32, temperature=0.7)
-        print(by_class(lambda: generate(gemma, ids, few)))
-        print(table(("kernel", "ms", "launches"), top_kernels(lambda: generate(gemma, ids, few))))
+        classes, longest = profiled(lambda: generate(gemma, ids, few))
+        print(f"# kernels: {classes}")
+        for name, ms, launches in longest:
+            print(f"# {ms:.2f} ms, {launches} of {name}")
 
 
 if __name__ == "__main__":

@@ -100,32 +100,27 @@ def attention_rate(tokens: int, heads: int, head_dim: int, device: torch.device,
     return 4 * tokens * tokens * heads * head_dim / time_taken
 
 
-def by_class(function: Callable[[], object]) -> dict[str, tuple[float, int]]:
-    """Milliseconds and number of kernels of each class in one call."""
+def profiled(function: Callable[[], object], count: int = 25) -> tuple[dict[str, tuple[float, int]],
+                                                                        list[tuple[str, float, int]]]:
+    """One warm call's kernels: milliseconds and number by class, and name, milliseconds, launches of the longest."""
     from torch.profiler import ProfilerActivity, profile
-    function()
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         function()
         torch.cuda.synchronize()
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    each: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for event in found.events():
         if event.device_type != torch.autograd.DeviceType.CUDA:
             continue
         name = event.name.lower()
         kind = next((label for label, words in CLASSES if any(word in name for word in words)), "other")
-        totals[kind][0] += event.device_time_total / 1e3
-        totals[kind][1] += 1
-    return {kind: (round(ms, 2), count) for kind, (ms, count) in sorted(totals.items(), key=lambda item: -item[1][0])}
-
-
-def top_kernels(function: Callable[[], object], count: int = 25) -> list[tuple[str, float, int]]:
-    """The kernels that take most: name, milliseconds of one call, launches."""
-    from torch.profiler import ProfilerActivity, profile
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        function()
-        torch.cuda.synchronize()
-    rows = [(event.key[:110], event.device_time_total / 1e3, event.count) for event in found.key_averages()]
-    return sorted(rows, key=lambda row: -row[1])[:count]
+        for sums in (totals[kind], each[event.name[:110]]):
+            sums[0] += event.device_time_total / 1e3
+            sums[1] += 1
+    by_class = sorted(totals.items(), key=lambda item: -item[1][0])
+    longest = sorted(each.items(), key=lambda item: -item[1][0])[:count]
+    return ({kind: (round(ms, 2), calls) for kind, (ms, calls) in by_class},
+            [(name, ms, calls) for name, (ms, calls) in longest])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -34,7 +34,7 @@ from ltx23_core.parallel.transformer import SharedTransformer
 from ltx23_core.parallel.world import World
 
 from .decode import random_decoder
-from .measure import by_class, relative, table
+from .measure import profiled, relative, table
 from .models import SIZES, TEXT, Work, config_22b, random_transformer
 
 Row = dict[str, object]
@@ -134,7 +134,7 @@ class Rank:
             taken = self.timed(call)
             extra = {}
             if self.args.profile and way.startswith("tokens") and not self.args.tiny:
-                extra["kernels"] = by_class(call)
+                extra["kernels"] = profiled(call)[0]
             self.row(size=size, what=what, way=way, seconds=taken, speedup=alone / taken, said=plan.seconds,
                      said_alone=plan.alone, error=error, **extra)
             self._plain_again()

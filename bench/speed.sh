@@ -40,19 +40,22 @@ export -f files; export W PY
 
 case $what in
 one)
-  # The ways (ops/pick.WAYS) beside the default, the peer and fp8 in one process: the table decides the defaults.
-  step forward-a 150 20 $PY -m bench transformer --sizes a --conditioned --repeats 5 --heat 1 --guided-sizes a --guided-repeats 3 \
-    --peers diffusers,fp8,gates-apart,gelu-kernel,sound-aside,whole-tables,flash3 --guided-peers fp8,gates-apart,gelu-kernel,sound-aside
-  step generate 50 4 $PY -m bench generate --tokens 128
-  step forward-c 240 20 $PY -m bench transformer --sizes c --conditioned --repeats 3 --heat 1 --guided-sizes c \
-    --peers diffusers,fp8,flash3,gates-apart,gelu-kernel,sound-aside,whole-tables
-  step forward-b 100 8 $PY -m bench transformer --sizes b --repeats 3 --heat 1 --peers diffusers,fp8,sound-aside
-  step ops 70 12 $PY -m bench ops --tokens 6144,32640
-  step kitchen 40 14 $PY -m bench kitchen --tokens 6144,32640
-  step graphs 50 4 $ASYNC $TEST tests/gpu/test_graphs.py -k "bf16 or both_allocators"
+  # Ours, the peer and fp8 in one process; the ways (ops/pick.WAYS) beside the default decide what the default is. At c a
+  # quarter of the blocks tells as much of them.
+  step forward-a 170 16 $PY -m bench transformer --sizes a --conditioned --repeats 5 --heat 1 --guided-sizes a --guided-repeats 3 \
+    --peers diffusers,fp8,gates-apart,gelu-kernel,sound-aside,whole-tables,flash3 --profile ours,diffusers,fp8
+  step generate 50 4 $PY -m bench generate --tokens 128 --profile
+  step forward-c 210 10 $PY -m bench transformer --sizes c --conditioned --repeats 3 --heat 1 --guided-sizes c --peers diffusers,fp8 \
+    --profile ours,diffusers,fp8
+  step forward-b 100 8 $PY -m bench transformer --sizes b --repeats 3 --heat 1 --peers diffusers,fp8
+  step ways-c 60 8 $PY -m bench transformer --sizes c --layers 12 --repeats 5 --heat 1 \
+    --peers flash3,gates-apart,gelu-kernel,sound-aside,whole-tables
+  step ops 60 9 $PY -m bench ops --tokens 6144,32640
+  step kitchen 35 14 $PY -m bench kitchen --tokens 6144,32640
+  step graphs 90 4 $ASYNC $TEST tests/gpu/test_graphs.py -k "bf16 or both_allocators"
   ;;
 ends)
-  step decode 50 5 $PY -m bench decode --sizes c --repeats 2
+  step decode 70 5 $PY -m bench decode --sizes c --repeats 2
   step grow 60 1 $PY -m bench.grow 90
   step files 130 4 bash -c files
   # One work after the other, so that a limit costs the last ones alone.

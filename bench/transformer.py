@@ -33,7 +33,7 @@ from ltx23_core.ops.attention_packages import PACKAGES, function_of
 from ltx23_core.ops.codes import FP8, INT8, ways
 from ltx23_core.ops.pick import taking
 
-from .measure import attention_rate, by_class, codes_rate, matmul_rate, peaked, relative, seconds, table, top_kernels
+from .measure import attention_rate, codes_rate, matmul_rate, peaked, profiled, relative, seconds, table
 from .models import (
     SIZES,
     TEXT,
@@ -89,7 +89,7 @@ def calls(args: argparse.Namespace, model: Transformer, work: Work,
           peers: dict[str, torch.nn.Module], guided: bool) -> dict[str, Timed]:
     """What is timed at one size, by name."""
     found = {"ours": Timed(model, work.ours(model, guided))}
-    if args.conditioned:
+    if args.conditioned and (guided or work.name not in args.guided_sizes):  # once: both say the same of it
         found["ours, first frame held"] = Timed(model, work.ours(model, guided, conditioned=True))
     for name in args.peers:
         if args.peer_sizes and work.name not in args.peer_sizes and name not in CODES:
@@ -175,8 +175,8 @@ def row_of(args: argparse.Namespace, work: Work, name: str, timed: Timed, want: 
     recorded = getattr(timed.module, "graphs", None)
     if recorded is not None:  # the allocator's own; what replays use of it is counted by nobody else
         row["peak_gib"] += recorded.bytes / 2**30
-    if args.profile and device.type == "cuda":
-        row |= {"kernels": by_class(timed.call), "top": top_kernels(timed.call)}
+    if {"all", name} & set(args.profile) and device.type == "cuda":
+        row |= dict(zip(("kernels", "top"), profiled(timed.call), strict=True))
     if recorded is not None:
         recorded.forget()
     return row, result
@@ -236,7 +236,7 @@ def run(args: argparse.Namespace) -> list[dict[str, object]]:
         work = Work.make(size, config, device, dtype, 32 if args.tiny else TEXT)
         wanted = [name for name in args.peers if name in CODES]
         own = argparse.Namespace(**vars(args) | {"peers": args.guided_peers or wanted})
-        own.repeats, own.profile = args.guided_repeats, False
+        own.repeats, own.profile = args.guided_repeats, []
         rows += measure(own, config, model, work, peers, guided=True)
     return rows
 
@@ -280,7 +280,8 @@ def parser(guided: bool) -> argparse.ArgumentParser:
     made.add_argument("--conditioned", action="store_true", help="also with the first frame held")
     made.add_argument("--form", choices=pick.CHOICES, default="auto", help="of our operations")
     made.add_argument("--repeats", type=int, default=5)
-    made.add_argument("--profile", action="store_true", help="kernels by class")
+    made.add_argument("--profile", nargs="?", type=lambda text: text.split(","), default=[], const=["all"],
+                      help="kernels by class; names as in the table, all by default")
     made.add_argument("--layers", type=int, help="blocks, where not all of them are wanted")
     made.add_argument("--heat", type=float, default=3.0, help="seconds of work before anything is timed")
     made.add_argument("--tiny", action="store_true", help="small widths: a smoke run")

@@ -7,8 +7,10 @@ import math
 import sys
 
 import pytest
+import torch
 
-from bench import cards, decode, end_to_end, generate, host, parallel, quantise, text, transformer
+from bench import cards, decode, end_to_end, generate, host, kitchen, parallel, quantise, targets, text, transformer
+from bench.measure import relative
 from bench.streaming import main as streaming
 from tests.goldens.harness import CHECKPOINT, GEMMA
 
@@ -90,6 +92,42 @@ def test_from_a_prompt_to_a_file(monkeypatch, capsys):
     for recipe in ("one_stage", "distilled_one_stage"):
         for products in ("default", "fp8"):
             assert f"| tiny | {recipe} | {products} | again, 1 |" in text
+
+
+def test_measured_against_targets(tmp_path, monkeypatch, capsys):
+    row = {"size": "a", "seconds": 0.32, "peak_gib": 36.5, "error": 0.0, "floor": 0.25, "top": None}
+    rows = [row | {"what": "ours", "kernels": {"matmul": (217.0, 993)}}, row | {"what": "diffusers", "seconds": 0.36},
+            row | {"what": "gates-apart", "seconds": 0.31}, row | {"what": "ours, first frame held", "seconds": 0.322},
+            row | {"what": "guided step, ours", "seconds": 1.0}]
+    lines = [f"# {each}" for each in rows]
+    run = ["a", "one_stage", "fp8", "again, 1", 0.5, 21.0, 1.0, 0.9, "1.111x", 22.5]
+    lines.append(f"# {run}")  # cut short: no table
+    lines += ["| run | tokens/s | floor, tokens/s |", "| --- | --- | --- |", "| second | 57.0 | 120.0 |", "end"]
+    lines += ["| size | what | of the device's |", "| --- | --- | --- |", "| c | mp4 | 1.050x |"]
+    out = tmp_path / "one.txt"
+    out.write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "argv", ["bench", str(out)])
+    targets.main()
+    text = capsys.readouterr().out
+    for part in ("| a, ours | 0.3200 | 0.2500 | 78 % | 1.125x | 1.17, missed | 36.50 | 36, missed | – |",
+                 "| a, guided step, ours | 1.0000 | – | – | 1.440x | 1.36, met |", "1.0063 of without | 1.01, met |",
+                 "| gates-apart | a | -3.12 % | +0.00 |", "| a, ours | matmul 217.0 (993) |", "| 22.500 | 23, met |",
+                 "| Enhance Prompt, tokens/s (floor 120) | 57.0 | 60, missed |",
+                 "| decode c to mp4, of the device's time | 1.050 | 1.1, met |"):
+        assert part in text
+
+
+def test_beside_comfy_kitchen():
+    """Our side, and the package's where it is installed, give what is compared."""
+    data = kitchen.Data.make(16, torch.device("cpu"), torch.float32)
+    want = kitchen.exact(data)
+    sides = [kitchen.ours(data)]
+    if importlib.util.find_spec(kitchen.PACKAGE):
+        sides.insert(0, kitchen.theirs(data))
+    for side in sides:
+        for name, call in side.items():
+            bound = {"fp8": 4e-2, "int": 2e-2}.get(name[:3], 1e-5)
+            assert relative(kitchen.flat(call()), want[name]) < bound, name
 
 
 def test_what_a_card_can_do(tmp_path):
