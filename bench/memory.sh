@@ -6,7 +6,7 @@
 #     bash bench/memory.sh smoke OUT     # every command with the tiny model, on any computer; 5 minutes
 #
 # OUT: a folder for the whole outputs, one file a step. FOLDER: for weights, a tmpfs; the second call takes those of the first.
-# COMFYUI: a ComfyUI source tree whose packages the Python has (for the server). DIFFUSERS: a folder with diffusers in it (the peer).
+# COMFYUI: a ComfyUI source tree whose packages the Python has (for the server); NEWER: another, that pages weights itself. DIFFUSERS: a folder with diffusers in it (the peer).
 # PYTHON: which to take. SECONDS_IN_ALL: when to stop. Each step has a limit of its own too: a slow one costs no other's time.
 # The first group runs at once, beside the writing of the weights: its results are bytes, not seconds.
 what=${1:?first, second or smoke}
@@ -68,6 +68,10 @@ second)
     show quantise "^\||bits|Error" 200
     bench q4 70 streaming --folder "$folder/s" --only q4
     show q4 "^ranges|^component|^Q4_K|Error" 205
+    if [ -n "$NEWER" ]; then
+        bench newer 120 comfy --comfyui "$NEWER" --folder "$folder/c" --only least
+        show newer "^# |rows, |Error" 150
+    fi
     gpu_tests 40 tests/gpu/test_quantise.py
     show tests "passed|failed|skipped|^E  |FAILED|SKIPPED"
     cp "$folder"/c/base/server-*.log "$out/" 2>/dev/null
