@@ -30,7 +30,7 @@ run() {  # name, limit in seconds, command ...
 
 show() {  # name, what to look at in its output, characters of a line
     echo "== $1"
-    grep -hE "$2" "$out/$1.txt" | cut -c"1-${3:-160}" | tail -40
+    grep -hE "$2" "$out/$1.txt" | cut -c"1-${3:-160}" | tail -45
 }
 
 bench() { local name=$1 limit=$2; shift 2; run "$name" "$limit" "$python" -m bench "$@"; }
@@ -97,8 +97,7 @@ smoke)
         bench server 400 comfy --comfyui "$COMFYUI" --folder "$folder/c" --tiny --cpu --only short,twenty --seconds 300
         show server "^# |rows, |Error" 150
     fi
-    rm -rf "$folder"
-    mkdir -p "$folder/steps"
+    rm -rf "$folder"/[a-z]
     ;;
 *)
     echo "first, second or smoke, not $what" >&2
