@@ -5,8 +5,8 @@ import sys
 from importlib import import_module
 
 NAMES = {name: "bench." + name.replace("-", "_") for name in (
-    "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "generate", "transformer", "guided-step",
-    "registering", "decode", "text", "end-to-end", "parallel", "scaling", "cards", "host",
+    "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "kitchen", "generate", "transformer",
+    "guided-step", "registering", "decode", "text", "end-to-end", "parallel", "scaling", "cards", "host",
     "quantise", "quality", "native")} | {
     "comfy": "bench.comfy.main", "streaming": "bench.streaming.main"}
 

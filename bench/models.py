@@ -209,6 +209,7 @@ def diffusers_peer(model: Transformer, config: dict[str, object], compiled: bool
     if next(peer.parameters()).is_cuda:
         peer.set_attention_backend("_native_cudnn")  # its fastest; without it, torch's own choice
     if compiled:
+        torch._dynamo.config.automatic_dynamic_shapes = False  # a second size would get slower kernels for any size
         peer.compile_repeated_blocks(fullgraph=True)
     return peer
 

@@ -1,67 +1,83 @@
 #!/bin/bash
 # What issues 10 and 14 ask a GPU, each step within its own limit: bench/speed.sh one|ends|two|smoke OUT
-#   one: one H100 or H200, about 370 s.   ends: the same with 120 GB of RAM, about 320 s.   two: two GPUs of one host, about 430 s.
-#   smoke: every command small, on a CPU, 190 s.
-# DIFFUSERS: a folder with the package; WHEELS: folders of further ones (PyAV, FlashAttention 3), joined by ":".
+#   one: one H100 or H200, about 450 s.   ends: the same with 120 GB of RAM, about 400 s.   two: two GPUs of one host, about 430 s.
+#   smoke: every command small, on a CPU, 60 s.
+# PACKAGES: folders with diffusers, FlashAttention 3, comfy-kitchen, PyAV, joined by ":".  BUDGET: seconds of all steps together.
+# The whole output of all steps is OUT/$what.txt, written as it comes; here the end of each step's tables.
 set -u
-what=$1 out=$2; shift 2
-export PYTHONPATH=$PWD:${DIFFUSERS:-}:${WHEELS:-} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+what=$1 out=$2 budget=${BUDGET:-540}
+export PYTHONPATH=$PWD:${PACKAGES:-} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 mkdir -p "$out"
+log=$out/$what.txt
+: >"$log"
 ASYNC="env PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync LTX23_GRAPHS=1"
-TEST="python3 -m pytest --noconftest -p no:cacheprovider -o addopts= -q -rfEs --tb=short"
 PY=${PYTHON:-python3}
+TEST="$PY -m pytest --noconftest -p no:cacheprovider -o addopts= -q -rfEs --tb=short"
 W=${FOLDER:-/dev/shm/speed}
 
-step() {  # name, limit in seconds, command
-  local name=$1 limit=$2 begin; shift 2
-  begin=$(date +%s)
-  timeout "$limit" "$@" >"$out/$name.txt" 2>&1
-  echo "== $name: rc $?, $(( $(date +%s) - begin )) s of $limit"
-  grep -hE "^\| |^RAM |^# \{|TFLOP|passed|failed|^FAILED|^E  |Error|not complete" "$out/$name.txt" | grep -v "^| ---" | cut -c1-230 | tail -"${LINES_SHOWN:-26}"
+step() {  # name, limit in seconds, lines of its tables to show, command
+  local name=$1 limit=$2 lines=$3 begin=$SECONDS left=$((budget - SECONDS)) at own rc; shift 3
+  if [ "$left" -lt "$limit" ]; then limit=$left; fi
+  if [ "$limit" -lt 15 ]; then echo "== $name: not run, $left s left"; return; fi
+  echo "== $name: $*" >>"$log"
+  at=$(wc -l <"$log")
+  timeout -k 5 "$limit" "$@" >>"$log" 2>&1 </dev/null
+  rc=$? own=$(tail -n "+$((at + 1))" "$log")
+  echo "== $name: rc $rc, $((SECONDS - begin)) s of $limit" | tee -a "$log"
+  # The table comes last; of a step that did not reach it, the rows as they came.
+  if ! grep -E "^\| " <<<"$own" | grep -v "^| ---" | cut -c1-200 | tail -"$lines" | grep .; then
+    grep -E "^# [{[]" <<<"$own" | cut -c1-200 | tail -"$lines"
+  fi
+  grep -E "^RAM |TFLOP/s:|TB/s|GB in|passed|failed|^FAILED|^E  |Error|^# kernels|^# fp8|^# no mp4" <<<"$own" | cut -c1-200 | tail -8
 }
 
-weights() {  # a whole set of random files: 46 GB and 23.5 GB with their true sizes, or small ones
+files() {  # a whole set of random files: 46 and 23.5 GB with their true sizes; in memory of their own where that is allowed
   mkdir -p "$W"
-  $PY -m bench generate_weights --monolith "$W/ltx.safetensors" --gemma "$W/gemma" --lora "$W/lora.safetensors" \
-    --upsampler "$W/up.safetensors"
+  mount -t tmpfs -o size=100g none "$W" 2>/dev/null || df -h "$W"
+  $PY -m bench generate_weights --monolith "$W/ltx.safetensors" --gemma "$W/gemma" --upsampler "$W/up.safetensors"
 }
-
-run_files() { $PY -m bench end-to-end --checkpoint "$W/ltx.safetensors" --text-encoder "$W/gemma" --upsampler "$W/up.safetensors" \
-  --distilled-lora "$W/lora.safetensors" "$@"; }
-export -f weights run_files; export W PY
+export -f files; export W PY
 
 case $what in
 one)
   # The ways (ops/pick.WAYS) beside the default, the peer and fp8 in one process: the table decides the defaults.
-  step forward-a 110 $PY -m bench transformer --sizes a --conditioned --repeats 5 --heat 1.5 --guided-sizes a --guided-repeats 3 \
-    --peers diffusers,gates-apart,gelu-kernel,whole-tables,fp8 --out "$out/a.json"
-  step forward-c 130 $PY -m bench transformer --sizes c --repeats 3 --heat 1 --guided-sizes c \
-    --peers diffusers,gates-apart,gelu-kernel,sound-aside,whole-tables,flash3,fp8 --out "$out/c.json"
-  step forward-b 60 $PY -m bench transformer --sizes b --repeats 3 --heat 1 --peers diffusers,sound-aside,fp8 --out "$out/b.json"
-  step ops 40 $PY -m bench ops --tokens 6144,32640
-  step graphs 40 $ASYNC $TEST tests/gpu/test_graphs.py -k "bf16 or both_allocators"
-  step decode 30 $PY -m bench decode --sizes c --repeats 2
+  step forward-a 150 20 $PY -m bench transformer --sizes a --conditioned --repeats 5 --heat 1 --guided-sizes a --guided-repeats 3 \
+    --peers diffusers,fp8,gates-apart,gelu-kernel,sound-aside,whole-tables,flash3 --guided-peers fp8,gates-apart,gelu-kernel,sound-aside
+  step generate 50 4 $PY -m bench generate --tokens 128
+  step forward-c 240 20 $PY -m bench transformer --sizes c --conditioned --repeats 3 --heat 1 --guided-sizes c \
+    --peers diffusers,fp8,flash3,gates-apart,gelu-kernel,sound-aside,whole-tables
+  step forward-b 100 8 $PY -m bench transformer --sizes b --repeats 3 --heat 1 --peers diffusers,fp8,sound-aside
+  step ops 70 12 $PY -m bench ops --tokens 6144,32640
+  step kitchen 40 14 $PY -m bench kitchen --tokens 6144,32640
+  step graphs 50 4 $ASYNC $TEST tests/gpu/test_graphs.py -k "bf16 or both_allocators"
   ;;
 ends)
-  step grow 60 $PY -m bench.grow 100
-  step weights 150 bash -c weights
-  step end-a 90 bash -c "run_files --recipe one_stage --sizes a --steps 30 --runs 2"
-  step end-c 80 bash -c "run_files --recipe distilled --sizes c --runs 2"
-  rm -rf "$W" ;;
+  step decode 50 5 $PY -m bench decode --sizes c --repeats 2
+  step grow 60 1 $PY -m bench.grow 90
+  step files 130 4 bash -c files
+  # One work after the other, so that a limit costs the last ones alone.
+  step ends 300 10 $PY -m bench end-to-end --checkpoint "$W/ltx.safetensors" --text-encoder "$W/gemma" \
+    --upsampler "$W/up.safetensors" --work one_stage:a,distilled:c --matmul-dtypes default,fp8 --steps 30 --first-steps 2 --runs 2
+  umount "$W" 2>/dev/null; rm -rf "$W"
+  ;;
 two)
-  step grow 90 $PY -m bench.grow 150
-  step tests 110 env LTX23_WORKER_LOG=INFO $TEST -x -s tests/gpu/test_parallel.py
-  step guided-b 90 $PY -m bench parallel --gpus 2 --sizes b --what guided,single --pieces 1,2 --repeats 2 --out "$out/b2.json"
-  step rest-b 70 $PY -m bench parallel --gpus 2 --sizes b --what decode,queue --repeats 2 --out "$out/r2.json"
-  step guided-c 110 $PY -m bench parallel --gpus 2 --sizes c --what guided,single --ways "tokens,as planned" --repeats 1 --out "$out/c2.json"
-  step recorded 60 $PY -m bench parallel --gpus 2 --sizes half-b --what recorded --ways "tokens,as planned" --out "$out/h2.json" ;;
+  step grow 90 1 $PY -m bench.grow 150
+  step tests 110 4 env LTX23_WORKER_LOG=INFO $TEST -x -s tests/gpu/test_parallel.py
+  step guided-b 90 26 $PY -m bench parallel --gpus 2 --sizes b --what guided,single --pieces 1,2 --repeats 2
+  step rest-b 70 26 $PY -m bench parallel --gpus 2 --sizes b --what decode,queue --repeats 2
+  step guided-c 110 26 $PY -m bench parallel --gpus 2 --sizes c --what guided,single --ways "tokens,as planned" --repeats 1
+  step recorded 60 26 $PY -m bench parallel --gpus 2 --sizes half-b --what recorded --ways "tokens,as planned" ;;
 smoke)
-  step forward 100 $PY -m bench transformer --tiny --sizes tiny --conditioned --repeats 1 --guided-sizes tiny \
-    --peers "${SMOKE_PEERS:-gates-apart,gelu-kernel,sound-aside,whole-tables,flash3,fp8}"
-  step decode 60 $PY -m bench decode --tiny --sizes tiny --repeats 1
-  step parallel 120 $PY -m bench parallel --tiny --gpus 2 --sizes tiny --what guided,single,decode,queue --repeats 1
-  step scaling 60 $PY -m bench scaling
-  step ends 120 $PY -m bench end-to-end --checkpoint tests/goldens/tiny/ltx-2.3-tiny.safetensors --text-encoder tests/goldens/tiny/gemma \
-    --recipe one_stage --sizes tiny --steps 2 --runs 1 ;;
+  tiny=tests/goldens/tiny
+  step forward 100 20 $PY -m bench transformer --tiny --sizes tiny --conditioned --repeats 1 --guided-sizes tiny \
+    --peers "${SMOKE_PEERS:-gates-apart,gelu-kernel,sound-aside,whole-tables,flash3,fp8}" --guided-peers fp8,gates-apart
+  step generate 60 4 $PY -m bench generate --tiny --layers 2 --tokens 8 --prompt 20
+  step kitchen 60 14 $PY -m bench kitchen --tokens 64
+  step decode 60 5 $PY -m bench decode --tiny --sizes tiny --repeats 1
+  step parallel 120 14 $PY -m bench parallel --tiny --gpus 2 --sizes tiny --what guided,single,decode,queue --repeats 1
+  step scaling 60 20 $PY -m bench scaling
+  step ends 120 10 $PY -m bench end-to-end --checkpoint $tiny/ltx-2.3-tiny.safetensors --text-encoder $tiny/gemma \
+    --upsampler $tiny/ltx-2.3-tiny-spatial-upscaler-x2.safetensors --work one_stage:tiny,distilled:tiny \
+    --matmul-dtypes default,fp8 --steps 2 --first-steps 1 --runs 2 ;;
 *) echo "one, ends, two or smoke"; exit 2 ;;
 esac

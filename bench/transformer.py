@@ -52,7 +52,7 @@ OTHER = {"gates-apart": {"gates": "apart"}, "gelu-kernel": {"gelu": "kernel"}, "
          "all-other": {"gates": "apart", "gelu": "kernel", "sound": "always"}}  # `ops.pick.WAYS`
 CODES = {"fp8": FP8, "int8": INT8}
 PEERS = ("diffusers", "diffusers-eager", "compiled", *CODES, *OWN, *OTHER)
-LONG = 3.0  # seconds of a first call, from which on it is all the warming that is needed
+LONG = 2.0  # seconds of a first call, from which on it is all the warming that is needed
 
 
 def operations(config: TransformerConfig, work: Work) -> tuple[float, float]:
@@ -191,8 +191,8 @@ def measure(args: argparse.Namespace, config: TransformerConfig, model: Transfor
         try:
             with as_named(name, args.form), attending(model, name):
                 row, result = row_of(args, work, name, timed, want)
-        except RequestError as error:  # a package that is not there
-            print(f"# {name}: {error}", flush=True)
+        except (RequestError, RuntimeError) as error:  # a package that is not there, memory: the others go on
+            print(f"# {work.name} {name}: Error: {' '.join(str(error).split())[:200]}", flush=True)
             continue
         want = want or result
         own = (rates.coded or rates.product) if name == "fp8" else rates.product
@@ -200,6 +200,8 @@ def measure(args: argparse.Namespace, config: TransformerConfig, model: Transfor
         row["peak_gib"] -= (bytes_of(model, *peers.values()) - bytes_of(timed.module)) / 2**30
         if guided:
             row["what"] = f"guided step, {name}"
+        if "held" in name:  # another input than the rest
+            row["error"] = None
         rows.append(row)
         print(f"# {row | {'top': None}}", flush=True)
     return rows
@@ -232,7 +234,8 @@ def run(args: argparse.Namespace) -> list[dict[str, object]]:
         rows += measure(args, config, model, work, peers, args.guided)
     for size in args.guided_sizes:
         work = Work.make(size, config, device, dtype, 32 if args.tiny else TEXT)
-        own = argparse.Namespace(**vars(args) | {"peers": [name for name in args.peers if name in (*CODES, *OTHER)]})
+        wanted = [name for name in args.peers if name in CODES]
+        own = argparse.Namespace(**vars(args) | {"peers": args.guided_peers or wanted})
         own.repeats, own.profile = args.guided_repeats, False
         rows += measure(own, config, model, work, peers, guided=True)
     return rows
@@ -255,8 +258,9 @@ def shown(rows: list[dict[str, object]]) -> str:
     for row in rows:
         peer = peer_seconds(rows, row)
         against = "–" if peer is None else f"{peer / row['seconds']:.3f}x"
-        lines.append([row["size"], row["what"], row["seconds"], row["floor"], f"{row['floor'] / row['seconds']:.0%}",
-                      against, f"{row['peak_gib']:.1f}", f"{row['error']:.1e}"])
+        shown_error = "–" if row["error"] is None else f"{row['error']:.1e}"
+        lines.append([row["size"], row["what"], f"{row['seconds']:.4f}", f"{row['floor']:.4f}",
+                      f"{row['floor'] / row['seconds']:.0%}", against, f"{row['peak_gib']:.2f}", shown_error])
     head = ("size", "what", "seconds", "floor of a forward", "of it", "against the peer", "peak GiB", "relative L2")
     return table(head, lines)
 
@@ -269,7 +273,9 @@ def parser(guided: bool) -> argparse.ArgumentParser:
     made.add_argument("--peers", type=lambda text: text.split(","), default=[], help=f"of {', '.join(PEERS)}")
     made.add_argument("--peer-sizes", type=lambda text: text.split(","), help="sizes with peers; all by default")
     made.add_argument("--guided-sizes", type=lambda text: text.split(","), default=[],
-                      help="sizes with a guided step too, ours and codes alone, against four forwards of the peer")
+                      help="sizes with a guided step too, against four forwards of the peer")
+    made.add_argument("--guided-peers", type=lambda text: text.split(","), default=[],
+                      help="of --peers, those with a guided step there; default: codes")
     made.add_argument("--guided-repeats", type=int, default=1)
     made.add_argument("--conditioned", action="store_true", help="also with the first frame held")
     made.add_argument("--form", choices=pick.CHOICES, default="auto", help="of our operations")

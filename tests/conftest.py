@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -29,16 +30,38 @@ with contextlib.suppress(ImportError):  # which machines with a GPU may lack
 
     settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("same")
+with contextlib.suppress(ImportError):
+    from hypothesis.internal.conjecture import providers
+
+    # It tries numbers and words found in the modules that happen to be loaded: other ones in every order of the tests.
+    providers._get_local_constants = lambda: providers._local_constants
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is drawn without a seed is the same in every run, whatever ran before in the same process."""
-    random.seed(0)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    """What a module draws without a seed while it is imported hangs on no module before it."""
+    seed_all(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+    """Nor does what a fixture draws hang on those before it: a session's come with whichever test asks first."""
+    seed_all(crc32(fixturedef.argname.encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Nor what a test draws, on the fixtures that were made for it or for a test before."""
+    seed_all(0)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator that draws without a seed of its own."""
+    random.seed(seed)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
+        sys.modules["numpy"].random.seed(seed)
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].manual_seed(seed)
 
 
 @dataclass

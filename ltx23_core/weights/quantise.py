@@ -16,6 +16,7 @@ from ..overlay.bytes.ggml import BLOCKS
 
 GROUP = 1 << 24  # numbers done at once: 64 MB in float32
 E4M3, I8 = 448.0, 127.0  # the largest codes
+HALF = 65504.0  # the largest scale in float16: numbers beyond its reach (4.1 million in Q4_K) become what it reaches
 STEPS = 7  # scales that are tried for a group of Q4_K: error 0.0715 of normal numbers, 0.0713 with 21, 0.0755 with one
 FINE = 4096.0  # whole numbers that the largest of a group becomes, so that sums are exact in any order
 _SUB, _SUPER = 32, 8  # Q4_K: numbers that share a scale, and such groups in a block
@@ -83,7 +84,7 @@ def _q8_0(weight: Tensor, parts: Parts) -> None:
         return
     for at in _groups(weight):
         numbers = weight[at].reshape(-1, 32)
-        scale = (largest(numbers, 32) * (1 / I8)).half()
+        scale = (largest(numbers, 32) * (1 / I8)).clamp(max=HALF).half()
         blocks = parts["weight"][at].view(-1, size)
         blocks[:, :2] = scale.view(torch.uint8)
         codes = (numbers.float() * inverse(scale.float())).round().clamp(-I8, I8)
@@ -168,7 +169,7 @@ def _put_scales(blocks: Tensor, scale: Tensor, least: Tensor) -> tuple[Tensor, T
     """Write the first 16 bytes of blocks of Q4_K; gives scales and leasts as they are read again, (blocks, 8)."""
     found = []
     for place, values in ((0, scale), (2, least)):
-        whole = (values.amax(1, keepdim=True) * (1 / 63)).half()
+        whole = (values.amax(1, keepdim=True) * (1 / 63)).clamp(max=HALF).half()
         code = (values * inverse(whole.float())).round().clamp(0, 63)
         blocks[:, place:place + 2] = whole.view(torch.uint8)
         found.append((whole.float() * code, code.to(torch.uint8)))

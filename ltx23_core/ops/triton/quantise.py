@@ -49,7 +49,7 @@ def _q8_0(numbers, out, count, BLOCK: tl.constexpr):
     here = group < count
     at = tl.arange(0, 32)[None, :]
     x = tl.load(numbers + group[:, None] * 32 + at, mask=here[:, None], other=0).to(tl.float32)
-    scale = (tl.max(tl.abs(x), axis=1) * (1 / 127)).to(tl.float16)
+    scale = tl.minimum(tl.max(tl.abs(x), axis=1) * (1 / 127), 65504.0).to(tl.float16)
     x = x * _inverse(scale.to(tl.float32))[:, None]
     code = tl.minimum(tl.maximum(whole(x), -127.0), 127.0).to(tl.int32) & 255
     bits = scale.to(tl.int16, bitcast=True).to(tl.int32)

@@ -82,10 +82,14 @@ def test_encoding_prompts(tmp_path, monkeypatch, capsys):
 
 
 def test_from_a_prompt_to_a_file(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench", "--checkpoint", str(CHECKPOINT), "--text-encoder", str(GEMMA), "--sizes",
-                                      "tiny", "--steps", "1", "--runs", "2", "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", ["bench", "--checkpoint", str(CHECKPOINT), "--text-encoder", str(GEMMA), "--work",
+                                      "one_stage:tiny,distilled_one_stage:tiny", "--matmul-dtypes", "default,fp8",
+                                      "--steps", "2", "--first-steps", "1", "--runs", "2", "--device", "cpu"])
     end_to_end.main()
-    assert "| tiny | one_stage | again, 1 |" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    for recipe in ("one_stage", "distilled_one_stage"):
+        for products in ("default", "fp8"):
+            assert f"| tiny | {recipe} | {products} | again, 1 |" in text
 
 
 def test_what_a_card_can_do(tmp_path):

@@ -87,12 +87,13 @@ def test_q4_k_is_better_than_q4_0() -> None:
     assert error(again("Q4_K", weight), weight) < 0.85 * error(torch.from_numpy(theirs), weight)
 
 
+DRAWN = torch.Generator().manual_seed(5)
 ODD = {
     "zeros": torch.zeros(4, 256), "one row of zeros": torch.cat((torch.zeros(1, 256), torch.ones(3, 256))),
-    "all positive": torch.rand(4, 256) + 3, "all negative": -torch.rand(4, 256) - 3,
+    "all positive": torch.rand(4, 256, generator=DRAWN) + 3, "all negative": -torch.rand(4, 256, generator=DRAWN) - 3,
     "one large number": torch.nn.functional.one_hot(torch.tensor([0, 100, 200, 255]), 256) * 1000.0,
-    "small": torch.randn(4, 256) * 1e-3, "huge": torch.randn(4, 256) * 1e6,
-    "one number in a group": torch.cat((torch.full((4, 224), 0.5), torch.randn(4, 32)), 1),
+    "small": torch.randn(4, 256, generator=DRAWN) * 1e-3, "huge": torch.randn(4, 256, generator=DRAWN) * 1e6,
+    "one number in a group": torch.cat((torch.full((4, 224), 0.5), torch.randn(4, 32, generator=DRAWN)), 1),
 }
 # A code of fp8 is at most 1/16 wrong; offsets of Q4_K have 6 bits for 256 numbers. (Both GGUF forms have float16
 # scales, whose steps are 6e-8: numbers of 1e-6 are lost there.)
@@ -109,6 +110,16 @@ def test_odd_weights(name: str, form: str) -> None:
     assert float((got - weight.float()).norm()) <= WORST[form] * float(weight.float().norm())
     empty = ~weight.any(dim=1)
     assert not got[empty].any(), "a row of zeros stays one"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_beyond_a_form_become_its_largest(form: str) -> None:
+    """float16's scales end at 65504: with the codes 8.3 million in Q8_0, 4.1 in Q4_K."""
+    weight = torch.randn(4, 256, generator=torch.Generator().manual_seed(6)) * 1e8
+    got = again(form, weight)
+    assert got.isfinite().all()
+    large = weight.abs() > 0.2 * weight.abs().amax()
+    assert (got.sign() == weight.sign())[large].all() and got[large].abs().min() > 4e6
 
 
 @pytest.mark.parametrize("form", FORMS)
