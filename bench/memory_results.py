@@ -109,7 +109,7 @@ def targets(rows: Sequence[Row], found: Mapping[str, Sequence[str]]) -> str:
         if (row.name, row.size, row.passes) == ("bf16", "768x512", 1) and row.budget <= 8:
             lines.append(judged(f"one pass, 768x512, within {row.budget:g} GB: x of the bus floor",
                                 row.step / BUS_FLOOR, 1.1, True))
-    for line in found.get("rows", ()):
+    for line in (*found.get("rows", ()), *found.get("rows2", ())):
         cells = line.split(" | ")
         if cells[0] != "peer" or len(cells) < 4 or not cells[2].endswith("passes"):
             continue
@@ -218,7 +218,7 @@ def passed_on(found: Mapping[str, Sequence[str]]) -> str:
 def report(folders: Iterable[Path]) -> str:
     """All of it."""
     found = outputs(folders)
-    rows = placements(found, ("rows", "fp8", "q4"))
+    rows = placements(found, ("rows", "rows2", "fp8", "q4"))
     parts = {"Targets": targets(rows, found),
              "By card: seconds of a guided step, blocks streamed; of a whole clip": by_card(rows, served(found)),
              "Ways": ways(placements(found, ("approaches",)), found),
