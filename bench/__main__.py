@@ -7,7 +7,7 @@ from importlib import import_module
 NAMES = {name: "bench." + name.replace("-", "_") for name in (
     "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "kitchen", "generate", "transformer",
     "guided-step", "registering", "decode", "text", "end-to-end", "parallel", "scaling", "cards", "host",
-    "quantise", "quality", "native")} | {
+    "quantise", "quality", "native", "small-copies")} | {
     "comfy": "bench.comfy.main", "streaming": "bench.streaming.main", "memory": "bench.memory_results"}
 
 

@@ -65,6 +65,11 @@ second)
     SECONDS_IN_ALL=${SECONDS_IN_ALL:-395}
     mount -o remount,size=125G /dev/shm 2>/dev/null
     [ -f "$bf16" ] || bench files 60 generate_weights --monolith "$bf16"
+    bench copies 30 small-copies
+    show copies .
+    run pages 45 "$python" -m pytest --noconftest -p no:cacheprovider -o addopts= -q -rfEs --tb=short tests/gpu/test_pages.py \
+        -k "streamed or no_step or ring"
+    show pages "passed|failed|skipped|^E  |FAILED|SKIPPED" 300
     bench rows2 170 streaming --folder "$folder/s" --bf16 "$bf16" --only peer,cards
     show rows2 "^bf16|^peer|Error" 205
     bench server 300 comfy --comfyui "${COMFYUI:?a ComfyUI source tree}" --folder "$folder/c" --only short,twenty --seconds 260
