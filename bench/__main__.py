@@ -7,8 +7,8 @@ from importlib import import_module
 NAMES = {name: "bench." + name.replace("-", "_") for name in (
     "overlay", "export", "one_stage", "generate_weights", "lora", "ops", "kitchen", "generate", "transformer",
     "guided-step", "targets", "registering", "decode", "text", "end-to-end", "parallel", "scaling", "cards", "host",
-    "quantise", "quality", "native")} | {
-    "comfy": "bench.comfy.main", "streaming": "bench.streaming.main"}
+    "quantise", "quality", "native", "small-copies")} | {
+    "comfy": "bench.comfy.main", "streaming": "bench.streaming.main", "memory": "bench.memory_results"}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from bench.measure import table
-from tools.host import Base, ComfyUI, HostError
+from tools.host import Base, ComfyUI
 
 from . import files
 from .sections import OPTIONS, SECTIONS, small
@@ -82,8 +82,10 @@ class Driver:
         file = self.models.base.models / "checkpoints" / self.models.dev
         rows = Rows(torch.device("cuda", 0))
         overlay = materialize(file, output=self.args.folder / "rows.json")
-        rows.steps("bf16", overlay, "768x512", 4, (None, 8), 1)
-        rows.steps("bf16", overlay, "768x512", 1, (8,), 1)
+        made = rows.component("transformer", overlay)
+        rows.steps("bf16", overlay, made, "768x512", 4, (None, 8), 1)
+        rows.steps("bf16", overlay, made, "768x512", 1, (8,), 1)
+        made.release(pages=True)
         peer.run(rows, file, {"768x512": "a"}, 1, layers=12)
 
     def serve(self, options: tuple[str, ...], sections: list, names: list[str]) -> None:
@@ -101,7 +103,7 @@ class Driver:
                         self.table.add(f"section {name}", 0.0, 0.0, 0.0, "no time left")
                         continue
                     section(session, self.neighbour)
-        except Exception as error:  # noqa: BLE001 (whatever it was: the table of the others is printed)
+        except Exception as error:
             self.table.add(f"section {', '.join(names)}", 0.0, 0.0, 0.0, f"FAILED: {error!r}"[-1500:])
 
     def late(self) -> bool:

@@ -60,11 +60,15 @@ def run(rows: Rows, name: str, overlay: Overlay, size: str = "768x512", budget: 
     """
     first: float | None = None
     want: list[Tensor] = []
+    component = rows.component("transformer", overlay)
     for way, (environment, places, streamed) in WAYS.items():
+        if passes == 1 and not streamed:
+            continue
         key = f"{name}, {way}"
         if first is not None:
             rows.best[key, size, passes] = first  # all against the first one
         with changed(environment, places):
-            rows.steps(key, overlay, size, passes, (budget if streamed else None,), repeats, want,
+            rows.steps(key, overlay, component, size, passes, (budget if streamed else None,), repeats, want,
                        apart=way.startswith("as it is"))
         first = first or rows.best.get((key, size, passes))
+    component.release(pages=True)

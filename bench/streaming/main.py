@@ -15,6 +15,7 @@ import argparse
 import gc
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ from ltx23_core.weights.reader import read_tensors
 from . import approaches, gguf, loads, peer
 from .rows import SIZES, Rows, Steps
 
-PARTS = ("loads", "shares", "approaches", "bf16", "peer", "fp8", "q4", "registering", "gemma")
+PARTS = ("loads", "shares", "approaches", "bf16", "peer", "cards", "fp8", "q4", "registering", "gemma")
 MARGIN = 250_000  # bytes: room for a third place of the tiny model, and not for all of it
 PEER = round(4.2 * 2**30 / 1e9, 2)  # GB: the peer's own peak at 1280x704
 
@@ -62,7 +63,7 @@ class Bench:
         if self.args.tiny:
             self.tiny(wanted)
             return
-        if {"bf16", "loads", "shares", "approaches", "peer", "registering"} & set(wanted):
+        if {"bf16", "loads", "shares", "approaches", "peer", "cards", "registering"} & set(wanted):
             self.bf16(wanted)
         if "fp8" in wanted:
             self.fp8()
@@ -100,7 +101,8 @@ class Bench:
     def bf16(self, wanted: list[str]) -> None:
         """Rows of the bf16 file."""
         path, overlay = self.written("bf16", self.args.bf16)
-        steps = self.rows.steps
+        made = self.rows.component("transformer", overlay)
+        steps = partial(self.rows.steps, "bf16", overlay, made)
         if "loads" in wanted:
             loads.ranges(self.rows, path, "bf16")
             loads.component(self.rows, overlay, "bf16")
@@ -109,19 +111,25 @@ class Bench:
         if "registering" in wanted:
             registering.run(path, 8)
         if "approaches" in wanted:
-            approaches.run(self.rows, "bf16", overlay)
+            approaches.run(self.rows, "bf16", overlay, repeats=2)
             approaches.run(self.rows, "bf16", overlay, passes=1)
         if "bf16" in wanted:
-            steps("bf16", overlay, "768x512", 4, (None, 8, PEER), apart=True)
-            steps("bf16", overlay, "768x512", 1, (None, 8, 3.5), apart=True)
-            steps("bf16", overlay, "1280x704", 4, (None, 8, budget(16), PEER), 1)
-            steps("bf16", overlay, "1280x704", 1, (8,), 1)
+            steps("768x512", 4, (None, 8, PEER), 5, apart=True)
+            steps("768x512", 1, (None, 8, 3.5), 5, apart=True)
+            steps("1280x704", 4, (None, 8, budget(16), PEER), 1)
+            steps("1280x704", 1, (8,), 1)
+        if "cards" in wanted and "bf16" not in wanted:  # what the peer and other budgets are compared with
+            steps("768x512", 4, (None, 8), 5)
+            steps("768x512", 1, (8,), 5)
+            steps("1280x704", 4, (None, 8), 1)
         if "peer" in wanted:
+            made.release(pages=True)
             peer.run(self.rows, path, {"768x512": "a", "1280x704": "b"}, 1)
             gc.collect()  # its hooks hold it in circles
-        if "bf16" in wanted:
-            steps("bf16", overlay, "768x512", 4, tuple(map(budget, (8, 12, 16, 24, 32))), 1)
-            steps("bf16", overlay, "1280x704", 4, tuple(map(budget, (8, 12, 24, 32))), 1)
+        if "cards" in wanted:
+            steps("768x512", 4, tuple(map(budget, (8, 12, 16, 24, 32))), 1)
+            steps("1280x704", 4, tuple(map(budget, (8, 12, 24, 32))), 1)
+        made.release(pages=True)
         if self.args.bf16 is None:
             path.unlink()
 
@@ -130,9 +138,12 @@ class Bench:
         path, overlay = self.written("fp8", self.args.fp8)
         loads.ranges(self.rows, path, "fp8")
         loads.component(self.rows, overlay, "fp8")
-        self.rows.steps("fp8", overlay, "768x512", 4, (None, *map(budget, (8, 12, 16))))
-        self.rows.steps("fp8", overlay, "1280x704", 4, (None, *map(budget, (8, 12, 16))), 1)
-        self.rows.steps("fp8", overlay, "768x512", 1, (None, 8, 4), apart=True)
+        made = self.rows.component("transformer", overlay)
+        steps = partial(self.rows.steps, "fp8", overlay, made)
+        steps("768x512", 4, (None, *map(budget, (8, 12, 16))))
+        steps("768x512", 1, (None, 8))
+        steps("1280x704", 4, (None, *map(budget, (8, 12, 16))), 1)
+        made.release(pages=True)
         if self.args.fp8 is None:
             path.unlink()
 
@@ -144,8 +155,10 @@ class Bench:
         overlay = materialize(path, output=self.args.folder / "q4.json")
         loads.ranges(self.rows, path, "Q4_K")
         loads.component(self.rows, overlay, "Q4_K")
-        for size, repeats in (("768x512", 2), ("1280x704", 1)):
-            self.rows.steps("Q4_K", overlay, size, 4, (None, *map(budget, (8, 12))), repeats)
+        made = self.rows.component("transformer", overlay)
+        for size in ("768x512", "1280x704"):
+            self.rows.steps("Q4_K", overlay, made, size, 4, (None, *map(budget, (8, 12))), 1)
+        made.release(pages=True)
         path.unlink()
 
     def disk(self) -> None:

@@ -32,7 +32,7 @@ class _Stored:
 
 
 def stored(path: Path, layers: int) -> dict[str, Tensor]:
-    """The transformer's tensors of the first blocks, mapped, under the module's names."""
+    """The transformer's tensors of the first blocks, mapped, under the module's names; all in bfloat16."""
     found = {}
     with safe_open(path, framework="pt") as file:
         for name in file.keys():
@@ -40,7 +40,7 @@ def stored(path: Path, layers: int) -> dict[str, Tensor]:
                 continue
             short = name.removeprefix(PREFIX)
             if not short.startswith(BLOCKS) or int(short.split(".")[1]) < layers:
-                found[short] = file.get_tensor(name)
+                found[short] = file.get_tensor(name).to(torch.bfloat16)  # one dtype, as diffusers loads it
     return found
 
 

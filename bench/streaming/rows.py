@@ -188,13 +188,15 @@ class Rows:
         return Component(name, lambda: build(name, entry.config), entry.tensors, torch.bfloat16, stack=STACKS[name],
                          verify=overlay.verify)
 
-    def steps(self, name: str, overlay: Overlay, size: str, passes: int, budgets: tuple[float | None, ...],
-              repeats: int = 2, want: list[Tensor] | None = None, apart: bool = False) -> None:
+    def steps(self, name: str, overlay: Overlay, component: Component, size: str, passes: int,
+              budgets: tuple[float | None, ...], repeats: int = 2, want: list[Tensor] | None = None,
+              apart: bool = False) -> None:
         """One row a budget: seconds, the ratio to the first row, bits, and peak against the plan.
 
         Args:
             name: of the weights.
             overlay: with them.
+            component: the transformer, which keeps its registered pages.
             size: of `SIZES`.
             passes: 1 or 4.
             budgets: in GB; None: no limit.
@@ -203,7 +205,7 @@ class Rows:
                 weights, size and passes.
             apart: whether streamed rows also say what a step takes without its copies, and these alone.
         """
-        component, work = self.component("transformer", overlay), Steps(overlay, SIZES[size], self.device)
+        work = Steps(overlay, SIZES[size], self.device)
         want = self.wanted.setdefault((name, size, passes), []) if want is None else want
         for budget in budgets:
             self.card.limit(budget)
@@ -223,7 +225,7 @@ class Rows:
                          f"peak {(self.card.peak()[0] - base) / 1e9:.2f}",
                          f"reserved {self.card.peak()[1] / 1e9:.2f}")
                 component.release()
-        component.release(pages=True)
+        component.release()
         self.card.limit(None)
 
     def step(self, component: Component, work: Steps, passes: int, placed: Placement, base: int, want: list[Tensor],

@@ -9,7 +9,20 @@ import sys
 import pytest
 import torch
 
-from bench import cards, decode, end_to_end, generate, host, kitchen, parallel, quantise, targets, text, transformer
+from bench import (
+    cards,
+    decode,
+    end_to_end,
+    generate,
+    host,
+    kitchen,
+    memory_results,
+    parallel,
+    quantise,
+    targets,
+    text,
+    transformer,
+)
 from bench.measure import relative
 from bench.streaming import main as streaming
 from tests.goldens.harness import CHECKPOINT, GEMMA
@@ -170,7 +183,37 @@ def test_ways_to_stream_and_to_load(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     loads = [line for line in lines if line.startswith("first load")]
     steps = [line for line in lines if line.startswith("tiny, ")]
-    assert len(loads) == 7 and len(steps) == 9
+    assert len(loads) == 5 and len(steps) == 9
     for line in (*loads, *steps):
         assert "bits equal" in line or "no copies" in line, line
     assert sum("no copies" in line for line in steps) == 2
+
+
+STEPS = "{} | placed in 0.90 | first 2.0 | step {} | host 0.1 | x{} | bits equal | peak {} of planned {} | reserved 9.9"
+MEMORY = {
+    "rows": ["bf16 | 768x512 | 4 passes | budget None | " + STEPS.format("resident", 1.0, 1.0, 39.1, 39.2),
+             "bf16 | 768x512 | 4 passes | budget 8 | " + STEPS.format("streamed 43 of 48 blocks", 1.2, 1.2, 7.5, 7.41),
+             "bf16 | 768x512 | 4 passes | budget 8 | no copies 1.100, copies alone 0.650 = 53.0 GB/s",
+             "bf16 | 768x512 | 4 passes | budget 6.71 | " + STEPS.format("streamed 44 of 48 blocks", 1.3, 1.3, 6, 7),
+             "peer | 768x512 | 4 passes | 5.400 s | peak 3.30 GB | ours within 8 GB x4.50 | ours within 4.51 GB x3.25"],
+    "server": ["# 8 GB: ours | 19.00 | 8.10 | 2.50 | streamed 44 of 48 blocks, planned 7.1; bits equal"],
+    "fp8": ["ranges | fp8 | 19.4 GB | ring 23.0 GB/s | then [50.0, 52.0, 51.0] GB/s | refused 0",
+            "component | fp8 | 19.4 GB on the device | loads [20.1, 47.0, 48.2] GB/s | RAM +0.30 GB"]}
+
+
+def test_results_of_the_memory_run(tmp_path):
+    """Each target with its verdict, a peak above its plan, and a card's row with a composed clip."""
+    for name, printed in MEMORY.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(printed))
+    lines = memory_results.report([tmp_path]).splitlines()
+
+    def line(start: str) -> str:
+        [found] = [each for each in lines if each.startswith(start)]
+        return found
+
+    assert line("| bf16, 768x512, within 8 GB: x of resident").endswith("1.200 | <= 1.15 | MISSED |")
+    assert line("| peer / ours within 8 GB, 768x512, 4 passes").endswith("4.500 | >= 4 | met |")
+    assert line("| warm load, fp8 / bare reader").endswith("0.927 | >= 0.9 | met |")
+    assert "7.41 GB, EXCEEDED" in line("| bf16, 768x512, 4 | 8 GB")
+    assert line("| 8 GB | 1.30, 44 of 48 |").endswith("| 55 |"), "19 s and 28 steps of 1.3"
+    assert line("| 48 GB | 1.00, resident |")
