@@ -21,9 +21,9 @@ from ltx23_core.errors import OverlayError
 from ltx23_core.memory import room
 from ltx23_core.overlay.bytes.header import read_header
 from ltx23_core.runtime import block_source, policy, stream
-from ltx23_core.runtime.block_source import BlockSource, DeviceSource
+from ltx23_core.runtime.block_source import DeviceSource
 from ltx23_core.runtime.residency import LocalResidency
-from ltx23_core.weights.pages import Pages
+from ltx23_core.weights.pages import Pages, registered_bytes
 from tests.unit.weights.test_pages import Driver, driver  # noqa: F401 (a fixture)
 
 CPU = torch.device("cpu")
@@ -78,6 +78,7 @@ def latents(overlay: Overlay, memory: str) -> Tensor:
     pipe = Pipeline(overlay, dtype="bf16", residency=LocalResidency(CPU, memory=memory))
     made = pipe.sample(pipe.encode("a boat", "noise"), **RUN)
     pipe.residency.release()
+    assert registered_bytes() == 0, "also of components that had left the device before"
     return made.video
 
 
@@ -89,18 +90,10 @@ def test_streamed_equals_resident(tiny_overlay: Overlay, seam: list[str], aside:
     monkeypatch.setattr(room, "SLOTS", places)
     monkeypatch.setattr(stream, "SLOTS", places)
     want = latents(tiny_overlay, "resident")
-    opened: list[Pages] = []
-
-    def source(device: torch.device, pages: Pages | None) -> BlockSource:
-        opened.append(Pages(device))
-        return DeviceSource(device, opened[-1], aside)
-
-    monkeypatch.setattr(policy, "block_source", source)
+    monkeypatch.setattr(policy, "block_source", lambda device, pages: DeviceSource(device, pages, aside))
     assert torch.equal(latents(tiny_overlay, "stream"), want)
     names = {name.startswith("ltx23-stream") for name in seam}
     assert len(seam) > 10 and names == {aside}
-    for pages in opened:
-        pages.close()
 
 
 @pytest.mark.parametrize("aside", [False, True])
