@@ -1,40 +1,28 @@
-"""Pictures and sound <-> latents, and latents <-> larger ones: the parts of a pipeline that no LoRA touches."""
+"""Pictures and sound -> latents, and latents -> larger ones; no LoRA touches these. The way back: `decoding`."""
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
-from .config import AudioVAEConfig, UpsamplerConfig, VideoVAEConfig, VocoderConfig
-from .decode.frames import leaving
-from .decode.sound import decode_pieces, decode_sound, encode_pieces, encode_sound
-from .decode.tiles import Tiling, auto_tiling, encode_tile_size, tile_count, tiled_encode
-from .decode.ways import AUTO_TILING, Way, ways
-from .errors import NAN_FIX, RequestError
-from .geometry import VideoGrid, audio_latent_length, video_grid
-from .media.audio import Audio, as_float, as_stereo, is_finite
-from .memory.estimates import encode_bytes, sound_decode_bytes, sound_encode_bytes, upsample_bytes
-from .memory.memory_plan import Stage
-from .memory.room import gb, refusal
+from .config import AudioVAEConfig, UpsamplerConfig
+from .decode.sound import encode_pieces, encode_sound
+from .decode.tiles import auto_tiling, encode_tile_size, tile_count, tiled_encode
+from .geometry import VideoGrid, video_grid
+from .media.audio import Audio, as_float, as_stereo
+from .memory.estimates import encode_bytes, sound_encode_bytes, upsample_bytes
 from .models.audio.mel import audio_latent_frames
 from .models.checked import before_each, residual_blocks
 from .models.video_vae.encoder import crop_frames
 from .ops.resample import resample, resampled_length
-from .plan.decide import Decision
 from .plan.refusals import check_upscale
 from .shared import Shared
 
-log = logging.getLogger("ltx23")
-
-SECOND_TRY = 0.75  # of the bytes that did not do: the most that the second way to decode may need
-
 
 @contextmanager
-def _counted(shared: Shared, *modules: nn.Module, times: int) -> Iterator[None]:
+def counted(shared: Shared, *modules: nn.Module, times: int) -> Iterator[None]:
     """A bar for so many calls of these modules; each of their blocks is a place at which an interrupt is heard."""
     blocks, check = residual_blocks(*modules), shared.residency.check
     with shared.residency.counting(times * len(blocks)), before_each(blocks, check):
@@ -52,7 +40,7 @@ def encode_video(shared: Shared, pixels: Tensor) -> Tensor:
     [encoder] = shared.use("video_encoder", activation_bytes=encode_bytes(width, height, frames,
                                                                          shared.dtype.itemsize))
     home = shared.home("video_encoder")
-    with _counted(shared, encoder, times=tile_count(shape, tiling)):
+    with counted(shared, encoder, times=tile_count(shape, tiling)):
         latent = tiled_encode(lambda tile: encoder(tile.to(*home)), pixels, tiling, shared.residency.check)
     return latent.to(shared.residency.device, shared.dtype)
 
@@ -68,7 +56,7 @@ def encode_audio(shared: Shared, audio: Audio) -> Tensor:
     device, dtype = shared.home("audio_encoder")
     sound = as_stereo(as_float(audio.waveform)).to(device)
     sound = resample(sound, audio.sample_rate, config.sampling_rate)
-    with _counted(shared, encoder, times=encode_pieces(config, latents)):
+    with counted(shared, encoder, times=encode_pieces(config, latents)):
         latent = encode_sound(encoder, sound, config, dtype, shared.residency.check)
     return latent.to(shared.residency.device, shared.dtype)
 
@@ -83,123 +71,8 @@ def upscale(shared: Shared, latent: Tensor, kind: str = "x2") -> Tensor:
     need = upsample_bytes(config.mid_channels, VideoGrid(*latent.shape[2:]), shared.dtype.itemsize)
     [module] = shared.use(name, activation_bytes=need)
     made = []
-    with _counted(shared, module, times=len(latent)):
+    with counted(shared, module, times=len(latent)):
         for one in latent.split(1):
             one = one.to(shared.residency.device, shared.dtype)
             made.append(upsample(module, one, *shared.statistics))
     return torch.cat(made)
-
-
-@torch.no_grad()  # of a generator: while it works, not while its caller does
-def decode_video(shared: Shared, latent: Tensor, tiling: Tiling | str | None = AUTO_TILING,
-                 eight_bit: bool = False) -> Iterator[Tensor]:
-    """See `Pipeline.decode_video`."""
-    config = VideoVAEConfig.from_dict(shared.overlay.require("video_decoder").config)
-    if latent.ndim != 5 or latent.shape[1] != config.latent_channels:
-        raise RequestError(f"the video latent has shape {tuple(latent.shape)}",
-                           f"(batch, {config.latent_channels}, frames, height, width)",
-                           "Connect the video latent of the LTX-2.3 sampler.")
-    if not is_finite(latent):
-        raise RequestError("the video latent holds NaN or infinity", "finite values", NAN_FIX)
-    if shared.team is not None:
-        yield from _decoded_together(shared, config, latent, tiling, eight_bit)
-        return
-    found = ways(config, latent.shape, tiling, shared.home("video_decoder")[1])
-    decoder = shared.component("video_decoder")
-    number = shared.residency.choose(decoder, activations=list(map(attrgetter("bytes"), found)))
-    done = 0
-    for way in (found[number], *_smaller_than(found[number:])):
-        try:
-            for frames in _frames_after(done, _decoded(shared, latent, way, eight_bit)):
-                done += len(frames)
-                yield frames
-            return
-        except torch.cuda.OutOfMemoryError:
-            pass  # the error's frames hold the activations: it must be gone before the next try
-        log.warning("The device had less memory than the %s that were planned to %s.", gb(way.bytes), way.text)
-        torch.cuda.empty_cache()
-    raise refusal([decoder.need()], shared.residency.capacity_bytes, way.bytes)
-
-
-def _smaller_than(found: Sequence[Way]) -> list[Way]:
-    """The one way that is tried after the first of some: one with much less, or what there is with less."""
-    for way in found:
-        if way.bytes <= SECOND_TRY * found[0].bytes:
-            return [way]
-    return list(found[1:][-1:])
-
-
-@torch.no_grad()
-def _decoded(shared: Shared, latent: Tensor, way: Way, eight_bit: bool) -> Iterator[Tensor]:
-    """Frames of a latent, decoded in one way."""
-    [decoder] = shared.use("video_decoder", activation_bytes=way.bytes, how=way.text)
-    latent = latent.to(*shared.home("video_decoder"))
-    yield from leaving(way.decoded(decoder, latent, shared.residency.check), eight_bit)
-
-
-@torch.no_grad()
-def _decoded_together(shared: Shared, config: VideoVAEConfig, latent: Tensor, tiling: Tiling | str | None,
-                      eight_bit: bool) -> Iterator[Tensor]:
-    """Frames of a latent whose tiles the ranks share out."""
-    if tiling == AUTO_TILING:
-        tiling = auto_tiling(latent.shape)
-    device, dtype = shared.home("video_decoder")
-    [way] = ways(config, latent.shape, tiling, dtype)
-
-    def use() -> list[nn.Module]:
-        return shared.use("video_decoder", activation_bytes=way.bytes, how=way.text)
-
-    [decoder] = shared.team.together(use)
-    chunks = shared.team.decode(decoder, latent.to(device, dtype), tiling, shared.residency.check)
-    yield from leaving(chunks, eight_bit)
-
-
-def _frames_after(count: int, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Chunks of frames but for the first frames, which an earlier try gave."""
-    for chunk in chunks:
-        skipped = min(count, len(chunk))
-        count -= skipped
-        if skipped < len(chunk):
-            yield chunk[skipped:]
-
-
-@torch.no_grad()
-def decode_audio(shared: Shared, latent: Tensor) -> Audio:
-    """See `Pipeline.decode_audio`."""
-    config = AudioVAEConfig.from_dict(shared.overlay.require("audio_decoder").config)
-    if latent.ndim != 4 or latent.shape[1] != config.latent_channels or latent.shape[3] != config.latent_bins:
-        raise RequestError(f"the audio latent has shape {tuple(latent.shape)}",
-                           f"(batch, {config.latent_channels}, time, {config.latent_bins})",
-                           "Connect the audio latent of the LTX-2.3 sampler.")
-    if not is_finite(latent):
-        raise RequestError("the audio latent holds NaN or infinity", "finite values", NAN_FIX)
-    voices = VocoderConfig.from_dict(shared.overlay.require("vocoder").config)
-    need = sound_decode_bytes(config, voices, latent.shape[2], shared.dtype.itemsize) * len(latent)
-    decoder, vocoder = shared.use("audio_decoder", "vocoder", activation_bytes=need)
-    latent = latent.to(*shared.home("audio_decoder"))
-    with _counted(shared, decoder, vocoder, times=decode_pieces((config, voices), latent.shape[2])):
-        waveform = decode_sound(decoder, vocoder, latent, (config, voices), check=shared.residency.check)
-    return Audio(waveform, voices.output_rate)
-
-
-def stages(shared: Shared, decision: Decision) -> list[Stage]:
-    """What the decoding of a run has on the device, for the line about all of it; parts that are missing are left out.
-    """
-    parts, clip, made = shared.overlay.components, decision.clip, []
-    if clip.audio and {"audio_decoder", "vocoder"} <= parts.keys():
-        vae = AudioVAEConfig.from_dict(parts["audio_decoder"].config)
-        voices = VocoderConfig.from_dict(parts["vocoder"].config)
-        size = shared.home("audio_decoder")[1].itemsize
-        need = sound_decode_bytes(vae, voices, audio_latent_length(clip.frames, clip.fps), size)
-        made.append(shared.stage("audio_decoder", "vocoder", activations=(need,)))
-    if clip.video and "video_decoder" in parts:
-        config = VideoVAEConfig.from_dict(parts["video_decoder"].config)
-        grid = video_grid(clip.width, clip.height, clip.frames)
-        shape = 1, config.latent_channels, grid.frames, grid.height, grid.width
-        found = ways(config, shape, AUTO_TILING, shared.home("video_decoder")[1])
-        made.append(shared.stage(
-            "video_decoder",
-            activations=list(map(attrgetter("bytes"), found)),
-            ways=list(map(attrgetter("text"), found)),
-        ))
-    return made
