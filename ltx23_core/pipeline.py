@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from . import coding, decoding, words
+from . import coding, words
 from .arithmetic import DEFAULT, with_dtypes
 from .config import ENHANCED_TOKENS, AudioVAEConfig, TransformerConfig
 from .decode.tiles import Tiling
@@ -269,7 +269,7 @@ class Pipeline:
     def _memory_stages(self, decision: Decision) -> tuple[Stage, ...]:
         shared = self._shared
         sampling = shared.stage("transformer", activations=(decision.activation_bytes,))
-        return (*words.stages(shared), sampling, *decoding.stages(shared, decision))
+        return (*words.stages(shared), sampling, *coding.stages(shared, decision))
 
     def _smaller_weights(self, activation_bytes: int) -> str:
         """What would keep more of the transformer on the device, if it has to be streamed."""
@@ -359,11 +359,11 @@ class Pipeline:
         Yields:
             (f, H, W, 3) on the CPU, float32 in [0, 1] or uint8, in order, as soon as they cannot change.
         """
-        return decoding.decode_video(self._shared, latent, tiling, eight_bit)
+        return coding.decode_video(self._shared, latent, tiling, eight_bit)
 
     def decode_audio(self, latent: Tensor) -> Audio:
         """Decode an audio latent (B, C, T, bins) to 48 kHz stereo, (B, 2, samples) float32 on the CPU."""
-        return decoding.decode_audio(self._shared, latent)
+        return coding.decode_audio(self._shared, latent)
 
     def decode_clip(self, video: Tensor, audio: Tensor | Audio | None, tiling: Tiling | str | None = AUTO_TILING) -> (
             tuple[Iterator[Tensor], AudioSource]):
@@ -378,7 +378,7 @@ class Pipeline:
             there, in any thread.
         """
         if isinstance(audio, Tensor):
-            return decoding.decode_clip(self._shared, video, audio, tiling)
+            return coding.decode_clip(self._shared, video, audio, tiling)
         return self.decode_video(video, tiling, eight_bit=True), audio
 
     def decode_to_file(self, latents: Latents, path: str | Path,

@@ -18,8 +18,8 @@ BEGIN, END = "<!-- rooms: python -m tools.rooms -->", "<!-- end of rooms -->"
 # The facts: every room may use them.
 FACTS = ("errors", "geometry", "config", "atomic", "locks", "version")
 # Files that stand alone in ltx23_core, and the room that each is.
-SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "decoding": "pipeline",
-          "words": "pipeline", "arithmetic": "pipeline", "save": "save", "__main__": "cli"}
+SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "words": "pipeline",
+          "arithmetic": "pipeline", "save": "save", "__main__": "cli"}
 
 # Room -> rooms that it may import, lowest first. A folder below a room belongs to the nearest room above it.
 ROOMS: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU on this machine", allow_module_level=True)
 
-from ltx23_core import Audio, Pipeline, decoding, materialize
+from ltx23_core import Audio, Pipeline, coding, materialize
 from ltx23_core.runtime.residency import LocalResidency
 
 TINY = Path(__file__).resolve().parents[1] / "goldens" / "tiny"
@@ -41,8 +41,8 @@ def test_the_same_bytes_beside_and_in_turn(dtype: str, tmp_path: Path, monkeypat
     pipe = Pipeline(materialize(TINY / "ltx-2.3-tiny.safetensors", output=tmp_path / "tiny.ltx23.json"), dtype=dtype,
                     residency=residency)
     started: list[int] = []
-    start = decoding.Sound.start
-    monkeypatch.setattr(decoding.Sound, "start", lambda self: started.append(1) or start(self))
+    start = coding.Sound.start
+    monkeypatch.setattr(coding.Sound, "start", lambda self: started.append(1) or start(self))
     frames, sound = pipe.decode_video(PICTURE, eight_bit=True), pipe.decode_audio(HEARD)
     want = torch.cat(list(frames))
     residency.checks = 0

@@ -164,32 +164,32 @@ def beside(host: object) -> dict[str, object]:
     said.append(host.Residency("stream").has_room(small, activation_bytes=0))
     mm.unload_all_models()
 
-    decoding = importlib.import_module("pack_x_path.ltx23_core.decoding")
+    coding = importlib.import_module("pack_x_path.ltx23_core.coding")
     materialize = importlib.import_module("pack_x_path.ltx23_core.overlay").materialize
     pipeline_type = importlib.import_module("pack_x_path.ltx23_core.pipeline").Pipeline
     overlay = materialize(PACK / "tests/goldens/tiny/ltx-2.3-tiny.safetensors", output=MANIFEST)
     pipeline = pipeline_type.load(overlay, residency=host.Residency())
     picture, heard = torch.randn(1, 8, 10, 2, 2), torch.randn(1, 2, 9, 16)
     want, wave = torch.cat(list(pipeline.decode_video(picture, eight_bit=True))), pipeline.decode_audio(heard).waveform
-    decoding.gains = lambda device: True
+    coding.gains = lambda device: True
     shown: list[str] = []
     host.progress._show = shown.append
     frames, sound = pipeline.decode_clip(picture, heard)
     same = bool(torch.equal(torch.cat(list(frames)), want) and torch.equal(sound().waveform, wave))
-    start, asked = decoding.Sound.start, []
+    start, asked = coding.Sound.start, []
 
     def cancelled(self: object) -> None:
         asked.append(1)
         mm.interrupt_current_processing(True)
         start(self)
 
-    decoding.Sound.start = cancelled
+    coding.Sound.start = cancelled
     frames, sound = pipeline.decode_clip(picture, heard)
     try:
         stopped = sum(map(len, frames))
     except mm.InterruptProcessingException:
         stopped = "stopped"
-    decoding.Sound.start = start
+    coding.Sound.start = start
     return {"has_room": said, "clip_same": same, "clip_line": shown[-1], "clip_cancelled": stopped,
             "clip_listed": sorted(model.model.model.component.name for model in mm.current_loaded_models)}
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltx23_core import Audio, Latents, Overlay, Pipeline, decoding
+from ltx23_core import Audio, Latents, Overlay, Pipeline, coding
 from ltx23_core.config import VideoVAEConfig
 from ltx23_core.decode.beside import AHEAD, Beside, behind_chunks, gains
 from ltx23_core.decode.ways import AUTO_TILING, Way, ways
@@ -34,14 +34,14 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that passes for a device on which it gains."""
-    monkeypatch.setattr(decoding, "gains", lambda device: True)
+    monkeypatch.setattr(coding, "gains", lambda device: True)
 
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Chunks of the picture and the sound, as they are asked for."""
     told: list[str] = []
-    frames, sound = Way.decoded, decoding.decode_sound
+    frames, sound = Way.decoded, coding.decode_sound
 
     def picture(way: Way, *args: Any) -> Iterator[Tensor]:
         for chunk in frames(way, *args):
@@ -49,7 +49,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             yield chunk
 
     monkeypatch.setattr(Way, "decoded", picture)
-    monkeypatch.setattr(decoding, "decode_sound", lambda *a, **k: told.append("sound") or sound(*a, **k))
+    monkeypatch.setattr(coding, "decode_sound", lambda *a, **k: told.append("sound") or sound(*a, **k))
     return told
 
 
@@ -67,8 +67,8 @@ def bytes_of(pipe: Pipeline) -> tuple[int, int, int]:
     """Weights of all three, what the best way takes, and the sound beside it."""
     config = VideoVAEConfig.from_dict(pipe.overlay.require("video_decoder").config)
     way, *_ = ways(config, PICTURE.shape, AUTO_TILING, torch.float32)
-    weights = sum(pipe.component(name).size_bytes for name in decoding.BOTH)
-    return weights, way.bytes, decoding.Sound(pipe._shared, HEARD).bytes_beside
+    weights = sum(pipe.component(name).size_bytes for name in coding.BOTH)
+    return weights, way.bytes, coding.Sound(pipe._shared, HEARD).bytes_beside
 
 
 # Where it is done
@@ -110,7 +110,7 @@ def test_the_bytes_are_those_of_one_after_the_other(tiny_overlay: Overlay, monke
     latents = Latents(PICTURE, HEARD, fps=24.0, frames=FRAMES, seed=1)
     want = both(pipe)
     pipe.decode_to_file(latents, tmp_path / "turn.mp4")
-    monkeypatch.setattr(decoding, "gains", lambda device: True)
+    monkeypatch.setattr(coding, "gains", lambda device: True)
     frames, sound = both(pipe)
     assert torch.equal(frames, want[0]) and torch.equal(sound.waveform, want[1].waveform)
     pipe.decode_to_file(latents, tmp_path / "beside.mp4")
@@ -135,19 +135,19 @@ def test_the_plan_counts_both(beside: None, tiny_overlay: Overlay, caplog: pytes
     [line] = [text for text in caplog.messages if "peak" in text]
     assert "video decoder resident, audio decoder resident, vocoder resident, " in line
     assert ", the sound beside it; peak" in line
-    assert line.endswith(f"peak {decoding.gb(weights + picture + sound)}")
+    assert line.endswith(f"peak {coding.gb(weights + picture + sound)}")
 
 
 def test_the_line_of_a_run_counts_both(tiny_overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = fresh(tiny_overlay, 10**10)
     decision = decide(Settings(width=768, height=512, frames=121, seed=1), pipe._shared.facts)
-    turn = decoding.stages(pipe._shared, decision)
-    monkeypatch.setattr(decoding, "gains", lambda device: True)
-    *same, more = decoding.stages(pipe._shared, decision)
-    assert same == turn and [need.name for need in more.needs] == list(decoding.BOTH)
+    turn = coding.stages(pipe._shared, decision)
+    monkeypatch.setattr(coding, "gains", lambda device: True)
+    *same, more = coding.stages(pipe._shared, decision)
+    assert same == turn and [need.name for need in more.needs] == list(coding.BOTH)
     assert more.activations[0] > same[0].activations[0] + same[1].activations[0] and not more.ways
     for small in (fresh(tiny_overlay, more.activations[0]), fresh(tiny_overlay, memory="stream")):
-        assert len(decoding.stages(small._shared, decision)) == 2
+        assert len(coding.stages(small._shared, decision)) == 2
 
 
 @pytest.mark.parametrize("short", [False, True])
@@ -183,8 +183,8 @@ def test_who_wants_as_little_as_possible_gets_that(beside: None, tiny_overlay: O
 def test_what_stays_on_the_device_is_counted(seconds: int) -> None:
     """A waveform of the 22B's rate, whole and twice, beside what a piece takes."""
     count = 25 * seconds
-    alone = decoding.sound_decode_bytes(VAE, VOICES, count, 2)
-    more = decoding.sound_beside_bytes(VAE, VOICES, count, 2) - alone
+    alone = coding.sound_decode_bytes(VAE, VOICES, count, 2)
+    more = coding.sound_beside_bytes(VAE, VOICES, count, 2) - alone
     assert more > 2 * 2 * 4 * 480 * (4 * count - 3)
     assert more < 2 * 2 * 4 * 480 * 4 * count + 120e6
 
@@ -287,7 +287,7 @@ def test_the_bar_is_that_of_the_frames(beside: None, tiny_overlay: Overlay) -> N
     residency = Stoppable(lambda: False)
     pipe = Pipeline(tiny_overlay, dtype="fp32", residency=residency)
     both(pipe)
-    assert residency.bars == len(decoding.BOTH)
+    assert residency.bars == len(coding.BOTH)
 
 
 @pytest.mark.parametrize("part", ["sound", "picture"])
