@@ -121,11 +121,13 @@ def sound_decode_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int
     return frames * max(mel, 4 * VOCODER_TENSORS * max(_most_values(vocoder.vocoder), second) + waveform)
 
 
-def sound_beside_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int, bytes_per_value: int) -> int:
+def sound_beside_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int,
+                       bytes_per_value: int) -> int:
     """Peak of the same on a second stream: the whole waveform stays there, twice while its pieces are joined, and the
     stream has workspaces of its own for the libraries of convolutions and matrices."""
     samples = 4 * latents * math.prod(vocoder.vocoder.rates) * vocoder.output_rate // vocoder.input_rate
-    return sound_decode_bytes(vae, vocoder, latents, bytes_per_value) + 2 * 4 * 2 * samples + CUDNN + WORKSPACE
+    alone = sound_decode_bytes(vae, vocoder, latents, bytes_per_value)
+    return alone + 2 * 4 * 2 * samples + CUDNN + WORKSPACE
 
 
 def _most_values(generator: GeneratorConfig) -> int:

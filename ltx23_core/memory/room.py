@@ -244,7 +244,8 @@ def first_fitting(needs: Sequence[Need], capacity: float, activations: Sequence[
     return len(activations) - 1
 
 
-def fits_whole(needs: Sequence[Need], loaded: int, free: float, activations: int, memory: Memory = Memory()) -> bool:
+def fits_whole(needs: Sequence[Need], loaded: int, free: float, activations: int,
+               memory: Memory = Memory()) -> bool:
     """Whether components with what they need beside them have room without anything else leaving the device.
 
     Args:
