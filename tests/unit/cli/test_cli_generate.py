@@ -133,7 +133,8 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, model: list[str], moment: 
             "--audio-stg", "0", "--modality", "1", "--audio-modality", "1", "--steps", "1"]
     command = [*COMMAND, "generate", *SMALL, *model, *(size if moment == "Decoding:" else ["--steps", "5000"]),
                "-o", "out.mp4"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE,  # below a shell's "&"
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # an interrupt is ignored
     try:
         seen = b""
         while moment.encode() not in seen:
