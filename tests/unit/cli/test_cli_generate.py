@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -122,6 +123,7 @@ def test_impossible_output_is_refused(model: list[str], output: str, here: Calla
     done = here("generate", *SMALL, *model, "-o", output)
     assert done.returncode == 2 and done.stderr.startswith("Error: ")
     assert "Traceback" not in done.stderr
+    assert logging.getLogger("ltx23").level == logging.NOTSET, "how much is said ends with the command"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
