@@ -2,34 +2,46 @@
 
     python -m bench decode --sizes c --frames 121,1001 --memory 4 [--all-ways] [--repeats 3] [--tiny]
 
-A random decoder of the true shapes. With ``--memory`` the process may take no more from the device, so a plan that does
+Random decoders of the true shapes. With ``--memory`` the process may take no more from the device, so a plan that does
 not hold fails. The mp4 needs PyAV, which is said where it is missing; its last column is the time beside the device's.
+
+With ``--sound`` picture and sound are decoded in turn and beside each other, to bytes on the host and into an mp4,
+alternately in one run: medians of both, the median of the ratios of neighbours with its range, and whether bytes agree.
 """
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ltx23_core.config import VideoVAEConfig
+from ltx23_core.config import AudioVAEConfig, VideoVAEConfig, VocoderConfig
+from ltx23_core.decode.beside import Beside, behind_chunks
 from ltx23_core.decode.frames import leaving
+from ltx23_core.decode.sound import decode_sound
 from ltx23_core.decode.tiles import auto_tiling
 from ltx23_core.decode.ways import AUTO_TILING, Way, ways
-from ltx23_core.geometry import video_grid
+from ltx23_core.geometry import audio_latent_length, video_grid
+from ltx23_core.media.audio import Audio
+from ltx23_core.memory.estimates import sound_beside_bytes
 from ltx23_core.memory.room import SPARE, Need, first_fitting
 from ltx23_core.models.registry import build
 
 from .generate_weights import manifest_22b, random_tensor
 from .measure import table
 from .models import SIZES
+from .sound_memory import module
 
+SOUND_HEAD = ("size", "frames", "way", "what", "in turn, s", "beside, s", "beside / in turn", "from", "to",
+              "same bytes", "peak in turn, GB", "peak beside, GB", "planned beside, GB")
 HEAD = ("size", "frames", "way", "what", "seconds", "of the device's", "peak GB", "planned GB", "plan")
 
 
@@ -113,22 +125,120 @@ class Bench:
     @torch.no_grad()
     def measured(self, function: Callable[[], object]) -> tuple[float, float]:
         """Median seconds by the host's clock, and the peak in GB; the first call is not counted."""
-        times = []
         if self._repeats:
             function()
-        if self.device.type == "cuda":
+        runs = [self.once(function) for _ in range(max(self._repeats, 1))]
+        times = sorted(taken for taken, _ in runs)
+        return times[len(times) // 2], max(peak for _, peak in runs)
+
+    @torch.no_grad()
+    def once(self, function: Callable[[], object]) -> tuple[float, float]:
+        """Seconds by the host's clock, and the peak in GB, 0 on a CPU."""
+        cuda, peak = self.device.type == "cuda", 0.0
+        if cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        for _ in range(max(self._repeats, 1)):
-            begin = time.perf_counter()
-            function()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - begin)
-        peak = 0.0
-        if self.device.type == "cuda":
+        begin = time.perf_counter()
+        function()
+        if cuda:
+            torch.cuda.synchronize()
+        taken = time.perf_counter() - begin
+        if cuda:
             peak = torch.cuda.max_memory_allocated() / 1e9
-        return sorted(times)[len(times) // 2], peak
+        return taken, peak
+
+
+class SoundBench:
+    """A video decoder with the sound's, in turn and beside each other.
+
+    Args:
+        bench: with the video decoder.
+        tiny: few channels.
+    """
+
+    def __init__(self, bench: Bench, tiny: bool) -> None:
+        config = json.loads(manifest_22b()[1]["config"])
+        if tiny:
+            config["audio_vae"]["model"]["params"]["ddconfig"]["ch"] = 8
+            config["vocoder"]["vocoder"]["upsample_initial_channel"] = 64
+            config["vocoder"]["bwe"]["upsample_initial_channel"] = 32
+        self._bench = bench
+        self._configs = AudioVAEConfig.from_dict(config["audio_vae"]), VocoderConfig.from_dict(config["vocoder"])
+        self._modules = (module("audio_decoder", config["audio_vae"], bench.device, bench.dtype),
+                         module("vocoder", config["vocoder"], bench.device, torch.float32))
+        self._weights = bench.weights
+        for each in self._modules:
+            self._weights += sum(value.numel() * value.element_size() for value in each.state_dict().values())
+        self.rows: list[list[object]] = []
+
+    def _sound(self, latent: Tensor, stays: bool = False) -> Tensor:
+        return decode_sound(*self._modules, latent, self._configs, stays=stays)
+
+    def _audio(self, waveform: Tensor) -> Audio:
+        return Audio(waveform, self._configs[1].output_rate)
+
+    def in_turn(self, way: Way, latent: Tensor, sound: Tensor, path: Path | None) -> list[Tensor]:
+        """As where both have no room together; the sound and the frames, or those of a file nowhere but there."""
+        waveform = self._sound(sound)
+        chunks = leaving(self._bench.pixels(way, latent), eight_bit=True)
+        return self._used(chunks, lambda: self._audio(waveform), path)
+
+    def beside(self, way: Way, latent: Tensor, sound: Tensor, path: Path | None) -> list[Tensor]:
+        """As `Pipeline.decode_clip` does it."""
+        task = Beside(lambda: self._sound(sound, stays=True), self._bench.device)
+        chunks = leaving(behind_chunks(self._bench.pixels(way, latent), task.start), eight_bit=True)
+        made = self._used(chunks, lambda: self._audio(task.on_cpu()), path)
+        task.meet()
+        return made
+
+    @staticmethod
+    def _used(chunks: Iterator[Tensor], sound: Callable[[], Audio], path: Path | None) -> list[Tensor]:
+        if path is None:
+            return [*chunks, sound().waveform]
+        from ltx23_core.media.video import write_video
+        write_video(path, chunks, 24.0, sound)
+        return []
+
+    @torch.no_grad()
+    def run(self, size: str, latent: Tensor, way: Way, folder: Path | None, repeats: int) -> None:
+        """Rows of one way: bytes on the host, and where there is a folder a file."""
+        frames = 8 * latent.shape[2] - 7
+        vae, voices = self._configs
+        length = audio_latent_length(frames, 24.0)
+        sound = torch.randn(1, vae.latent_channels, length, vae.latent_bins, device=self._bench.device)
+        sound = sound.to(self._bench.dtype)
+        planned = self._weights + way.bytes + sound_beside_bytes(vae, voices, length, self._bench.dtype.itemsize)
+        files: dict[str, Path | None] = {"bytes on the host": None}
+        if folder is not None:
+            files["mp4"] = folder / "sound.mp4"
+        for name, path in files.items():
+            calls = [partial(call, way, latent, sound, path) for call in (self.in_turn, self.beside)]
+            same = _same(*[_result(call, path) for call in calls])
+            pairs = [list(map(self._bench.once, calls)) for _ in range(repeats)]
+            seconds = [[taken for taken, _ in pair] for pair in pairs]
+            peaks = [[peak for _, peak in pair] for pair in pairs]
+            turn, beside = map(statistics.median, zip(*seconds, strict=True))
+            ratios = sorted(one / other for other, one in seconds)
+            row = [size, frames, way.text, name, turn, beside, f"{statistics.median(ratios):.3f}x", f"{ratios[0]:.3f}",
+                   f"{ratios[-1]:.3f}", same, *(f"{max(each):.2f}" for each in zip(*peaks, strict=True)),
+                   f"{planned / 1e9:.2f}"]
+            self.rows.append(row)
+            print("#", *row, flush=True)
+
+
+def _result(call: Callable[[], list[Tensor]], path: Path | None) -> list[Tensor] | bytes:
+    """What a call makes, in a file or not; also its warm-up."""
+    made = call()
+    if path is None:
+        return made
+    return path.read_bytes()
+
+
+def _same(one: list[Tensor] | bytes, other: list[Tensor] | bytes) -> bool:
+    """Whether two results are the same bytes."""
+    if isinstance(one, bytes):
+        return one == other
+    return all(map(torch.equal, one, other))
 
 
 def drained(chunks: Iterator[Tensor]) -> None:
@@ -168,6 +278,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--memory", type=float, help="GB that the process may take")
     made.add_argument("--all-ways", action="store_true", help="not only the one that is taken")
     made.add_argument("--agreement", action="store_true", help="also how near each way is to the whole clip")
+    made.add_argument("--sound", action="store_true", help="also sound and picture in turn and beside each other")
     made.add_argument("--repeats", type=int, default=3, help="0: one run of byte frames, for its peak")
     made.add_argument("--tiny", action="store_true", help="few channels: a smoke run")
     made.add_argument("--out", type=Path, help="write the rows as JSON")
@@ -183,6 +294,7 @@ def main() -> None:
         print("# no mp4: PyAV is not installed", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args.tiny, args.repeats, Path(folder))
+        sounds = SoundBench(bench, args.tiny) if args.sound else None
         if args.agreement:
             print(agreement(bench, args.sizes[0]), flush=True)
         if args.memory is not None and bench.device.type == "cuda":
@@ -199,9 +311,13 @@ def main() -> None:
                     chosen = [way for way in found if way.frames] + official
                 for way in chosen:
                     bench.run(size, latent, way, has_file)
+                    if sounds is not None:
+                        sounds.run(size, latent, way, Path(folder) if has_file else None, max(args.repeats, 1))
     print(table(HEAD, bench.rows))
+    if sounds is not None:
+        print(table(SOUND_HEAD, sounds.rows))
     if args.out:
-        args.out.write_text(json.dumps(bench.rows, indent=1))
+        args.out.write_text(json.dumps(bench.rows + (sounds.rows if sounds else []), indent=1))
 
 
 if __name__ == "__main__":

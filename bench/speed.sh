@@ -43,13 +43,13 @@ one)
   # Ours, the peer and fp8 in one process; the ways (ops/pick.WAYS) beside the default decide what the default is. At c a
   # quarter of the blocks tells as much of them.
   step forward-a 170 16 $PY -m bench transformer --sizes a --conditioned --repeats 5 --heat 1 --guided-sizes a --guided-repeats 3 \
-    --peers diffusers,fp8,gates-apart,gelu-kernel,sound-aside,whole-tables,flash3 --profile ours,diffusers,fp8
+    --peers diffusers,fp8,gates-apart,gelu-kernel,sound-aside,whole-tables,cudnn --profile ours,diffusers,fp8
   step generate 50 4 $PY -m bench generate --tokens 128 --profile
   step forward-c 210 10 $PY -m bench transformer --sizes c --conditioned --repeats 3 --heat 1 --guided-sizes c --peers diffusers,fp8 \
     --profile ours,diffusers,fp8
   step forward-b 100 8 $PY -m bench transformer --sizes b --repeats 3 --heat 1 --peers diffusers,fp8
   step ways-c 60 8 $PY -m bench transformer --sizes c --layers 12 --repeats 5 --heat 1 \
-    --peers flash3,gates-apart,gelu-kernel,sound-aside,whole-tables
+    --peers cudnn,gates-apart,gelu-kernel,sound-aside,whole-tables
   step ops 60 9 $PY -m bench ops --tokens 6144,32640
   step kitchen 35 14 $PY -m bench kitchen --tokens 6144,32640
   step graphs 90 4 $ASYNC $TEST tests/gpu/test_graphs.py -k "bf16 or both_allocators"
@@ -73,7 +73,7 @@ two)
 smoke)
   tiny=tests/goldens/tiny
   step forward 100 20 $PY -m bench transformer --tiny --sizes tiny --conditioned --repeats 1 --guided-sizes tiny \
-    --peers "${SMOKE_PEERS:-gates-apart,gelu-kernel,sound-aside,whole-tables,flash3,fp8}" --guided-peers fp8,gates-apart
+    --peers "${SMOKE_PEERS:-gates-apart,gelu-kernel,sound-aside,whole-tables,cudnn,fp8}" --guided-peers fp8,gates-apart
   step generate 60 4 $PY -m bench generate --tiny --layers 2 --tokens 8 --prompt 20
   step kitchen 60 14 $PY -m bench kitchen --tokens 64
   step decode 60 5 $PY -m bench decode --tiny --sizes tiny --repeats 1

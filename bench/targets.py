@@ -27,7 +27,7 @@ RUNS = {("a", "one_stage", "default"): 34.0, ("a", "one_stage", "fp8"): 23.0,
         ("c", "distilled", "default"): 16.0, ("c", "distilled", "fp8"): 11.0}  # seconds at most
 HELD, DECODE, TOKENS = 1.01, 1.1, 60.0
 HELD_NAME = ", first frame held"
-DECIDES = ("gates-apart", "gelu-kernel", "sound-aside", "whole-tables", "flash3")
+DECIDES = ("gates-apart", "gelu-kernel", "sound-aside", "whole-tables", "cudnn")
 
 
 def rows_of(text: str) -> list[Row]:

@@ -28,8 +28,7 @@ from ltx23_core.config import TransformerConfig
 from ltx23_core.errors import RequestError
 from ltx23_core.models.transformer.model import Transformer
 from ltx23_core.ops import pick
-from ltx23_core.ops.attention import attention, attention_backend
-from ltx23_core.ops.attention_packages import PACKAGES, function_of
+from ltx23_core.ops.attention import BACKENDS, attention, attention_backend
 from ltx23_core.ops.codes import FP8, INT8, ways
 from ltx23_core.ops.pick import taking
 
@@ -47,7 +46,7 @@ from .models import (
     timed_once,
 )
 
-OWN = ("torch-forms", "no-graphs", "one-stream", "whole-tables", "flash3")  # our own model, with something left out
+OWN = ("torch-forms", "no-graphs", "one-stream", "whole-tables", "cudnn")  # our own model, with something left out
 OTHER = {"gates-apart": {"gates": "apart"}, "gelu-kernel": {"gelu": "kernel"}, "sound-aside": {"sound": "always"},
          "all-other": {"gates": "apart", "gelu": "kernel", "sound": "always"}}  # `ops.pick.WAYS`
 CODES = {"fp8": FP8, "int8": INT8}
@@ -128,11 +127,10 @@ def as_named(name: str, form: str) -> Iterator[None]:
 
 @contextmanager
 def attending(model: Transformer, name: str) -> Iterator[None]:
-    """With a package's attention where the name is one."""
-    if name not in PACKAGES:
+    """With one attention alone where the name is a backend's."""
+    if name not in BACKENDS:
         yield
         return
-    function_of(name)
     model.set_attention(attention_backend(name))
     try:
         yield

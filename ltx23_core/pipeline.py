@@ -17,7 +17,7 @@ from .decode.ways import AUTO_TILING
 from .lora.opened import TEXT, OpenLora, StagedLora, stage_uses
 from .lora.plan import LoraUse
 from .lora.settings import Lora, check_mode
-from .media.audio import Audio
+from .media.audio import Audio, AudioSource
 from .memory.advice import smaller_weights
 from .memory.estimates import Tokens
 from .memory.memory_plan import Stage, resident, run_line
@@ -365,6 +365,22 @@ class Pipeline:
         """Decode an audio latent (B, C, T, bins) to 48 kHz stereo, (B, 2, samples) float32 on the CPU."""
         return coding.decode_audio(self._shared, latent)
 
+    def decode_clip(self, video: Tensor, audio: Tensor | Audio | None, tiling: Tiling | str | None = AUTO_TILING) -> (
+            tuple[Iterator[Tensor], AudioSource]):
+        """Decode picture and sound for a file: the sound beside the picture where that gains, else before it.
+
+        Args:
+            video, tiling: as of `decode_video`.
+            audio: a latent of the same clip; a sound, or None, is handed on.
+
+        Returns:
+            Frames of 8 bit, as of `decode_video`, and the sound: itself, or what gives it once the first frames are
+            there, in any thread.
+        """
+        if isinstance(audio, Tensor):
+            return coding.decode_clip(self._shared, video, audio, tiling)
+        return self.decode_video(video, tiling, eight_bit=True), audio
+
     def decode_to_file(self, latents: Latents, path: str | Path,
                        tiling: Tiling | str | None = AUTO_TILING) -> Path:
         """Decode to an mp4 with sound; frames leave for the encoder as they are decoded. Returns the path.
@@ -373,10 +389,8 @@ class Pipeline:
         """
         from .media.video import check_output_path, write_video  # PyAV: only needed here
         check_output_path(path)
-        audio = latents.waveform
-        if audio is None and latents.audio is not None:
-            audio = self.decode_audio(latents.audio)
-        write_video(path, self.decode_video(latents.video, tiling, eight_bit=True), latents.fps, audio)
+        frames, sound = self.decode_clip(latents.video, latents.waveform or latents.audio, tiling)
+        write_video(path, frames, latents.fps, sound)
         return Path(path)
 
 

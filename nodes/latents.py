@@ -65,9 +65,17 @@ def samples_of(latent: dict[str, Any] | None, what: str) -> Tensor:
 
 
 def sound_of(model: Pipeline, audio: dict[str, Any], index: int | None = None) -> Audio:
-    """The sound of an audio LATENT, of one sample or all; one sound serves every sample of a batch.
+    """The sound of an audio LATENT, decoded; see `sound_at`."""
+    found = sound_at(audio, index)
+    if "waveform" in audio:
+        return found
+    return model.decode_audio(found)
 
-    The original one where the run was made on it.
+
+def sound_at(audio: dict[str, Any], index: int | None = None) -> Tensor | Audio:
+    """What the sound of one sample, or all, is decoded from; one sound serves every sample of a batch.
+
+    The original sound itself where the run was made on it.
 
     Raises:
         RequestError: there is no sound for that sample.
@@ -76,14 +84,14 @@ def sound_of(model: Pipeline, audio: dict[str, Any], index: int | None = None) -
         return audio["waveform"]
     samples = samples_of(audio, "audio")
     if index is None:
-        return model.decode_audio(samples)
+        return samples
     if len(samples) == 1:
         index = 0
     if not 0 <= index < len(samples):
         raise RequestError(f"sound {index + 1} is wanted and the audio latent has {len(samples)}",
                            "one sound for all videos, or one for each",
                            "Connect the audio latent of the same Sampler.")
-    return model.decode_audio(samples[index:index + 1])
+    return samples[index:index + 1]
 
 
 def check_together(video: dict[str, Any] | None, audio: dict[str, Any] | None) -> None:

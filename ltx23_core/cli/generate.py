@@ -109,11 +109,9 @@ def _write(pipe: Pipeline, latents: Latents, options: Namespace, metadata: dict[
     """Decode into the output file; returns the number of frames."""
     if not pipe.leads:  # tiles for the rank that writes
         return sum(map(len, pipe.decode_video(latents.video, eight_bit=True)))
-    audio = latents.audio
-    if audio is not None:
-        audio = pipe.decode_audio(audio)
-    chunks = _counted(pipe.decode_video(latents.video, eight_bit=True), latents.frames, options.quiet)
-    return write_video(options.output, chunks, latents.fps, audio, metadata=metadata)
+    frames, sound = pipe.decode_clip(latents.video, latents.audio)
+    chunks = _counted(frames, latents.frames, options.quiet)
+    return write_video(options.output, chunks, latents.fps, sound, metadata=metadata)
 
 
 def _counted(chunks: Iterable[torch.Tensor], frames: int, quiet: bool) -> Iterator[torch.Tensor]:

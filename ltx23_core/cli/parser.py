@@ -5,6 +5,7 @@ Nothing here imports torch, so that ``--help`` and a mistyped option answer at o
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 import textwrap
@@ -335,6 +336,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for an error that the user can mend, 130 when interrupted."""
     options = parse(arguments)
+    log = logging.getLogger("ltx23")
+    level = log.level
     try:
         getattr(import_module(_MODULES.get(options.command, ".generate"), __package__), options.command)(options)
     except LTX23Error as error:
@@ -346,6 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nStopped. {_STOPPED.get(options.command, 'Nothing was written.')}", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        log.setLevel(level)  # how much a command says ends with it, where a program goes on after it
     return 0
 
 

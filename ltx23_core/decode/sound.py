@@ -133,7 +133,7 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
 
 def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor,
                  configs: tuple[AudioVAEConfig, VocoderConfig], check: Callable[[], None] | None = None,
-                 size: int = PIECE) -> Tensor:
+                 size: int = PIECE, stays: bool = False) -> Tensor:
     """Decode audio latents to the waveform, piece by piece.
 
     Args:
@@ -142,6 +142,7 @@ def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor,
         configs: of both.
         check: called before each module runs; an exception raised in it ends decoding.
         size: latents of a piece, more than the modules see to both sides.
+        stays: leave the waveform on the device: nothing waits for it here, and it is there as long as it is.
 
     Returns:
         (B, 2, samples) float32 on the CPU, in [-1, 1]; 480 samples for each of 4 T - 3 mel frames at 48 kHz.
@@ -161,8 +162,11 @@ def decode_sound(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor,
         check()
         wave = vocoder(mel)
         start, end = max(0, _ROWS * piece.keep - 3), _ROWS * piece.keep_end - 3
-        made.append(wave[..., (start - first) * hop:(end - first) * hop].float().cpu())
-        del mel, wave
+        kept = wave[..., (start - first) * hop:(end - first) * hop].float()
+        if not stays:
+            kept = kept.cpu()
+        made.append(kept)
+        del mel, wave, kept
     return _joined(made, dim=-1)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import VIDEO_SCALE, VideoVAEConfig
+from ..memory.estimates import CUDNN
 from ..models.video_vae.decoder import COLOURS, Stage, VideoDecoder, stages
 from ..models.video_vae.layers import KERNEL
 from ..models.video_vae.stream import BEFORE
@@ -20,7 +21,6 @@ from .tiles import AxisTiling, Tiling, auto_tiling, plan_axes, tiled_decode
 
 AUTO_TILING = "auto"
 AT_ONCE = (32, 16, 8, 4, 2)  # frames
-CUDNN = 64 << 20  # bytes that its convolutions take beside: 42 to 65 MB measured on an H200
 LATE = 10  # frames of a residual block's tensors beyond three times those that are worked on, see `streamed_bytes`
 # Frames and their overlap, and the long side, of tiles where the official ones are too large.
 SMALLER = ((48, 24, 512), (32, 16, 384), (24, 16, 256), (24, 16, 192), (16, 8, 128))

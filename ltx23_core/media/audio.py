@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,10 @@ class Audio:
     def seconds(self) -> float:
         """Duration in seconds."""
         return self.waveform.shape[-1] / self.sample_rate
+
+
+# A sound, or what gives it from the first frames of the picture on, or none.
+AudioSource = Audio | Callable[[], Audio] | None
 
 
 def as_stereo(waveform: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ..atomic import publish_free, sweep, temporary_beside
 from ..errors import NAN_FIX, MediaError
 from ..ops.resample import resample
 from .aside import use_aside
-from .audio import Audio, as_float, as_stereo, is_finite
+from .audio import Audio, AudioSource, as_float, as_stereo, is_finite
 from .image import check_pixels, to_uint8
 from .rate import frame_rate
 
@@ -56,8 +56,9 @@ class VideoWriter:
     Args:
         path: ``.mp4`` file to write; an existing one is replaced at the end, unless there is ``next_path``.
         fps: frames a second; stored as an exact fraction.
-        audio: sound of the whole video, or None. Written as long as it is, shorter or longer than the picture; of a
-            layout beyond stereo mixed down, at a rate that AAC does not have at 48 kHz.
+        audio: sound of the whole video, or None, or what gives it when the first frames are written. Written as long
+            as it is, shorter or longer than the picture; of a layout beyond stereo mixed down, at a rate that AAC does
+            not have at 48 kHz.
         metadata: container tags (for example a prompt), each a string.
         crf: libx264 quality, 0 to 51, less is better.
         preset: libx264 speed preset.
@@ -65,13 +66,15 @@ class VideoWriter:
             says in the end which one it was.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: float, audio: Audio | None = None, *,
+    def __init__(self, path: str | os.PathLike[str], fps: float, audio: AudioSource = None, *,
                  metadata: Mapping[str, str] | None = None, crf: int = CRF, preset: str = PRESET,
                  next_path: Callable[[], Path] | None = None) -> None:
         """Check the request; nothing is opened before the first frames."""
         self.path, self.rate, self.frames = check_output_path(path), frame_rate(fps), 0
-        self._samples, self._sample_rate = None, 0
-        if audio is not None:
+        self._samples, self._sample_rate, self._later = None, 0, None
+        if callable(audio):
+            self._later = audio
+        elif audio is not None:
             self._samples, self._sample_rate = writable_sound(audio)
         self._next_path = next_path
         self._metadata, self._options = dict(metadata or {}), {"crf": str(crf), "preset": preset}
@@ -113,6 +116,8 @@ class VideoWriter:
 
     def _open(self, height: int, width: int) -> None:
         """Create the temporary file and its streams."""
+        if self._later is not None:
+            self._samples, self._sample_rate = writable_sound(self._later())
         sweep(self.path.parent, PARTS)
         with readable_errors(self.path):
             options = mp4_options(self._metadata)
@@ -189,7 +194,7 @@ def write_aside(writer: VideoWriter, chunks: Iterable[torch.Tensor]) -> None:
 
 
 def write_video(path: str | os.PathLike[str], chunks: Iterable[torch.Tensor], fps: float,
-                audio: Audio | None = None, *, metadata: Mapping[str, str] | None = None) -> int:
+                audio: AudioSource = None, *, metadata: Mapping[str, str] | None = None) -> int:
     """Write an mp4 from chunks (f, H, W, 3), float32 in [0, 1] or uint8, as they come; returns the number of frames.
 
     A chunk is encoded in a thread of its own while the iterator makes the next one. Nothing is left behind if the

@@ -9,6 +9,7 @@ from ..config import AudioVAEConfig, GeneratorConfig, TransformerConfig, Vocoder
 from ..geometry import VideoGrid
 
 WORKSPACE = 40 << 20  # of the matrix library: 32 MiB on an H100, allocated like a tensor
+CUDNN = 64 << 20  # bytes that its convolutions take beside: 42 to 65 MB measured on an H200
 PIECES = 0.05  # of activations: what the allocator cannot use between pieces of different sizes
 MASK_QUERIES = 512  # `models.transformer.masked.QUERIES`: as many rows of a mask are there at once
 SOUND_PIECE = 384       # latents that `decode.sound` computes at once
@@ -118,6 +119,15 @@ def sound_decode_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int
     second = _most_values(vocoder.bwe) * hop // vocoder.hop_length
     waveform = 4 * 2 * hop * vocoder.output_rate // vocoder.input_rate
     return frames * max(mel, 4 * VOCODER_TENSORS * max(_most_values(vocoder.vocoder), second) + waveform)
+
+
+def sound_beside_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int,
+                       bytes_per_value: int) -> int:
+    """Peak of the same on a second stream: the whole waveform stays there, twice while its pieces are joined, and the
+    stream has workspaces of its own for the libraries of convolutions and matrices."""
+    samples = 4 * latents * math.prod(vocoder.vocoder.rates) * vocoder.output_rate // vocoder.input_rate
+    alone = sound_decode_bytes(vae, vocoder, latents, bytes_per_value)
+    return alone + 2 * 4 * 2 * samples + CUDNN + WORKSPACE
 
 
 def _most_values(generator: GeneratorConfig) -> int:

@@ -244,6 +244,25 @@ def first_fitting(needs: Sequence[Need], capacity: float, activations: Sequence[
     return len(activations) - 1
 
 
+def fits_whole(needs: Sequence[Need], loaded: int, free: float, activations: int,
+               memory: Memory = Memory()) -> bool:
+    """Whether components with what they need beside them have room without anything else leaving the device.
+
+    Args:
+        needs: of each component.
+        loaded: bytes of their weights that are there already.
+        free: bytes that are free now.
+        activations: bytes of these.
+        memory: the user's wish; who asks for streaming wants as little as possible on the device.
+    """
+    if memory.mode == "stream":
+        return False
+    peak = activations * (1 + LOST)
+    for need in needs:
+        peak += _whole(need).peak
+    return peak - loaded <= free and peak <= memory.capacity(peak)
+
+
 def refusal(needs: Sequence[Need], capacity: float, activations: int,
             memory: Memory = Memory()) -> OutOfMemoryError:
     """The error of components that do not fit, with the numbers."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import RequestError
 
 # Backend -> modules that have it, each with its function and that function's own arguments. All take (B, N, heads, d).
-# flash3: FlashAttention 3 (Shah et al. 2024), bfloat16 on Hopper, exact up to rounding.
+# flash3: FlashAttention 3 (Shah et al. 2024), bfloat16 on Hopper, exact up to rounding; *auto* may take it.
 # sage: SageAttention (Zhang et al. 2024), queries and keys in int8: lossy, never taken by *auto*.
 PACKAGES: dict[str, tuple[tuple[str, str, dict[str, object]], ...]] = {
     "flash3": (("flash_attn_interface", "flash_attn_func", {}), ("fa3_fwd_interface", "flash_attn_func", {})),

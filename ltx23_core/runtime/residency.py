@@ -11,7 +11,7 @@ import torch
 
 from ..memory.memory_plan import plan_line
 from ..memory.ram import available_ram
-from ..memory.room import Memory, first_fitting, gb, place, refusal
+from ..memory.room import Memory, first_fitting, fits_whole, gb, place, refusal
 from .component import Component
 from .policy import policy_for
 from .second_try import shrink
@@ -40,6 +40,9 @@ class Residency(Protocol):
 
     def choose(self, *components: Component, activations: Sequence[int]) -> int:
         """Which of several ways to use them, by the bytes that each needs beside them, the best first, has room."""
+
+    def has_room(self, *components: Component, activation_bytes: int) -> bool:
+        """Whether these, whole, and so many bytes beside them have room now, so that nothing would leave for them."""
 
     def use(self, *components: Component, activation_bytes: int = 0, how: str = "") -> None:
         """Make sure these components are on the device and this many bytes are free beside them.
@@ -128,6 +131,14 @@ class LocalResidency:
         """See `Residency`."""
         needs = [component.need() for component in components]
         return first_fitting(needs, self.capacity_bytes, activations, self._memory)
+
+    def has_room(self, *components: Component, activation_bytes: int) -> bool:
+        """See `Residency`."""
+        loaded, needs = 0, []
+        for component in components:
+            loaded += component.loaded_bytes
+            needs.append(component.need())
+        return fits_whole(needs, loaded, self._free_bytes(), activation_bytes, self._memory)
 
     def use(self, *components: Component, activation_bytes: int = 0, how: str = "") -> None:
         """See `Residency.use`.

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import ENHANCED_TOKENS
 from ..errors import RequestError
 from ..lora.opened import OpenLora
-from ..media.audio import Audio
+from ..media.audio import Audio, AudioSource
 from ..overlay import Overlay
 from ..pipeline import AUTO_TILING, Pipeline
 from ..plan.decide import Decision
@@ -135,6 +135,13 @@ class WorkersPipeline(Pipeline):
     def decode_audio(self, latent: Tensor) -> Audio:
         """See `Pipeline.decode_audio`."""
         return self._work("decode_audio", latent)
+
+    def decode_clip(self, video: Tensor, audio: Tensor | Audio | None, tiling: object = AUTO_TILING) -> (
+            tuple[Iterator[Tensor], AudioSource]):
+        """See `Pipeline.decode_clip`: the sound first, since all workers share the tiles of the picture."""
+        if isinstance(audio, Tensor):
+            audio = self.decode_audio(audio)
+        return self.decode_video(video, tiling, eight_bit=True), audio
 
     def close(self) -> None:
         """End the workers; the next call starts new ones."""

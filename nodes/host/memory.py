@@ -15,7 +15,7 @@ import torch
 
 from ...ltx23_core.memory.memory_plan import plan_line
 from ...ltx23_core.memory.ram import available_ram
-from ...ltx23_core.memory.room import CONTEXT, Memory, first_fitting, place, placed_so
+from ...ltx23_core.memory.room import CONTEXT, LOST, Memory, Need, first_fitting, fits_whole, place, placed_so
 from . import progress
 from .patcher import ComponentPatcher, named, work_of
 
@@ -126,6 +126,16 @@ class Residency:
         patcher = self._patcher(components[0])
         return first_fitting(needs, self._capacity(patcher.load_device), activations, patcher.wish)
 
+    def has_room(self, *components: Component, activation_bytes: int) -> bool:
+        """See `runtime.residency.Residency`: by what ComfyUI would make free before it loads them."""
+        needs = [component.need() for component in components]
+        patchers = [self._patcher(component) for component in components]
+        device, wish = patchers[0].load_device, patchers[0].wish
+        if not fits_whole(needs, 0, float("inf"), activation_bytes, wish):
+            return False
+        required = self._required(needs, int(activation_bytes * (1 + LOST)))
+        return mm.get_free_memory(device) > _missing(patchers) + _kept_free(required)
+
     def use(self, *components: Component, activation_bytes: int = 0, how: str = "") -> None:
         """Bring components onto their devices, after ComfyUI has made room for them and for the activations.
 
@@ -139,13 +149,17 @@ class Residency:
         device, wish = patchers[0].load_device, patchers[0].wish
         capacity = self._capacity(device)
         place(needs, capacity, activation_bytes, wish)  # refuses before a byte is read
-        required = activation_bytes + self._recorded_bytes
-        for need in needs:
-            required += work_of(need)
-        _load(patchers, device, required)
+        _load(patchers, device, self._required(needs, activation_bytes))
         placed = [placed_so(need, component.streamed) for need, component in zip(needs, components, strict=True)]
         self._say(plan_line(needs, placed, wish.capacity(capacity), activation_bytes, how,
                             available_ram()))
+
+    def _required(self, needs: Sequence[Need], activation_bytes: int) -> int:
+        """Bytes beside the weights that ComfyUI is told of."""
+        required = activation_bytes + self._recorded_bytes
+        for need in needs:
+            required += work_of(need)
+        return required
 
     def _say(self, line: str) -> None:
         """Show in the node where the weights are; log it, unless it is the last one again: a stage runs many times."""
@@ -188,15 +202,24 @@ def make_room() -> None:
         mm.soft_empty_cache()
 
 
+def _missing(patchers: Sequence[ComponentPatcher]) -> float:
+    """Bytes that ComfyUI makes free for the weights of these that are not on the device."""
+    missing = 0
+    for patcher in patchers:
+        missing += patcher.model_size() - patcher.loaded_size()
+    return missing * 1.1
+
+
+def _kept_free(beside: int) -> float:
+    """Bytes that ComfyUI makes free beside the weights, where so many are asked for."""
+    return max(mm.minimum_inference_memory(), beside + mm.extra_reserved_memory())
+
+
 def _load(patchers: Sequence[ComponentPatcher], device: torch.device, beside: int) -> None:
     """Have ComfyUI make room on the device, as much as it would by itself, and load."""
     if device != torch.device("cpu"):
-        missing = 0
-        for patcher in patchers:
-            missing += patcher.model_size() - patcher.loaded_size()
         kept = [each for each in mm.current_loaded_models if each.model in patchers]
-        work = max(mm.minimum_inference_memory(), beside + mm.extra_reserved_memory())
-        mm.free_memory(missing * 1.1 + work, device, kept)
+        mm.free_memory(_missing(patchers) + _kept_free(beside), device, kept)
     for patcher in patchers:
         patcher.has_room, patcher.beside = True, beside
     try:

@@ -42,8 +42,9 @@ class LoadNode(io.ComfyNode):
                     "fp32 on a CPU. fp32 needs twice the memory and is slower. The vocoder is always "
                     "fp32."))),
                 advanced(io.Combo.Input("attention", options=list(ATTENTION), default="auto", tooltip=(
-                    "Attention kernel. auto (default) lets torch choose. Force one only to compare speed, or "
-                    "where auto fails; results differ by rounding only."))),
+                    "Attention kernel. auto (default) takes the fastest exact one of this device, FlashAttention 3 "
+                    "too where a package of it is installed. Force one only to compare speed, or where auto "
+                    "fails; results differ by rounding only, with sage by more."))),
                 advanced(io.Combo.Input("lora_mode", optional=True, options=list(MODES), default="auto", tooltip=(
                     "How the overlay's distilled LoRA acts in recipes of two stages. fused: in the weights, "
                     "with the official rounding; between the stages 38 GB are read again. runtime: beside "

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ...ltx23_core.geometry import HEIGHT_SCALE, TIME_SCALE, WIDTH_SCALE
 from ..checks import guarded
 from ..host import outputs, progress
-from ..latents import DEFAULT_FPS, check_together, samples_of, sound_of
+from ..latents import DEFAULT_FPS, check_together, samples_of, sound_at, sound_of
 from ..sockets import Model, schema
 from ..validation import before_the_run
 
@@ -131,7 +131,7 @@ class DecodeToFileNode(io.ComfyNode):
     @guarded
     def execute(cls, model: Pipeline, video: dict[str, Any] | None, audio: dict[str, Any] | None,
                 filename_prefix: str, fps: float | None = None) -> io.NodeOutput:
-        """Decode the short sound first, then stream the frames to the next free file name of the prefix."""
+        """Stream the frames to the next free file name of the prefix, the sound beside them or before."""
         outputs.refuse_output(filename_prefix)
         with progress.heard() as notes:
             check_together(video, audio)
@@ -146,10 +146,10 @@ class DecodeToFileNode(io.ComfyNode):
         files = outputs.OutputFiles(filename_prefix, width, height, cls.hidden)
         counted = progress.counted(frames * len(latent))
         for index, one in enumerate(latent.split(1)):
-            sound = None if audio is None else sound_of(model, audio, index)
+            chunks, sound = model.decode_clip(one, None if audio is None else sound_at(audio, index))
             with VideoWriter(files.next(), fps or video.get("fps", DEFAULT_FPS), sound,
                              metadata=outputs.metadata(cls.hidden), next_path=files.next) as writer:
-                write_aside(writer, counted(model.decode_video(one, eight_bit=True)))
+                write_aside(writer, counted(chunks))
             saved.append(writer.path)
         titles = _titles(saved, video.get("seed"))
         progress.say("\n".join([*titles, f"decoded in {time.perf_counter() - begin:.1f} s"]))

@@ -151,6 +151,49 @@ def pinned(host: object) -> dict[str, object]:
     return {"pinned_copies": seen, "size_to_others": listed}
 
 
+def beside(host: object) -> dict[str, object]:
+    """What is said of room beside what is there, and what using it does; then a clip whose sound is asked for so."""
+    residency = host.Residency()
+    transformer, small = FakeComponent("transformer", 3000), FakeComponent("video_decoder", 500)
+    residency.use(transformer)
+    said = []
+    for megabytes in (1500, 2600):
+        said.append(residency.has_room(small, activation_bytes=megabytes * MB))
+        residency.use(small, activation_bytes=megabytes * MB)
+        said.append(transformer.loaded_bytes // MB)
+    said.append(host.Residency("stream").has_room(small, activation_bytes=0))
+    mm.unload_all_models()
+
+    coding = importlib.import_module("pack_x_path.ltx23_core.coding")
+    materialize = importlib.import_module("pack_x_path.ltx23_core.overlay").materialize
+    pipeline_type = importlib.import_module("pack_x_path.ltx23_core.pipeline").Pipeline
+    overlay = materialize(PACK / "tests/goldens/tiny/ltx-2.3-tiny.safetensors", output=MANIFEST)
+    pipeline = pipeline_type.load(overlay, residency=host.Residency())
+    picture, heard = torch.randn(1, 8, 10, 2, 2), torch.randn(1, 2, 9, 16)
+    want, wave = torch.cat(list(pipeline.decode_video(picture, eight_bit=True))), pipeline.decode_audio(heard).waveform
+    coding.gains = lambda device: True
+    shown: list[str] = []
+    host.progress._show = shown.append
+    frames, sound = pipeline.decode_clip(picture, heard)
+    same = bool(torch.equal(torch.cat(list(frames)), want) and torch.equal(sound().waveform, wave))
+    start, asked = coding.Sound.start, []
+
+    def cancelled(self: object) -> None:
+        asked.append(1)
+        mm.interrupt_current_processing(True)
+        start(self)
+
+    coding.Sound.start = cancelled
+    frames, sound = pipeline.decode_clip(picture, heard)
+    try:
+        stopped = sum(map(len, frames))
+    except mm.InterruptProcessingException:
+        stopped = "stopped"
+    coding.Sound.start = start
+    return {"has_room": said, "clip_same": same, "clip_line": shown[-1], "clip_cancelled": stopped,
+            "clip_listed": sorted(model.model.model.component.name for model in mm.current_loaded_models)}
+
+
 def partly(host: object) -> dict[str, object]:
     """A component of 40 blocks that is larger than the device, beside others' models."""
     errors = importlib.import_module("pack_x_path.ltx23_core.errors")
@@ -271,6 +314,8 @@ def main() -> None:
     found["entries_after_interrupt"] = len(mm.current_loaded_models)
     mm.interrupt_current_processing(False)
     found |= pinned(host)
+    found |= beside(host)
+    gc.collect()
     found |= partly(host)
     found |= apart(host)
     print(json.dumps(found))

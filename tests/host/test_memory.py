@@ -102,6 +102,17 @@ def test_files_are_chosen_by_the_room_that_they_will_have(found: dict) -> None:
     assert found["for_files"] == found["capacity"][0]
 
 
+def test_room_beside_what_is_there_is_room_for_which_nothing_leaves(found: dict) -> None:
+    assert found["has_room"] == [True, 3000, False, 0, False]
+
+
+def test_sound_beside_the_picture(found: dict) -> None:
+    """All three are in ComfyUI's list before either runs; its cancel is heard while the sound is asked for."""
+    assert found["clip_same"] and "the sound beside it; peak" in found["clip_line"]
+    assert found["clip_listed"] == ["audio_decoder", "video_decoder", "vocoder"]
+    assert found["clip_cancelled"] == "stopped"
+
+
 def test_a_part_larger_than_the_device_is_partly_there_within_the_budget(found: dict) -> None:
     """6000 MB, of which 1000 are for activations and 400 ComfyUI's own: 23 blocks of 200 MB, places included."""
     assert found["large_megabytes"] == 4600 and found["large_streamed"] == 19

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -122,6 +123,7 @@ def test_impossible_output_is_refused(model: list[str], output: str, here: Calla
     done = here("generate", *SMALL, *model, "-o", output)
     assert done.returncode == 2 and done.stderr.startswith("Error: ")
     assert "Traceback" not in done.stderr
+    assert logging.getLogger("ltx23").level == logging.NOTSET, "how much is said ends with the command"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
@@ -133,7 +135,8 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, model: list[str], moment: 
             "--audio-stg", "0", "--modality", "1", "--audio-modality", "1", "--steps", "1"]
     command = [*COMMAND, "generate", *SMALL, *model, *(size if moment == "Decoding:" else ["--steps", "5000"]),
                "-o", "out.mp4"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE,  # below a shell's "&"
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # an interrupt is ignored
     try:
         seen = b""
         while moment.encode() not in seen:

@@ -38,6 +38,7 @@ def test_decoded_in_pieces_it_is_the_whole(modules: tuple[torch.nn.Module, ...],
         whole = vocoder(decoder(latent))
         assert torch.equal(sound.decode_sound(decoder, vocoder, latent, (VAE, VOICES)), whole)
         got = sound.decode_sound(decoder, vocoder, latent, (VAE, VOICES), size=size)
+        assert torch.equal(sound.decode_sound(decoder, vocoder, latent, (VAE, VOICES), size=size, stays=True), got)
     assert got.shape == whole.shape == (2, 2, 480 * (4 * 210 - 3))
     assert (got - whole).abs().max() < 1e-4 * whole.std()
 

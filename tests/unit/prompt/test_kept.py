@@ -1,7 +1,6 @@
 """Encoded prompts on the disk: found again by text and files alone, whole or not at all, and not too many."""
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -14,11 +13,6 @@ from ltx23_core import Overlay, Pipeline, materialize
 from ltx23_core.errors import OverlayError
 from ltx23_core.prompt.kept import KeptPrompts
 from tests.goldens.harness import CHECKPOINT, GEMMA
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="ltx23")  # whatever a command before has made quiet
 
 
 def pipeline(overlay: Overlay, folder: Path | None, dtype: str = "fp32") -> Pipeline:

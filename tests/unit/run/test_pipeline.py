@@ -90,14 +90,14 @@ def test_an_exception_in_on_step_ends_the_run(tiny_pipeline, pair):
 def test_preview_map_predicts_the_decoder(tiny_pipeline):
     to_rgb = tiny_pipeline.preview_map()
     [decoder] = tiny_pipeline._use("video_decoder")
-    flat = torch.randn(40, 8, 1, 1, 1, generator=torch.Generator().manual_seed(9))
+    flat = torch.randn(400, 8, 1, 1, 1, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():  # flat colours: what a linear map must get right, for any decoder
-        pixels = decoder(flat.expand(-1, -1, 1, 5, 5).contiguous())[:, :, 0].clamp(-1, 1)
-    colours = (torch.nn.functional.avg_pool2d(pixels, 32)[:, :, 2, 2] + 1) / 2
+        pixels = torch.cat([decoder(part.expand(-1, -1, 1, 5, 5).contiguous())[:, :, 0] for part in flat.split(40)])
+    colours = (torch.nn.functional.avg_pool2d(pixels.clamp(-1, 1), 32)[:, :, 2, 2] + 1) / 2
     mapped = flat[:, :, 0, 0, 0] @ to_rgb.matrix + to_rgb.bias
     error, spread = (mapped - colours).pow(2).mean(), (colours - colours.mean(0)).pow(2).mean()
     print(f"the map explains {1 - error / spread:.0%} of the colours' variance")
-    assert error < 0.75 * spread
+    assert error < 0.75 * spread  # 40 colours gave 0.50 to 0.76 of it, 400 0.53 to 0.61
 
 
 def test_preview_map_is_kept_beside_the_overlay(tiny_pipeline, tmp_path):

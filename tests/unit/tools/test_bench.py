@@ -78,6 +78,15 @@ def test_decoding(monkeypatch, capsys):
         assert f"| tiny | 17 | decode whole | {name} |" in table
 
 
+def test_decoding_with_sound(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "--tiny", "--sizes", "tiny", "--frames", "9", "--repeats", "1",
+                                      "--sound"])
+    decode.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny | 9 |")]
+    both = [row for row in rows if len(row) == len(decode.SOUND_HEAD)]
+    assert [(row[3], row[9]) for row in both] == [("bytes on the host", "True"), ("mp4", "True")]
+
+
 def test_peaks_of_decoding(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "--tiny", "--sizes", "tiny", "--frames", "9,41", "--memory", "0.06",
                                       "--repeats", "0", "--agreement"])

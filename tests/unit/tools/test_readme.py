@@ -28,8 +28,8 @@ def shrink(tmp_path: Path):
     checkpoint, encoder = copy_model(tmp_path)
 
     def substitute(text: str, sizes: dict[str, str]) -> str:
-        for old, new in {"ltx-2.3-22b-distilled-1.1.safetensors": checkpoint.as_posix(),
-                         "gemma_3_12B_it.safetensors": encoder.as_posix(), **sizes}.items():
+        for old, new in {"ltx-2.3-22b-distilled-1.1.safetensors": checkpoint.name,  # bare: the folder may have any name
+                         "gemma_3_12B_it.safetensors": encoder.name, **sizes}.items():
             assert old in text, old
             text = text.replace(old, new)
         return text
