@@ -18,6 +18,7 @@ from ..overlay.bytes.source import AnyRef, QuantRef, TensorRef
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
 from ..quant.layers import coded_groups
 from ..weights.dequant import dequantise
+from ..weights.pages import SMALL
 from ..weights.quantise import quantise
 from ..weights.reader import TORCH_DTYPES, RangeReader
 
@@ -27,13 +28,21 @@ _FINITE: set[TensorRef] = set()  # factors that were looked at; a file that chan
 
 
 @dataclass
+class Span:
+    """Bytes of a file, and where they lie in the place."""
+
+    ref: TensorRef
+    at: int
+
+
+@dataclass
 class Target:
     """A parameter or buffer of a block.
 
     Args:
         name: of the tensor in the block.
         owner, leaf: module, and its name there.
-        spans: part -> (its bytes in the file, where they lie in the place).
+        spans: of each part.
         make: from the parts as stored; None: the one part itself.
         fused: LoRA updates of it, whose tensors are parts too: (update, role -> part).
     """
@@ -41,7 +50,7 @@ class Target:
     name: str
     owner: nn.Module
     leaf: str
-    spans: dict[str, tuple[TensorRef, int]]
+    spans: dict[str, Span]
     make: Callable[[Views], Tensor] | None = None
     fused: tuple[tuple[Change, dict[str, str]], ...] = ()
 
@@ -58,9 +67,9 @@ class Target:
     def views(self, place: Tensor) -> dict[str, Tensor]:
         """The parts as tensors of the place."""
         views = {}
-        for name, (ref, at) in self.spans.items():
-            stored = place[at:at + ref.size_bytes].view(TORCH_DTYPES[ref.dtype])
-            views[name] = stored.view(ref.shape)
+        for name, span in self.spans.items():
+            stored = place[span.at:span.at + span.ref.size_bytes].view(TORCH_DTYPES[span.ref.dtype])
+            views[name] = stored.view(span.ref.shape)
         return views
 
     def value(self, views: Views) -> Tensor:
@@ -132,7 +141,9 @@ class BlockContent:
             dtype: of the numbers.
             loras: on these.
         """
-        self._block, self._refs, self._dtype, self._end = block, refs, dtype, 0
+        self._block, self._refs, self._dtype = block, refs, dtype
+        self._large: list[Span] = []
+        self._small: list[Span] = []
         self._ready: dict[int, list[Ready]] = {}  # by the number of the place
         self._targets: list[Target] = []
         self._apart = [name for name, ref in refs.items() if stays_quantised(name, ref)]
@@ -145,6 +156,10 @@ class BlockContent:
         self._lay_out()
         for target in list(self._targets):
             self._add_factors(target, loras.get(target.name, _NOTHING))
+        behind = aligned(_end(self._large))  # small ones together, so that they may come in one copy
+        for span in self._small:
+            span.at += behind
+        self._end = _end(self._small or self._large)
 
     def _lay_out(self) -> None:
         """A place for each tensor; those of layers that make one product (`ops.matmul`) follow each other."""
@@ -174,8 +189,8 @@ class BlockContent:
         """What is read, and where to: 1-D bytes of the place."""
         parts = []
         for target in self._targets:
-            for ref, at in target.spans.values():
-                parts.append((ref, place[at:at + ref.size_bytes]))
+            for span in target.spans.values():
+                parts.append((span.ref, place[span.at:span.at + span.ref.size_bytes]))
         return parts
 
     def bind(self, number: int, place: Tensor) -> None:
@@ -278,12 +293,19 @@ class BlockContent:
                 self._targets.append(Target(leaf, target.owner, leaf, {"weight": self._span(ref)},
                                             _maker(ref, wanted)))
 
-    def _span(self, ref: TensorRef, follows: bool = False) -> tuple[TensorRef, int]:
-        at = self._end
+    def _span(self, ref: TensorRef, follows: bool = False) -> Span:
+        if not follows:
+            self._row = self._small if ref.size_bytes <= SMALL else self._large
+        at = _end(self._row)
         if not follows:
             at = aligned(at)
-        self._end = at + ref.size_bytes
-        return ref, at
+        self._row.append(Span(ref, at))
+        return self._row[-1]
+
+
+def _end(row: Sequence[Span]) -> int:
+    """Where the bytes behind these begin."""
+    return row[-1].at + row[-1].ref.size_bytes if row else 0
 
 
 def _casts(ref: AnyRef, dtype: torch.dtype) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..ops.record import pinned
 from ..overlay.bytes.source import TensorRef
 from ..weights.files import SourceReader
-from ..weights.pages import Pages
+from ..weights.pages import SMALL, Pages
 from ..weights.ring import Upload
 
 Parts = Sequence[tuple[TensorRef, Tensor]]  # what is read, and the bytes (1-D, uint8, on the device) that it fills
@@ -34,6 +36,7 @@ class BlockSource(Protocol):
     def fetch(self, parts: Parts) -> Arrival:
         """Begin to fill targets, after all that has been asked of the current stream so far.
 
+        The targets are all there is in one place: what lies between two of them may be written too.
         The same parts may be asked for again and again: the same object then, unchanged.
         """
 
@@ -101,7 +104,7 @@ class DeviceSource:
     Args:
         device: the device.
         pages: registered pages; None: the ring alone.
-        aside: copies from pages are asked for by the thread too, which takes 86 calls a block off whoever computes;
+        aside: copies from pages are asked for by the thread too, which takes its calls off whoever computes;
             None: as ``LTX23_COPIES_ASIDE`` says, 0 by default: not measured yet (docs/performance.md).
     """
 
@@ -116,6 +119,7 @@ class DeviceSource:
         self._ring: tuple[SourceReader, Upload] | None = None
         self._last: Future[None] | None = None
         self._copies: dict[int, tuple[Parts, list[Tensor], list[Tensor]]] = {}  # by the parts' id, which they keep
+        self._together: dict[tuple[tuple[int, int], ...], Tensor] = {}  # addresses and offsets -> small pieces
 
     def fetch(self, parts: Parts) -> Arrival:
         """See `BlockSource`."""
@@ -158,13 +162,31 @@ class DeviceSource:
                 spans.append(self._pages.spans(ref))
             if None in spans:
                 return None
-            targets, hosts = [], []
+            pieces = []
             for (_, target), found in zip(parts, spans, strict=True):
                 for host, offset in found:
-                    targets.append(target[offset:offset + len(host)])
+                    pieces.append((target[offset:offset + len(host)], host))
+            pieces.sort(key=lambda piece: piece[0].storage_offset())
+            targets, hosts = [], []
+            for small, run in groupby(pieces, lambda piece: len(piece[1]) <= SMALL):
+                for target, host in [self._one_copy(list(run))] if small else run:
+                    targets.append(target)
                     hosts.append(host)
             self._copies[id(parts)] = parts, targets, hosts
         return self._copies[id(parts)][1:]
+
+    def _one_copy(self, pieces: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Small neighbours in a place as one piece, whose bytes are pinned once for a block in all places."""
+        first, (last, _) = pieces[0][0], pieces[-1]
+        start = first.storage_offset()
+        size = last.storage_offset() + len(last) - start
+        key = tuple((host.data_ptr(), target.storage_offset() - start) for target, host in pieces)
+        if key not in self._together:
+            together = pinned((size,), torch.uint8).zero_()
+            for (_, at), (_, host) in zip(key, pieces, strict=True):
+                together[at:at + len(host)] = host
+            self._together[key] = together
+        return first.as_strided((size,), (1,)), self._together[key]
 
     def _read(self, parts: Parts, asked: torch.cuda.Event, there: torch.cuda.Event) -> None:
         """In the thread: read, and start the copies."""
@@ -198,3 +220,4 @@ class DeviceSource:
         self._drop_ring()
         self._stream.synchronize()
         self._copies.clear()
+        self._together.clear()

@@ -201,7 +201,7 @@ class Component:
         self._leave_policy()
         if self._verify is not None:
             self._verify(self._paths())
-        if device.type == "cuda" and self._pages is None and (policy.streamed or self.loads):
+        if self._pages is None and (policy.streamed or self.loads):
             self._pages = Pages(device)
         try:
             policy.enter(self, device, check)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -77,6 +78,7 @@ class LocalResidency:
         if budget_bytes is None:
             self._budget = self._memory.budget
         self._resident: list[Component] = []
+        self._used: WeakSet[Component] = WeakSet()  # so far: what has left the device may hold pages of its files
         self._said = ""
 
     def device_of(self, name: str) -> torch.device:
@@ -182,6 +184,7 @@ class LocalResidency:
             if component in self._resident:
                 self._resident.remove(component)
             self._resident.append(component)
+            self._used.add(component)
         need = activation_bytes
         for component, placed in zip(components, placements, strict=True):
             need += placed.peak - component.loaded_bytes
@@ -200,6 +203,7 @@ class LocalResidency:
 
     def release(self) -> None:
         """Drop the weights of every component, and give back the pages of their files."""
-        for component in self._resident:
+        for component in self._used:
             component.release(pages=True)
         self._resident.clear()
+        self._used.clear()

@@ -6,7 +6,9 @@ RAM, and copies from it run at the bus's full speed. Measured on an H100 (Linux 
 threads have the pages mapped first (`populate`). Copies 52 to 55 GB/s, beside 23 to 30 through a pinned ring.
 
 Two rules keep it safe. The processor never touches the mapping: a file that shrinks would end the process, the device
-merely gets the old bytes. And registered pages cannot be evicted: their sum is bounded by the RAM there is.
+merely gets the old bytes. The driver is bound to it too: copies of 64 KB or less return before they are through (CUDA
+programming guide), their bytes put among the commands by the processor; so pieces as `SMALL` as that are read into
+memory of our own. And registered pages cannot be evicted: their sum is bounded by the RAM there is.
 Whatever is refused here is read in the ordinary way by the caller.
 """
 from __future__ import annotations
@@ -35,6 +37,7 @@ _log = logging.getLogger("ltx23")
 
 READ_ONLY = 0x08  # cudaHostRegisterReadOnly
 READ_ONLY_SUPPORTED = 113  # cudaDevAttrHostRegisterReadOnlySupported
+SMALL = 64 << 10  # bytes: what is copied in so small a piece never comes from the mapping
 PIECE = 256 << 20  # bytes that are registered at once: about 7 ms, so that an interrupt does not wait
 MOST_OF_RAM = 0.75  # of all RAM: what all registered pages of a process may take together
 LEFT_FREE = 0.10  # of all RAM: what stays available beside them
@@ -80,12 +83,27 @@ class _Mapping:
         self.address = numpy.frombuffer(self._map, numpy.uint8).ctypes.data
         self.bytes = torch.frombuffer((ctypes.c_ubyte * self.size).from_address(self.address), dtype=torch.uint8)
         self.pieces: dict[int, int] = {}  # number -> bytes
+        self._own: dict[tuple[int, int], Tensor] = {}  # small ranges that were read
         self.in_memory = is_memory(file_system(ref.path))
         self.refused = False
+
+    def own(self, start: int, end: int) -> Tensor | None:
+        """Bytes [start, end) in ordinary memory, read once; None: the file does not have them any more."""
+        if (start, end) not in self._own:
+            read = bytearray(end - start)
+            try:
+                count = os.preadv(self.file.fileno(), [read], start)
+            except OSError:
+                return None
+            if count < len(read):
+                return None
+            self._own[start, end] = torch.frombuffer(read, dtype=torch.uint8)
+        return self._own[start, end]
 
     def close(self) -> None:
         """Unmap; the pieces must have been given back."""
         self.bytes = torch.empty(0, dtype=torch.uint8)
+        self._own.clear()
         self._map.close()
         self.file.close()
 
@@ -114,11 +132,12 @@ class Pages:
         return sum(sum(file.pieces.values()) for file in self._files.values() if file is not None)
 
     def spans(self, ref: TensorRef) -> list[tuple[Tensor, int]] | None:
-        """The bytes of a tensor as pinned memory, for copies to the device only.
+        """The bytes of a tensor for copies to the device, each piece in one copy or in copies larger than `SMALL`.
 
         Returns:
-            Views (uint8, on the CPU, not to be read by it), each with its offset in the tensor: none crosses the edge
-            of two registrations. They hold until `close`. None: this tensor has to be read in another way.
+            Pieces (uint8, on the CPU), each with its offset in the tensor: none crosses the edge of two registrations.
+            Those larger than `SMALL` are registered pages, not to be read by the processor; the others ordinary memory.
+            They hold until `close`. None: this tensor has to be read in another way.
 
         Raises:
             OverlayError: the file changed after the overlay was made.
@@ -131,13 +150,15 @@ class Pages:
             if file is None or ref.end > file.size or not all(
                     self._register(ref.path, file, number) for number in range(first, last + 1)):
                 return None
-        views = []
-        at = ref.start
-        while at < ref.end:
-            end = min(ref.end, (at // PIECE + 1) * PIECE)
-            views.append((file.bytes[at:end], at - ref.start))
-            at = end
-        return views
+            pieces, at = [], ref.start
+            while at < ref.end:
+                end = min(ref.end, (at // PIECE + 1) * PIECE)
+                piece = file.bytes[at:end] if end - at > SMALL else file.own(at, end)
+                if piece is None:
+                    return None
+                pieces.append((piece, at - ref.start))
+                at = end
+        return pieces
 
     def close(self) -> None:
         """Give everything back; it may be used again."""

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -75,10 +75,11 @@ class Upload:
             if not casts:  # as bytes: a file may have a tensor at any place
                 target.view(torch.uint8)[offset:offset + len(host)].copy_(host, non_blocking=True)
                 continue
-            for at, part in zip(range(offset, offset + len(host), SLOT_BYTES), host.split(SLOT_BYTES), strict=True):
+            start = offset // stored.itemsize
+            for part in even_parts(host, SLOT_BYTES):
                 numbers = self._on_device(part).view(stored)
-                start = at // stored.itemsize
                 target[start:start + len(numbers)].copy_(numbers)
+                start += len(numbers)
         if self._decided and self._decided[0] is ref:
             self._decided_bytes -= self._decided.popleft().size_bytes
             self._look_ahead()
@@ -138,6 +139,12 @@ class Upload:
         if self._staged is None:
             self._staged = torch.empty(SLOT_BYTES, dtype=torch.uint8, device=self.device)
         return self._staged[:host.numel()].copy_(host, non_blocking=True)
+
+
+def even_parts(host: Tensor, most: int) -> Sequence[Tensor]:
+    """Bytes in about equal parts of at most ``most`` bytes (a multiple of 16): no rest is small (`pages.SMALL`)."""
+    count = -(-len(host) // most)
+    return host.split(-(-len(host) // (16 * count)) * 16)
 
 
 def _slot() -> Tensor:

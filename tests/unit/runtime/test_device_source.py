@@ -6,6 +6,7 @@ computing are real, so an order that is wrong gives other numbers. With a device
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,15 +17,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ltx23_core import Overlay, Pipeline
+from ltx23_core import Overlay, Pipeline, materialize
 from ltx23_core.errors import OverlayError
 from ltx23_core.memory import room
+from ltx23_core.memory.pieces import aligned
 from ltx23_core.overlay.bytes.header import read_header
 from ltx23_core.runtime import block_source, policy, stream
-from ltx23_core.runtime.block_source import BlockSource, DeviceSource
+from ltx23_core.runtime.block_source import DeviceSource
 from ltx23_core.runtime.residency import LocalResidency
-from ltx23_core.weights.pages import Pages
-from tests.unit.weights.test_pages import Driver, driver  # noqa: F401 (a fixture)
+from ltx23_core.weights.pages import SMALL, Pages, registered_bytes
+from tests.goldens.harness import CHECKPOINT, GEMMA
+from tests.support.vanishing import WAYS, goes
+from tests.unit.weights.test_pages import PIECE, Driver, driver  # noqa: F401 (a fixture)
 
 CPU = torch.device("cpu")
 RUN = {"recipe": "one_stage", "steps": 2, "width": 64, "height": 64, "frames": 9, "seed": 3}
@@ -78,6 +82,7 @@ def latents(overlay: Overlay, memory: str) -> Tensor:
     pipe = Pipeline(overlay, dtype="bf16", residency=LocalResidency(CPU, memory=memory))
     made = pipe.sample(pipe.encode("a boat", "noise"), **RUN)
     pipe.residency.release()
+    assert registered_bytes() == 0, "also of components that had left the device before"
     return made.video
 
 
@@ -89,18 +94,55 @@ def test_streamed_equals_resident(tiny_overlay: Overlay, seam: list[str], aside:
     monkeypatch.setattr(room, "SLOTS", places)
     monkeypatch.setattr(stream, "SLOTS", places)
     want = latents(tiny_overlay, "resident")
-    opened: list[Pages] = []
-
-    def source(device: torch.device, pages: Pages | None) -> BlockSource:
-        opened.append(Pages(device))
-        return DeviceSource(device, opened[-1], aside)
-
-    monkeypatch.setattr(policy, "block_source", source)
+    monkeypatch.setattr(policy, "block_source", lambda device, pages: DeviceSource(device, pages, aside))
     assert torch.equal(latents(tiny_overlay, "stream"), want)
     names = {name.startswith("ltx23-stream") for name in seam}
     assert len(seam) > 10 and names == {aside}
-    for pages in opened:
-        pages.close()
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_file_that_goes_while_it_streams(tmp_path: Path, seam: list[str], how: str,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the tiny model's blocks are tensors that are copied by a processor: none may come from a lost page."""
+    monkeypatch.setattr(policy, "block_source", DeviceSource)
+    checkpoint = Path(shutil.copy(CHECKPOINT, tmp_path))
+    pipe = Pipeline(materialize(checkpoint, GEMMA, output=tmp_path / "o.json"), dtype="bf16",
+                    residency=LocalResidency(CPU, memory="stream"))
+    context = pipe.encode("a boat", "noise")
+    want = pipe.sample(context, **RUN)
+    pipe.residency.release()
+    got = pipe.sample(context, **RUN, on_step=goes(checkpoint, how))
+    assert torch.equal(got.video, want.video) and torch.equal(got.audio, want.audio)
+    pipe.residency.release()
+
+
+@pytest.mark.parametrize("begin", [8, SMALL // 2, SMALL - 8])
+def test_small_pieces_never_come_from_the_mapping(tmp_path: Path, seam: list[str], begin: int,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors at and beside the limit, and those of which an edge of two registrations leaves a small rest."""
+    sizes = [PIECE - begin, SMALL, 7, SMALL + 1, SMALL - 1, 3, PIECE + begin, 2 * PIECE - 100, 1, 1, 5 * SMALL]
+    tensors = {f"w{number:02}": torch.arange(size).to(torch.uint8) for number, size in enumerate(sizes)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    refs = read_header(tmp_path / "w.safetensors").tensors
+    place, at, parts = torch.zeros(sum(map(aligned, sizes)), dtype=torch.uint8), 0, []
+    for ref in refs.values():
+        parts.append((ref, place[at:at + ref.size_bytes]))
+        at += aligned(ref.size_bytes)
+    copied: list[list[Tensor]] = []
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda targets, hosts, **_: (
+        copied.append(hosts), [target.copy_(host) for target, host in zip(targets, hosts, strict=True)]))
+    pages = Pages(CPU)
+    source = DeviceSource(CPU, pages)
+    source.fetch(parts).wait()
+    for name, (_, target) in zip(refs, parts, strict=True):
+        assert torch.equal(target, tensors[name]), name
+    [mapping] = pages._files.values()
+    from_pages = [len(host) for host in copied[0]
+                  if mapping.address <= host.data_ptr() < mapping.address + mapping.size]
+    assert from_pages and min(from_pages) > SMALL
+    assert len(copied[0]) < sum(len(pages.spans(ref)) for ref in refs.values()), "neighbours come in one copy"
+    source.close()
+    pages.close()
 
 
 @pytest.mark.parametrize("aside", [False, True])
