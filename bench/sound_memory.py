@@ -34,6 +34,7 @@ def peak(device: torch.device, run: object) -> tuple[float, float]:
     """(bytes beyond what was there, seconds) of a call; bytes are 0 on the CPU."""
     cuda = device.type == "cuda"
     if cuda:
+        torch._C._cuda_clearCublasWorkspaces()  # each call as the first of a process
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     before, begin = torch.cuda.memory_allocated() if cuda else 0, time.perf_counter()
@@ -63,9 +64,9 @@ def main() -> None:
     for seconds in SECONDS[:1] if small else SECONDS:
         count = 25 * seconds
         latent = torch.randn(1, vae.latent_channels, count, vae.latent_bins, device=device, dtype=dtype)
-        sound = 0.1 * torch.randn(1, 2, 16_000 * seconds, device=device)
+        sound = 0.1 * torch.randn(1, 2, 16_000 * seconds)
         decoded = peak(device, lambda latent=latent: decode_sound(decoder, vocoder, latent, (vae, voices)))
-        encoded = peak(device, lambda sound=sound: encode_sound(encoder, sound, vae, dtype))
+        encoded = peak(device, lambda sound=sound: encode_sound(encoder, sound.to(device), vae, dtype))
         stated = (sound_decode_bytes(vae, voices, count, dtype.itemsize),
                   sound_encode_bytes(vae, count, dtype.itemsize))
         print(f"{seconds:7d}  {decoded[0] / 1e9:9.3f}  {stated[0] / 1e9:9.3f}  {decoded[1]:5.2f}   "

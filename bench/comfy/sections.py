@@ -12,6 +12,7 @@ from .watch import Neighbour
 BUDGETS = (24.0, 16.0, 12.0, 8.0)
 SLACK = 0.3  # GB of a neighbour's pieces and of what the driver keeps for itself
 GROWTH = 0.3  # GB
+PROMPTS = 20
 
 
 def running(kind: str, graph: dict) -> Callable[[Event], bool]:
@@ -69,14 +70,15 @@ def turns(session: Session, neighbour: Neighbour) -> None:
 def twenty(session: Session, neighbour: Neighbour) -> None:
     """20 prompts of alternating sizes; neither the card nor RAM may grow after the first round."""
     models, after = session.models, []
-    for number in range(20):
+    for number in range(PROMPTS):
         width, height, frames = models.sizes[number % len(models.sizes)]
         graph = video(models, 20 + number, width=width, height=height, frames=frames, steps=2,
                       prompt=f"scene {number}")
         session.run(f"prompt {number + 1}: {width}x{height}x{frames}", graph)
-        after.append((session.watch.now, session.watch.ram))
-    first, last = after[2 * len(models.sizes) - 1], after[-1]
-    grown = [late - early for early, late in zip(first, last, strict=True)]
+        if number + 1 in (2 * len(models.sizes), PROMPTS):
+            session.rest()
+            after.append((session.watch.now, session.watch.ram))
+    grown = [late - early for early, late in zip(*after, strict=True)]
     verdict = "no growth" if max(grown) <= GROWTH else "GROWN"
     session.table.add("20 prompts, second round to the end", 0.0, session.watch.now, session.watch.ram,
                       f"{verdict}: device {grown[0]:+.2f} GB, RAM {grown[1]:+.2f} GB")

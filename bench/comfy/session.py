@@ -22,6 +22,7 @@ PLACED = re.compile(r"free: .*?transformer (resident|streamed \d+ of \d+ blocks)
 IDLE_SECONDS = 8.0  # at most, for what POST /free asks: the server does it between prompts
 STILL_SECONDS = 1.5
 ASK_AGAIN = 1.0
+REST_SECONDS = 11.0  # ComfyUI gives back what its allocator keeps 10 s after it last did, and between prompts alone
 FULL_SECONDS = 120.0  # for one event of a prompt
 HEAD = ("what", "seconds", "peak GB", "RAM GB", "verdict")
 
@@ -138,6 +139,15 @@ class Session:
         self.table.add(what, seconds, self.watch.peak, self.watch.ram,
                        f"{'interrupted' if good else 'NOT INTERRUPTED: ' + last} after step {steps:.0f}, "
                        f"{self.watch.now - self.idle:.1f} GB kept")
+
+    def rest(self) -> None:
+        """Let the server be idle until what it holds is in use, and not what its allocator keeps for the next prompt.
+
+        Measured on an H200, 20 prompts of 2 to 11 s: right behind one in three of them ComfyUI had just given that
+        back, behind the others 1.1 to 1.2 GB more were held.
+        """
+        if self.watch.card.free():
+            time.sleep(REST_SECONDS)
 
     def free(self, what: str = "", *, outputs: bool = True) -> None:
         """POST /free, and wait until the card changes no more.

@@ -1,12 +1,30 @@
-"""Two who work at the same time: one makes things, the other uses each in a thread of its own."""
+"""Who work at the same time: one makes things, another uses each; or some make them ahead of the one who uses them."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from queue import Queue
 from threading import Event, Thread
 from typing import TypeVar
 
 Thing = TypeVar("Thing")
+Made = TypeVar("Made")
+
+
+def made_ahead(others: Executor, make: Callable[[Thing], Made], things: Iterable[Thing], count: int) -> Iterator[Made]:
+    """What is made of each thing, in order, while others make it of up to ``count`` of the next ones.
+
+    Raises:
+        what making raises, in its place.
+    """
+    waiting: deque[Future[Made]] = deque()
+    for thing in things:
+        waiting.append(others.submit(make, thing))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def use_aside(things: Iterable[Thing], use: Callable[[Thing, Callable[[], bool]], None]) -> None:

@@ -14,6 +14,7 @@ PIECES = 0.05  # of activations: what the allocator cannot use between pieces of
 MASK_QUERIES = 512  # `models.transformer.masked.QUERIES`: as many rows of a mask are there at once
 SOUND_PIECE = 384       # latents that `decode.sound` computes at once
 SOUND_DECODER_TENSORS, SOUND_ENCODER_TENSORS, VOCODER_TENSORS = 6, 5, 10  # alive at once, see below
+REARRANGED = 2  # beside those of the encoder: input and output of a convolution as its library lays them out
 
 
 class Tokens(NamedTuple):
@@ -111,14 +112,16 @@ def sound_decode_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int
     Audio decoder: at its first level tensors of C channels x mel bins for each mel frame, six at once at a residual
     block. Vocoder, float32: at the stage with the most values a mel frame the tensor, the running sum of blocks, and
     a block's residual with its activation at twice the rate, padded and filtered: ten tensors; beside them the piece's
-    waveform. Counted live bytes are at most 1 % below (`tests/unit/memory/test_sound_estimates.py`).
+    waveform. Counted live bytes are at most 1 % below (`tests/unit/memory/test_sound_estimates.py`); a process that has
+    multiplied nothing yet also takes the matrix library's workspace (H200, 5 s of sound: 34 MB).
     """
     frames = 4 * min(latents, SOUND_PIECE)
     mel = SOUND_DECODER_TENSORS * vae.base_channels * vae.channel_multipliers[0] * vae.mel_bins * bytes_per_value
     hop = math.prod(vocoder.vocoder.rates)
     second = _most_values(vocoder.bwe) * hop // vocoder.hop_length
     waveform = 4 * 2 * hop * vocoder.output_rate // vocoder.input_rate
-    return frames * max(mel, 4 * VOCODER_TENSORS * max(_most_values(vocoder.vocoder), second) + waveform)
+    networks = max(mel, 4 * VOCODER_TENSORS * max(_most_values(vocoder.vocoder), second) + waveform)
+    return frames * networks + WORKSPACE
 
 
 def sound_beside_bytes(vae: AudioVAEConfig, vocoder: VocoderConfig, latents: int,
@@ -140,12 +143,14 @@ def _most_values(generator: GeneratorConfig) -> int:
 
 
 def sound_encode_bytes(vae: AudioVAEConfig, latents: int, bytes_per_value: int) -> int:
-    """Peak of encoding a sound, in pieces: at the encoder's first level five tensors of C channels x mel bins for each
-    mel frame of a piece; beside it the whole waveform at 16 kHz, padded and resampled, in float32."""
+    """Peak of encoding a sound, in pieces: at the encoder's first level tensors of C channels x mel bins for each mel
+    frame of a piece, five that are alive and two of the library of convolutions; the whole waveform at 16 kHz, and
+    padded, in float32; the matrix library's workspace."""
     frames = 4 * min(latents, SOUND_PIECE)
     waveform = 4 * latents * 4 * 2 * vae.hop_length * vae.in_channels
-    return (frames * SOUND_ENCODER_TENSORS * vae.base_channels * vae.channel_multipliers[0] * vae.mel_bins
-            * bytes_per_value + waveform)
+    tensors = SOUND_ENCODER_TENSORS + REARRANGED
+    return (frames * tensors * vae.base_channels * vae.channel_multipliers[0] * vae.mel_bins * bytes_per_value
+            + waveform + WORKSPACE)
 
 
 def generation_bytes(config: Mapping[str, Any], tokens: int, new_tokens: int, bytes_per_value: int,

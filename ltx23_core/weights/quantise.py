@@ -98,10 +98,7 @@ def _q4_k(weight: Tensor, parts: Parts) -> None:
     """
     module, size = kernels("quantise", weight), BLOCKS["Q4_K"][1]
     if module is not None:
-        numbers, blocks = weight.reshape(-1, _SUB), parts["weight"].view(-1, size)
-        scale, least = module.fit(numbers, STEPS)
-        factor, offset = _put_scales(blocks, scale.view(-1, _SUPER), least.view(-1, _SUPER))
-        module.put_nibbles(numbers, inverse(factor), offset, blocks)
+        module.put_q4_k(weight.reshape(-1, _SUB), parts["weight"].view(-1, size), STEPS)
         return
     for at in _groups(weight):
         numbers, blocks = weight[at].reshape(-1, _SUB), parts["weight"][at].view(-1, size)
@@ -122,7 +119,7 @@ def fit(numbers: Tensor) -> tuple[Tensor, Tensor]:
         numbers: (n, 32).
 
     Returns:
-        scale and least, (n, 1) float32, neither below 0: number = scale code - least.
+        scale and least, (n, 1) float32, neither below 0: number = scale code - least. 0 where a number is not finite.
     """
     most = largest(numbers, _SUB)
     fine = (numbers.float() * (inverse(most) * FINE)).round()
@@ -140,7 +137,7 @@ def fit(numbers: Tensor) -> tuple[Tensor, Tensor]:
         better = gain > best
         best, scale, least = (torch.where(better, new, old) for new, old in (
             (gain, best), (slope, scale), (-start, least)))
-    unit = most / FINE
+    unit = torch.where(most.isfinite(), most / FINE, 0.0)
     return scale.abs() * unit, least.abs() * unit  # no -0 among them
 
 

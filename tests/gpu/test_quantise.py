@@ -93,7 +93,8 @@ def test_quantising(form: str, copy_rate: float) -> None:
     rate = weight.nbytes / fast / 1e9
     print(f"quantise {form:12} {fast * 1e3:7.3f} ms, torch {slow * 1e3:8.3f}, floor {floor * 1e3:.3f}: "
           f"{rate:.0f} GB/s of bf16 read")
-    assert rate > 200, "four times the bus: reading, not this, decides"
+    # It runs in the copies' own stream, so a load takes 1/54 + 1/rate seconds a GB where pages are registered.
+    assert rate > 200, "at most 1.27 times as long as the copies alone"
 
 
 def random_parts(name: str) -> tuple[str, dict[str, Tensor], dict[str, int]]:

@@ -13,6 +13,7 @@ from .numbers import e4m3_code, whole
 
 BLOCK = 2048
 GROUPS = 16  # of 32 numbers, done by one program
+SUPER = 8  # blocks of 256 numbers, the same
 
 
 @triton.jit
@@ -66,77 +67,84 @@ def put_q8_0(numbers: Tensor, blocks: Tensor) -> None:
 
 
 @triton.jit
-def _fit(numbers, scale, least, count, STEPS: tl.constexpr, BLOCK: tl.constexpr):
-    group = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = group < count
-    place = group[:, None] * 32 + tl.arange(0, 32)[None, :]
-    x = tl.load(numbers + place, mask=here[:, None], other=0).to(tl.float32)
-    top = tl.max(tl.abs(x), axis=1)
-    fine = whole(x * (_inverse(top) * 4096.0)[:, None])
-    low = tl.minimum(tl.min(fine, axis=1), 0.0)
-    step = _inverse(tl.maximum(tl.max(fine, axis=1), 0.0) - low)
-    exact = fine.to(tl.int32)
-    total = tl.sum(exact, axis=1)
-    best = tl.full((BLOCK,), -1.0, tl.float32)
-    slope_best = tl.zeros((BLOCK,), tl.float32)
-    start_best = tl.zeros((BLOCK,), tl.float32)
+def _lines(fine, low, top, step, STEPS: tl.constexpr):
+    """`weights.quantise.fit` of groups (n, 32) of whole numbers: scale and least, (n,).
+
+    Sums are of whole numbers below 2^24, which float32 holds, in any order; what is larger is made of them as integers.
+    """
+    above_low = fine - low[:, None]
+    total = tl.sum(fine, axis=1).to(tl.int32)
+    sums = total.to(tl.float32)
+    best = tl.full(low.shape, -1.0, tl.float32)
+    slope_best = tl.zeros_like(low)
+    start_best = tl.zeros_like(low)
     for number in tl.static_range(STEPS):
-        code = whole((fine - low[:, None]) * (step * (14.0 + 2.0 * number / (STEPS - 1)))[:, None])
-        code = tl.minimum(tl.maximum(code, 0.0), 15.0).to(tl.int32)
+        code = tl.minimum(whole(above_low * (step * (14.0 + 2.0 * number / (STEPS - 1)))[:, None]), 15.0)
         codes = tl.sum(code, axis=1)
         squares = tl.sum(code * code, axis=1)
-        mixed = tl.sum(code * exact, axis=1)
-        across = (32 * squares - codes * codes).to(tl.float32)
-        joint = (32 * mixed - codes * total).to(tl.float32)
-        slope = joint * _inverse(across)
-        sums = total.to(tl.float32)
-        start = (sums - slope * codes.to(tl.float32)) * 0.03125
-        straight = mixed.to(tl.float32) * _inverse(squares.to(tl.float32))
+        mixed = tl.sum(code * fine, axis=1)
+        joint = (32 * mixed.to(tl.int32) - codes.to(tl.int32) * total).to(tl.float32)
+        slope = joint * _inverse(32.0 * squares - codes * codes)
+        start = (sums - slope * codes) * 0.03125
+        straight = mixed * _inverse(squares)
         above = start > 0
-        free = slope * joint * 0.03125 + sums * sums * 0.03125
-        gain = tl.where(above, mixed.to(tl.float32) * straight, free)
+        gain = tl.where(above, mixed * straight, slope * joint * 0.03125 + sums * sums * 0.03125)
         better = gain > best
         best = tl.where(better, gain, best)
         slope_best = tl.where(better, tl.where(above, straight, slope), slope_best)
         start_best = tl.where(better, tl.where(above, 0.0, start), start_best)
-    unit = top * 0.000244140625  # 1 / 4096
-    tl.store(scale + group, tl.abs(slope_best) * unit, mask=here)
-    tl.store(least + group, tl.abs(start_best) * unit, mask=here)
-
-
-def fit(numbers: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """`weights.quantise.fit` of numbers (n, 32)."""
-    count = len(numbers)
-    scale = torch.empty(count, 1, dtype=torch.float32, device=numbers.device)
-    least = torch.empty_like(scale)
-    _fit[triton.cdiv(count, GROUPS),](numbers, scale, least, count, STEPS=steps, BLOCK=GROUPS, num_warps=4,
-                                      enable_fp_fusion=False)
-    return scale, least
+    unit = tl.where(top < float("inf"), top * 0.000244140625, 0.0)  # 1 / 4096
+    return tl.abs(slope_best) * unit, tl.abs(start_best) * unit
 
 
 @triton.jit
-def _nibbles(numbers, inverse, offset, out, pairs, BLOCK: tl.constexpr):
-    pair = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
+def _shared(values):
+    """Eight numbers of each block (n, 8) as codes of 6 bits times one float16: its bits (n,), codes, products."""
+    scale = tl.minimum(tl.max(values, axis=1) * (1 / 63), 65504.0).to(tl.float16)
+    numbers = scale.to(tl.float32)
+    codes = tl.minimum(whole(values * _inverse(numbers)[:, None]), 63.0)
+    return scale.to(tl.int16, bitcast=True).to(tl.int32), codes.to(tl.int32), numbers[:, None] * codes
+
+
+@triton.jit
+def _q4_k(numbers, out, count, STEPS: tl.constexpr, BLOCK: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    group = first * 8 + tl.arange(0, BLOCK * 8)
     at = tl.arange(0, 32)[None, :]
-    inside = pair < pairs
-    both = tl.zeros((BLOCK, 32), tl.int32)
-    for half in tl.static_range(2):
-        group = pair * 2 + half
-        x = tl.load(numbers + group * 32 + at, mask=inside, other=0).to(tl.float32)
-        x = (x + tl.load(offset + group, mask=inside, other=0)) * tl.load(inverse + group, mask=inside, other=0)
-        code = tl.minimum(tl.maximum(whole(x), 0.0), 15.0).to(tl.int32)
-        both = both | (code << (4 * half))
-    tl.store(out + (pair // 4) * 144 + 16 + (pair % 4) * 32 + at, both.to(tl.uint8), mask=inside)
+    x = tl.load(numbers + group[:, None] * 32 + at, mask=(group < count * 8)[:, None], other=0).to(tl.float32)
+    top = tl.max(tl.abs(x), axis=1)
+    fine = whole(x * (_inverse(top) * 4096.0)[:, None])
+    low = tl.minimum(tl.min(fine, axis=1), 0.0)
+    step = _inverse(tl.maximum(tl.max(fine, axis=1), 0.0) - low)
+    scale, least = _lines(fine, low, top, step, STEPS)
+    scale_bits, s, factor = _shared(tl.reshape(scale, (BLOCK, 8)))
+    least_bits, m, offset = _shared(tl.reshape(least, (BLOCK, 8)))
+
+    block = first + tl.arange(0, BLOCK)
+    here = block < count
+    place = out + block * 144
+    for number in tl.static_range(2):
+        tl.store(place + number, (scale_bits >> (8 * number) & 255).to(tl.uint8), mask=here)
+        tl.store(place + 2 + number, (least_bits >> (8 * number) & 255).to(tl.uint8), mask=here)
+    # The first four codes whole, with the upper two bits of the last four, whose other bits share bytes.
+    half = tl.arange(0, 2)[None, :, None]
+    s, m = tl.reshape(s, (BLOCK, 2, 4)), tl.reshape(m, (BLOCK, 2, 4))
+    byte = place[:, None] + 4 + tl.arange(0, 4)[None, :]
+    tl.store(byte, tl.sum(tl.where(half == 0, s, s >> 4 << 6), axis=1).to(tl.uint8), mask=here[:, None])
+    tl.store(byte + 4, tl.sum(tl.where(half == 0, m, m >> 4 << 6), axis=1).to(tl.uint8), mask=here[:, None])
+    tl.store(byte + 8, tl.sum(tl.where(half == 0, 0, s & 15 | (m & 15) << 4), axis=1).to(tl.uint8), mask=here[:, None])
+
+    factor, offset = tl.reshape(factor, (BLOCK * 8,)), tl.reshape(offset, (BLOCK * 8,))
+    x = whole((x + offset[:, None]) * _inverse(factor)[:, None])
+    code = tl.minimum(tl.maximum(x, 0.0), 15.0).to(tl.int32) << ((tl.arange(0, BLOCK * 8) % 2) * 4)[:, None]
+    both = tl.sum(tl.reshape(code, (BLOCK * 4, 2, 32)), axis=1)
+    pair = first * 4 + tl.arange(0, BLOCK * 4)
+    tl.store(out + (pair // 4 * 144 + 16 + pair % 4 * 32)[:, None] + at, both.to(tl.uint8),
+             mask=(pair < count * 4)[:, None])
 
 
-def put_nibbles(numbers: Tensor, inverse: Tensor, offset: Tensor, blocks: Tensor) -> None:
-    """Fill the codes of blocks (n, 144) of Q4_K: (number + offset) times inverse.
-
-    Args:
-        numbers: (8 n, 32).
-        inverse, offset: (n, 8), float32.
-        blocks: their first 16 bytes stay.
-    """
-    pairs = len(numbers) // 2
-    _nibbles[triton.cdiv(pairs, GROUPS),](numbers, inverse.contiguous(), offset.contiguous(), blocks, pairs,
-                                          BLOCK=GROUPS, num_warps=4, enable_fp_fusion=False)
+def put_q4_k(numbers: Tensor, blocks: Tensor, steps: int) -> None:
+    """Fill blocks (n, 144) of Q4_K with numbers (8 n, 32), trying so many steps a group."""
+    count = len(blocks)
+    _q4_k[triton.cdiv(count, SUPER),](numbers, blocks, count, STEPS=steps, BLOCK=SUPER, num_warps=4,
+                                      enable_fp_fusion=False)

@@ -18,7 +18,6 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from ltx23_core.ops.triton import dequant, ggml, norms, quantise, rotated
 
 B16, U8, F32 = "*bf16", "*u8", "*fp32"
-FIT = {"numbers": B16, "scale": F32, "least": F32, "count": "i32"}
 STRIDES = ("tokens", "x0_batch", "x1_batch", "x0_row", "x1_row", "table_batch", "index_batch", "width", "padding")
 ROPE = dict.fromkeys(("x0", "x1", "weight0", "weight1", "cos", "sin"), B16) | {"index": "*i32", "eps": "fp32"} | \
     dict.fromkeys(STRIDES, "i32")
@@ -28,8 +27,7 @@ CASES = [
     (quantise, "_rowwise", {"weight": B16, "factor": F32, "out": U8, "columns": "i32"}, {"FP8": True, "BLOCK": 2048}),
     (quantise, "_rowwise", {"weight": B16, "factor": F32, "out": U8, "columns": "i32"}, {"FP8": False, "BLOCK": 2048}),
     (quantise, "_q8_0", {"numbers": B16, "out": U8, "count": "i32"}, {"BLOCK": 16}),
-    (quantise, "_fit", FIT, {"STEPS": 7, "BLOCK": 16}),
-    (quantise, "_nibbles", {"numbers": B16, "inverse": F32, "offset": F32, "out": U8, "pairs": "i32"}, {"BLOCK": 16}),
+    (quantise, "_q4_k", {"numbers": B16, "out": U8, "count": "i32"}, {"STEPS": 7, "BLOCK": 8}),
     *((ggml, "_numbers", {"raw": U8, "out": B16, "count": "i32"}, {
         "KIND": kind, "SIZE": size, "IN_BLOCK": groups, "WIDTH": width, "GROUPS": 64})
       for kind, size, groups, width in ggml.KINDS.values()),
