@@ -37,19 +37,23 @@ show() {  # name, what to look at in its output, characters of a line
 }
 
 bench() { local name=$1 limit=$2; shift 2; run "$name" "$limit" "$python" -m bench "$@"; }
-gpu_tests() { run tests "$1" "$python" -m pytest --noconftest -p no:cacheprovider -o addopts= -q -rfEs --tb=short "${@:2}"; }
+gpu_tests() {  # name, limit, what: a test that hangs shows where
+    run "$1" "$2" "$python" -m pytest --noconftest -p no:cacheprovider -o addopts= -o faulthandler_timeout=$(($2 / 2)) \
+        -v -rfEs --tb=short "${@:3}"
+}
 
 case $what in
 first)
     SECONDS_IN_ALL=${SECONDS_IN_ALL:-455}
     mount -o remount,size=125G /dev/shm 2>/dev/null
     bench files 110 generate_weights --monolith "$bf16" --fp8 "$fp8" &
-    gpu_tests 80 tests/gpu/test_pages.py &
+    { gpu_tests tests 80 tests/gpu/test_pages.py -k "not goes"; gpu_tests goes 40 tests/gpu/test_pages.py -k goes; } &
     bench decode 75 decode --sizes c --frames 121,1001 --memory 4 --repeats 0 &
     bench prompts 90 text --folder "$folder/t" --holes layers --budgets stream,auto &
     run sound 60 "$python" -m bench.sound_memory &
     wait
     show tests "passed|failed|skipped|^E  |FAILED|SKIPPED"
+    show goes "passed|failed|skipped|^E  |FAILED|SKIPPED|Fatal"
     show decode "^\| c|Error"
     show prompts "^\| (stream|auto)|Error|# libraries"
     show sound .
@@ -67,9 +71,10 @@ second)
     [ -f "$bf16" ] || bench files 60 generate_weights --monolith "$bf16"
     bench copies 30 small-copies
     show copies .
-    run pages 45 "$python" -m pytest --noconftest -p no:cacheprovider -o addopts= -q -rfEs --tb=short tests/gpu/test_pages.py \
-        -k "streamed or no_step or ring"
+    gpu_tests pages 80 tests/gpu/test_pages.py -k "not goes"
+    gpu_tests goes 40 tests/gpu/test_pages.py -k goes
     show pages "passed|failed|skipped|^E  |FAILED|SKIPPED" 300
+    show goes "passed|failed|skipped|^E  |FAILED|SKIPPED|Fatal" 300
     bench rows2 170 streaming --folder "$folder/s" --bf16 "$bf16" --only peer,cards
     show rows2 "^bf16|^peer|Error" 205
     bench server 300 comfy --comfyui "${COMFYUI:?a ComfyUI source tree}" --folder "$folder/c" --only short,twenty --seconds 260
@@ -82,14 +87,14 @@ second)
         bench newer 120 comfy --comfyui "$NEWER" --folder "$folder/c" --only least
         show newer "^# |rows, |Error" 150
     fi
-    gpu_tests 40 tests/gpu/test_quantise.py
+    gpu_tests tests 40 tests/gpu/test_quantise.py
     show tests "passed|failed|skipped|^E  |FAILED|SKIPPED"
     cp "$folder"/c/base/server-*.log "$out/" 2>/dev/null
     rm -rf "$folder/s" "$folder/q"
     ;;
 smoke)
     tests=tests/goldens/tiny
-    gpu_tests 60 tests/gpu/test_pages.py &
+    gpu_tests tests 60 tests/gpu/test_pages.py &
     bench decode 60 decode --sizes tiny --frames 9,17 --memory 4 --repeats 0 --tiny &
     wait
     show tests "passed|failed|skipped|^E  |FAILED|SKIPPED"

@@ -3,7 +3,8 @@
     python -m bench small-copies [--folder /dev/shm]
 
 A file is registered and then cut to nothing, and so many bytes are copied to the device, in a process of their own:
-where the processor reads them, to put them among the commands, the lost page ends the process (bus error).
+where the processor reads them, to put them among the commands, the lost page ends the process (bus error). Above
+`weights.pages.SMALL` that must not be; how low it may lie is asked here.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SIZES = (256, 4 << 10, 16 << 10, 32 << 10, 64 << 10, (64 << 10) + 256, 128 << 10, 1 << 20)
+SIZES = (256, 4 << 10, 16 << 10, 32 << 10, 64 << 10, (64 << 10) + 256, 96 << 10, 128 << 10, 148 << 10, 1 << 20)
 FILE = 8 << 20
 READ_ONLY = 0x08
 

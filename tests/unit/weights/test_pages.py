@@ -140,6 +140,18 @@ def test_a_file_that_shrinks_before_it_is_registered_is_read_in_another_way(
     pages.close()
 
 
+def test_a_small_tensor_of_a_file_that_shrinks_after_it_was_registered(driver: Driver, tmp_path: Path) -> None:
+    """What was read before is there; of the others nothing is taken, and who reads them is told in words."""
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.arange(9.0), "b": torch.arange(9.0), "large": torch.arange(PIECE // 4)}, path)
+    refs, pages = read_header(path).tensors, Pages(CPU)
+    [(host, _)] = pages.spans(refs["a"])
+    os.truncate(path, 0)
+    assert torch.equal(host.view(torch.float32), torch.arange(9.0)) and pages.spans(refs["a"])[0][0] is host
+    assert pages.spans(refs["b"]) is None and len(driver.held) == 1
+    pages.close()
+
+
 def test_a_deleted_file_goes_on_for_who_has_it(driver: Driver, weights: tuple[Path, dict[str, Tensor]]) -> None:
     path, tensors = weights
     refs, pages = read_header(path).tensors, Pages(CPU)
