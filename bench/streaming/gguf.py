@@ -49,6 +49,7 @@ def write_q4(path: Path, layout: Layout, prefix: str, device: torch.device) -> i
     """Write a Q4_K file; returns its bytes."""
     head, size = header(layout, prefix, "Q4_K")
     block = KINDS["Q4_K"][2]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(head)
         for _, shape in layout.values():

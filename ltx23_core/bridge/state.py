@@ -52,6 +52,8 @@ def native_part(overlay: Overlay, part: str) -> list[NativeFile]:
         ExportError: two halves of a VAE do not belong together.
     """
     files = []
+    if MODEL in PARTS[part]:
+        overlay.require("connectors")  # ComfyUI's own class has them, and would run with what memory happens to hold
     for name in PARTS[part]:
         file = native_file(overlay, name, _as_stored)
         # Bare: ComfyUI looks for quantised layers before and after it takes the prefix away, and keeps both finds.

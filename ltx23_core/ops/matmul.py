@@ -161,24 +161,37 @@ class Together:
     """
 
     def __init__(self, module: nn.Module, apart: Collection[str] = (), codes: Collection[str] = ()) -> None:
+        self._module, self._apart, self._codes = module, apart, codes
+        self._seen: set[str] = set()  # parts of the module whose groups are known
         # name -> (buffer, first row, rows of the buffer)
         self._slots: dict[str, tuple[tuple[str, str], int, int]] = {}
         self._buffers: dict[tuple[str, str], Tensor] = {}
-        for path, part in module.named_modules():
-            for group in getattr(part, "together", ()):
-                names = [".".join(filter(None, (path, name))) for name in group]
-                if not any(f"{name}.weight" in apart for name in names):
-                    self._add(module, names, ("weight", "bias"))
-                    continue
-                coded = [name for name in names if f"{name}.weight" in codes]
-                if coded:
-                    self._add(module, coded, ("weight", "weight_scale", "bias"))
 
-    def _add(self, module: nn.Module, names: Sequence[str], kinds: Sequence[str]) -> None:
+    def _slot(self, name: str) -> tuple[tuple[str, str], int, int] | None:
+        """Where a tensor goes; the parts around it are asked at its turn, so that the first copy need not wait."""
+        path = name.rpartition(".")[0]
+        while path not in self._seen:
+            self._seen.add(path)
+            self._ask(path)
+            path = path.rpartition(".")[0]
+        return self._slots.get(name)
+
+    def _ask(self, path: str) -> None:
+        """Add the groups of a part."""
+        for group in getattr(self._module.get_submodule(path), "together", ()):
+            names = [".".join(filter(None, (path, name))) for name in group]
+            if not any(f"{name}.weight" in self._apart for name in names):
+                self._add(names, ("weight", "bias"))
+                continue
+            coded = [name for name in names if f"{name}.weight" in self._codes]
+            if coded:
+                self._add(coded, ("weight", "weight_scale", "bias"))
+
+    def _add(self, names: Sequence[str], kinds: Sequence[str]) -> None:
         rows, firsts = 0, {}
         for name in names:
             firsts[name] = rows
-            rows += module.get_submodule(name).out_features
+            rows += self._module.get_submodule(name).out_features
         for kind in kinds:
             for name, first in firsts.items():
                 self._slots[f"{name}.{kind}"] = (names[0], kind), first, rows
@@ -186,9 +199,10 @@ class Together:
     def room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype,
              take: Callable[[str, tuple[int, ...], torch.dtype], Tensor]) -> Tensor:
         """Memory for a tensor that is about to be read: its part of its group's, which ``take`` gives, or its own."""
-        if name not in self._slots:
+        slot = self._slot(name)
+        if slot is None:
             return take(name, shape, dtype)
-        key, row, rows = self._slots[name]
+        key, row, rows = slot
         if key not in self._buffers:
             self._buffers[key] = take(name, (rows, *shape[1:]), dtype)
         whole = self._buffers[key]
@@ -198,7 +212,7 @@ class Together:
 
     def placed(self, name: str, tensor: Tensor) -> Tensor:
         """A loaded tensor where it belongs: itself, or its values in its group's memory."""
-        if name not in self._slots:
+        if self._slot(name) is None:
             return tensor
         return self.room(name, tuple(tensor.shape), tensor.dtype,
                          lambda _, shape, dtype: tensor.new_empty(shape, dtype=dtype)).copy_(tensor)

@@ -9,7 +9,7 @@ Where several passes use a layer in turn, its numbers are made once and held mea
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -208,9 +208,9 @@ def has_rows(stored: AnyRef) -> bool:
     return "weight_scale" in ref.parts and ref.parts["weight_scale"].shape == (ref.shape[0], 1)
 
 
-def join_products(block: nn.Module) -> None:
-    """Let those layers of a block share memory that `ops.matmul` takes in one product."""
-    for part in block.modules():
+def join_products(parts: Iterable[nn.Module]) -> None:
+    """Let those layers of a block, given as all its modules, share memory that `ops.matmul` takes in one product."""
+    for part in parts:
         for names in getattr(part, "together", ()):
             layers = list(map(part.get_submodule, names))
             dtype = _dtype_of(layers)

@@ -53,6 +53,7 @@ class Component:
         self._build, self._module, self._stack = build, None, stack
         self._verify, self._after_load = verify, after_load
         self._device, self._policy = META, None
+        self._prepared = False
         self._there: set[str] = set()  # names of the tensors on the device
         self._pages: Pages | None = None
         self._loras: tuple[LoraUse, ...] = ()
@@ -197,7 +198,7 @@ class Component:
         self.forget_recordings()
         if fresh:
             self.release()
-            prepare_module(self.module, self.refs, self.dtype, self.name)
+            self._prepare()
         self._leave_policy()
         if self._verify is not None:
             self._verify(self._paths())
@@ -217,6 +218,12 @@ class Component:
         self._device, self._policy, self._placed = device, policy, dict(self._wanted)
         self.loads += fresh
         return self.loaded_bytes
+
+    def _prepare(self) -> None:
+        """Check the module and give it quantised layers, once: it stays so on the meta device."""
+        if not self._prepared:
+            prepare_module(self.module, self.refs, self.dtype, self.name)
+            self._prepared = True
 
     def is_placed(self, policy: Policy) -> bool:
         """Whether the weights are where a policy wants them, with the LoRAs that are wanted."""

@@ -40,8 +40,9 @@ class BlockStream:
         for block in blocks:
             held = []
             if hold:
-                held = [part for part in block.modules() if isinstance(part, QuantWeight) and part.makes_numbers]
-                join_products(block)
+                parts = list(block.modules())
+                held = [part for part in parts if isinstance(part, QuantWeight) and part.makes_numbers]
+                join_products(parts)
             self._quantised.append(held)
         self._current: int | None = None
         largest = 0

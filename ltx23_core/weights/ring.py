@@ -24,6 +24,9 @@ RUN = 1 << 30  # bytes of a file that come one way, several pieces that are regi
 LOOK_AHEAD = 1 << 30  # bytes of announced tensors of which is decided how they are read
 
 
+Spans = list[tuple[Tensor, int]]  # of `Pages.spans`
+
+
 class Upload:
     """Copies tensors from files to a device, on the stream that is current. Casts run on the device."""
 
@@ -46,7 +49,8 @@ class Upload:
         self._single: ReadAhead | None = None
         self._staged: Tensor | None = None  # device side of one buffer, only where something is cast
         self._announced: deque[TensorRef] = deque()
-        self._decided: deque[TensorRef] = deque()  # announced, and read ahead or registered
+        # Announced, and read ahead or registered: then with their pages.
+        self._decided: deque[tuple[TensorRef, Spans | None]] = deque()
         self._decided_bytes = 0
 
     def close(self) -> None:
@@ -80,17 +84,23 @@ class Upload:
                 numbers = self._on_device(part).view(stored)
                 target[start:start + len(numbers)].copy_(numbers)
                 start += len(numbers)
-        if self._decided and self._decided[0] is ref:
-            self._decided_bytes -= self._decided.popleft().size_bytes
+        if self._is_next(ref):
+            self._decided.popleft()
+            self._decided_bytes -= ref.size_bytes
             self._look_ahead()
 
     def _pieces(self, ref: TensorRef, element: int) -> Iterable[tuple[Tensor, int]]:
         """A tensor's bytes in memory that the device reads, each piece with its offset."""
-        if not self._ahead.is_next(ref) and (spans := self._spans(ref, element)) is not None:
-            return spans
-        return self._reader(ref).take()
+        if self._ahead.is_next(ref):
+            return self._ahead.take()
+        spans = self._decided[0][1] if self._is_next(ref) else self._spans(ref, element)
+        return self._single_reader(ref).take() if spans is None else spans
 
-    def _spans(self, ref: TensorRef, element: int) -> list[tuple[Tensor, int]] | None:
+    def _is_next(self, ref: TensorRef) -> bool:
+        """Whether this very tensor is the next one of those that were announced."""
+        return bool(self._decided) and self._decided[0][0] is ref
+
+    def _spans(self, ref: TensorRef, element: int) -> Spans | None:
         """Registered pages of a tensor, in pieces of whole elements."""
         return None if self._pages is None or ref.start % element else self._pages.spans(ref)
 
@@ -101,28 +111,27 @@ class Upload:
         lot = []
         while self._announced and self._decided_bytes < LOOK_AHEAD:
             ref = self._announced.popleft()
-            self._decided.append(ref)
+            spans = self._from_pages(ref)
+            self._decided.append((ref, spans))
             self._decided_bytes += ref.size_bytes
-            if not self._comes_from_pages(ref):
+            if spans is None:
                 lot.append(ref)
         self._ahead.expect(lot)
 
-    def _comes_from_pages(self, ref: TensorRef) -> bool:
-        """Whether a tensor's pages are registered, now or before; of each `RUN` all or none are."""
+    def _from_pages(self, ref: TensorRef) -> Spans | None:
+        """A tensor's pages, registered now or before; of each `RUN` all or none are."""
         run = ref.path, ref.start // RUN
         if run != self._run:
             self._run = run
             self._registers = self._by_pages + RUN <= self._share * (self._seen + RUN)
         self._seen += ref.size_bytes
-        if not self._registers or self._spans(ref, DTYPE_BITS[ref.dtype] // 8 or 1) is None:
-            return False
-        self._by_pages += ref.size_bytes
-        return True
+        spans = self._spans(ref, DTYPE_BITS[ref.dtype] // 8 or 1) if self._registers else None
+        if spans is not None:
+            self._by_pages += ref.size_bytes
+        return spans
 
-    def _reader(self, ref: TensorRef) -> ReadAhead:
-        """Who reads a tensor, which is the next one there."""
-        if self._ahead.is_next(ref):
-            return self._ahead
+    def _single_reader(self, ref: TensorRef) -> ReadAhead:
+        """Who reads a tensor that was not announced, which is the next one there."""
         if self._single is None:
             self._single = ReadAhead(self._source, SINGLE_SLOTS, SLOT_BYTES, _slot, self._copied)
         self._single.expect([ref])

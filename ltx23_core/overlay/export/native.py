@@ -5,7 +5,7 @@ Where the files of an export and what `bridge` hands on in memory come from (spe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,12 @@ def native_file(overlay: Overlay, file: str, tensors_of: Tensors = stored_tensor
         tensors_of: gives the tensors of a component; the default refuses what no file of ComfyUI's can hold.
 
     Raises:
-        OverlayError: a component is missing.
+        OverlayError: a component is missing; connectors may be.
         ExportError: two halves of a VAE do not belong together, or of `stored_tensors`.
     """
     components, strip = FILES[file]
+    if "connectors" not in overlay.components:  # "light" files have none: what is written of one has none either
+        components = tuple(name for name in components if name != "connectors")
     tensors = {}
     for key, ref in official(overlay, components, tensors_of).items():
         tensors[key.removeprefix(strip)] = ref
@@ -106,7 +108,7 @@ def _official_key(component: str, name: str) -> str:
     return prefix + name[len(keep):]
 
 
-def configs(overlay: Overlay, components: Iterable[str]) -> dict[str, Any]:
+def configs(overlay: Overlay, components: Collection[str]) -> dict[str, Any]:
     """The parts of the metadata ``config`` that describe components, which may come from several files."""
     parts: dict[str, Any] = {}
     for part in dict.fromkeys(map(OFFICIAL.config.__getitem__, components)):
@@ -115,6 +117,8 @@ def configs(overlay: Overlay, components: Iterable[str]) -> dict[str, Any]:
         for key, value in overlay.require(owner).config.items():
             if not key.startswith(keys):
                 values[key] = value
+        if guest not in components:  # a file of its own may bring it, and be described here
+            guest = owner
         for key, value in overlay.require(guest).config.items():
             if key.startswith(keys):
                 values[key] = value

@@ -10,10 +10,11 @@ import torch
 from ltx23_core import Overlay, Pipeline, export, materialize
 from ltx23_core.cli.parser import main
 from ltx23_core.errors import ExportError, RequestError
-from ltx23_core.overlay.weight_dtype import GGUF, WEIGHT_DTYPES
+from ltx23_core.overlay.weight_dtype import AS_STORED, GGUF, WEIGHT_DTYPES
 from ltx23_core.runtime.residency import LocalResidency
 from tests.goldens.harness import CHECKPOINT, GEMMA
 from tests.support.gguf import gguf
+from tests.support.layouts import split_bare
 from tests.support.layouts_quantised import official_fp8
 from tests.support.overlay import refuses
 
@@ -65,6 +66,24 @@ def test_what_is_written_loads_as_quantising_on_load_makes_it(form: str, layout:
     for component in ("connectors", "video_decoder", "vocoder"):
         assert_same(state(again, component), state(bf16, component))
     assert again.require("transformer").config == bf16.require("transformer").config
+
+
+@pytest.mark.parametrize("form", [AS_STORED, "int8", *GGUF])
+@pytest.mark.parametrize("variant", ["dev", "distilled"])
+def test_a_transformer_without_connectors_is_saved_without(form: str, variant: str, tmp_path: Path) -> None:
+    """Third parties' "light" files: what is written goes beside connectors as its source does."""
+    source = split_bare(tmp_path).checkpoint
+    light = materialize(source, variant=variant, output=tmp_path / "light.json")
+    assert "connectors" not in light.components
+    export(light, "transformer", tmp_path / "out", weight_dtype=form)
+    file = only_file(tmp_path / "out", ".safetensors", ".gguf")
+    assert ("distilled" in file.name) == (variant == "distilled")
+    alone = materialize(file, variant=variant, output=tmp_path / "alone.json")
+    assert_same(state(alone), state(light, weight_dtype=form))
+    assert alone.require("transformer").config == light.require("transformer").config
+    whole = materialize(file, variant=variant, components=[tmp_path / "b.safetensors"], output=tmp_path / "whole.json")
+    want = materialize(source, variant=variant, components=[tmp_path / "b.safetensors"], output=tmp_path / "want.json")
+    assert_same(state(whole, "connectors"), state(want, "connectors"))
 
 
 @pytest.mark.parametrize("form", GGUF)

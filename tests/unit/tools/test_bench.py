@@ -24,7 +24,9 @@ from bench import (
     transformer,
 )
 from bench.measure import relative
+from bench.streaming import gguf
 from bench.streaming import main as streaming
+from ltx23_core.overlay.bytes.gguf import read_gguf
 from tests.goldens.harness import CHECKPOINT, GEMMA
 
 PEERS = ["torch-forms", "one-stream", "fp8", "int8"]
@@ -50,6 +52,12 @@ def test_transformer_beside_its_peers(guided, tmp_path, monkeypatch, capsys):
         lossy = row["what"].removeprefix("guided step, ") in transformer.CODES
         assert (1e-3 < row["error"] < 0.1) if lossy else row["error"] < 1e-5, "the same weights in float32"
     assert "against the peer" in transformer.shown(rows)
+
+
+def test_q4_k_files_of_the_bench_are_written_into_new_folders(tmp_path):
+    path, layout = tmp_path / "new" / "w.gguf", {"x.a.weight": ("BF16", (3, 256)), "x.a.bias": ("BF16", (3,))}
+    assert gguf.write_q4(path, layout, "x.", torch.device("cpu")) == path.stat().st_size
+    assert read_gguf(path).tensors["a.weight"].dtype == "Q4_K"
 
 
 def test_writing_a_text(monkeypatch, capsys):

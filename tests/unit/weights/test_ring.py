@@ -65,12 +65,15 @@ def test_pages_and_ring_together_give_the_bytes_of_the_file(driver: Driver, tmp_
     save_file(tensors, tmp_path / "w.safetensors")
     refs = dict(sorted(read_header(tmp_path / "w.safetensors").tensors.items(), key=lambda item: item[1].start))
     pages, source = Pages(torch.device("cpu")), SourceReader()
-    upload = Upload(torch.device("cpu"), source, pages, share)
+    upload, asked = Upload(torch.device("cpu"), source, pages, share), []
+    spans = pages.spans
+    monkeypatch.setattr(pages, "spans", lambda ref: asked.append(ref.start) or spans(ref))
     upload.expect(refs.values())
     for name, ref in refs.items():
         target = torch.empty(size, dtype=dtype)
         upload.upload(ref, target, torch.uint8)
         assert torch.equal(target, tensors[name].to(dtype)), name
+    assert len(asked) == len(set(asked)), "the pages of a tensor are looked up once"
     held = pages.held_bytes / (tmp_path / "w.safetensors").stat().st_size
     assert held == pytest.approx(share, abs=0.2) and (held > 0) == (share > 0), held
     source.close()
