@@ -3,9 +3,9 @@
     python -m bench decode --sizes c --frames 121,1001 --memory 4 [--all-ways] [--repeats 3] [--tiny]
 
 A random decoder of the true shapes. With ``--memory`` the process may take no more from the device, so a plan that does
-not hold fails. The mp4 needs PyAV, which is said where it is missing; the column behind its seconds is the time beside the
-device's. Random weights decode to noise, the most work that an encoder can have: so another row writes smooth moving
-frames in its place, as the decoder's leave the device, and one writes those without a decoder.
+not hold fails. The mp4 needs PyAV, which is said where it is missing; the column behind its seconds is the time beside
+the device's. Random weights decode to noise, the most work that an encoder can have: so another row writes smooth
+moving frames in its place, as the decoder's leave the device, and one writes those without a decoder.
 """
 from __future__ import annotations
 
