@@ -3,7 +3,9 @@
     python -m bench decode --sizes c --frames 121,1001 --memory 4 [--all-ways] [--repeats 3] [--tiny]
 
 Random decoders of the true shapes. With ``--memory`` the process may take no more from the device, so a plan that does
-not hold fails. The mp4 needs PyAV, which is said where it is missing; its last column is the time beside the device's.
+not hold fails. The mp4 needs PyAV, which is said where it is missing; the column behind its seconds is the time beside
+the device's. Random weights decode to noise, the most work that an encoder can have: so another row writes smooth
+moving frames in its place, as the decoder's leave the device, and one writes those without a decoder.
 
 With ``--sound`` picture and sound are decoded in turn and beside each other, to bytes on the host and into an mp4,
 alternately in one run: medians of both, the median of the ratios of neighbours with its range, and whether bytes agree.
@@ -13,24 +15,27 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ltx23_core.config import AudioVAEConfig, VideoVAEConfig, VocoderConfig
 from ltx23_core.decode.beside import Beside, behind_chunks
-from ltx23_core.decode.frames import leaving
+from ltx23_core.decode.frames import LEAVE_TOGETHER, leaving
 from ltx23_core.decode.sound import decode_sound
 from ltx23_core.decode.tiles import auto_tiling
 from ltx23_core.decode.ways import AUTO_TILING, Way, ways
 from ltx23_core.geometry import audio_latent_length, video_grid
 from ltx23_core.media.audio import Audio
+from ltx23_core.media.image import to_uint8
 from ltx23_core.memory.estimates import sound_beside_bytes
 from ltx23_core.memory.room import SPARE, Need, first_fitting
 from ltx23_core.models.registry import build
@@ -42,6 +47,9 @@ from .sound_memory import module
 
 SOUND_HEAD = ("size", "frames", "way", "what", "in turn, s", "beside, s", "beside / in turn", "from", "to",
               "same bytes", "peak in turn, GB", "peak beside, GB", "planned beside, GB")
+SMOOTH_FRAMES = 48  # after which they begin again, where they began
+DETAILS = (9, 40, 180, 540)  # rows of the noise that smooth frames are enlarged from
+
 HEAD = ("size", "frames", "way", "what", "seconds", "of the device's", "peak GB", "planned GB", "plan")
 
 
@@ -119,7 +127,12 @@ class Bench:
                  "byte frames on the host": lambda: drained(bytes_of())}
         if file:
             from ltx23_core.media.video import write_video
-            found["mp4"] = lambda: write_video(self._folder / "bench.mp4", bytes_of(), 24.0)
+            path, frames = self._folder / "bench.mp4", 8 * latent.shape[2] - 7
+            smooth = smooth_frames(32 * latent.shape[3], 32 * latent.shape[4], self.device)
+            found["mp4"] = lambda: write_video(path, bytes_of(), 24.0)
+            found["mp4 of smooth frames"] = lambda: write_video(path, replaced(bytes_of(), smooth), 24.0)
+            found["mp4 of smooth frames, no decoder"] = lambda: write_video(
+                path, replaced(torch.empty(frames, 0).split(LEAVE_TOGETHER), smooth), 24.0)
         return found
 
     @torch.no_grad()
@@ -245,6 +258,32 @@ def drained(chunks: Iterator[Tensor]) -> None:
     """Take all of them, holding none."""
     for chunk in chunks:
         del chunk
+
+
+def smooth_frames(height: int, width: int, device: torch.device) -> Tensor:
+    """A picture with large and small details over which a camera goes round: (SMOOTH_FRAMES, H, W, 3) uint8, CPU."""
+    picture = torch.full((1, 3, height, width), 0.5, device=device)
+    for rows in DETAILS:
+        noise = torch.rand(1, 3, rows, rows * width // height, device=device) - 0.5
+        noise = functional.interpolate(noise, size=(height, width), mode="bicubic")
+        picture += noise * DETAILS[0] / rows
+    made = []
+    for number in range(SMOOTH_FRAMES):
+        angle = 2 * math.pi * number / SMOOTH_FRAMES
+        place = torch.tensor([[[0.9, 0, 0.05 * math.cos(angle)], [0, 0.9, 0.05 * math.sin(angle)]]], device=device)
+        grid = functional.affine_grid(place, list(picture.shape), align_corners=False)
+        seen = functional.grid_sample(picture, grid, mode="bilinear", align_corners=False)
+        made.append(to_uint8(seen[0].permute(1, 2, 0)).cpu())
+    return torch.stack(made)
+
+
+def replaced(chunks: Iterable[Tensor], frames: Tensor) -> Iterator[Tensor]:
+    """Frames in place of those of chunks, over and over, as many of them at a time."""
+    done = 0
+    for chunk in chunks:
+        places = (torch.arange(len(chunk)) + done) % len(frames)
+        done += len(chunk)
+        yield frames[places]
 
 
 @torch.no_grad()

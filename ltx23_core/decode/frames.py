@@ -11,6 +11,7 @@ from ..errors import NAN_FIX, MediaError
 from ..media.image import to_uint8
 
 FRAMES_AT_ONCE = 4  # so that no second copy of a chunk is on the device
+LEAVE_TOGETHER = 8  # frames of 8 bit: an encoder begins with the last chunk while the rest of it is being copied
 
 
 def to_frames(pixels: Tensor, eight_bit: bool = False) -> Tensor:
@@ -38,7 +39,8 @@ def to_frames(pixels: Tensor, eight_bit: bool = False) -> Tensor:
 def leaving(chunks: Iterable[Tensor], eight_bit: bool = False) -> Iterator[Tensor]:
     """`to_frames` of each chunk (1, 3, f, H, W), in order.
 
-    Those of 8 bit leave a CUDA device while it works on the next chunk: that is asked for first.
+    Those of 8 bit leave a CUDA device while it works on the next chunk: that is asked for first. They come
+    `LEAVE_TOGETHER`.
     """
     before: ByteFrames | None = None
     for chunk in chunks:
@@ -50,10 +52,10 @@ def leaving(chunks: Iterable[Tensor], eight_bit: bool = False) -> Iterator[Tenso
         now = ByteFrames(chunk[0])
         del chunk
         if before is not None:
-            yield before.on_cpu()
+            yield from before.parts()
         before = now
     if before is not None:
-        yield before.on_cpu()
+        yield from before.parts()
 
 
 def _unit_frames(pixels: Tensor) -> Tensor:
@@ -90,11 +92,19 @@ class ByteFrames:
         Raises:
             MediaError: NaN or infinity.
         """
+        return self._copied(self._frames)
+
+    def parts(self) -> Iterator[Tensor]:
+        """`on_cpu`, at most `LEAVE_TOGETHER` frames at a time."""
+        return map(self._copied, self._frames.split(LEAVE_TOGETHER))
+
+    def _copied(self, frames: Tensor) -> Tensor:
+        """Some of the frames."""
         if self._made is None:
-            return self._checked(self._finite, self._frames)
-        with torch.cuda.stream(_copying(self._frames.device)):
+            return self._checked(self._finite, frames)
+        with torch.cuda.stream(_copying(frames.device)):
             torch.cuda.current_stream().wait_event(self._made)
-            return self._checked(self._finite.cpu(), self._frames)
+            return self._checked(self._finite.cpu(), frames)
 
     @staticmethod
     def _checked(finite: Tensor, frames: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Making and using side by side: in order, at the same time, and every way in which one of the two can fail."""
 from __future__ import annotations
 
-from threading import Event, current_thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event, current_thread
 from threading import enumerate as threads
 
 import pytest
 
-from ltx23_core.media.aside import use_aside
+from ltx23_core.media.aside import made_ahead, use_aside
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +81,35 @@ def test_an_interrupt_of_the_making_stops_the_using():
 
     with pytest.raises(KeyboardInterrupt):
         use_aside(things(), use)
+
+
+def test_what_is_made_ahead_comes_in_order_and_not_without_bound():
+    begun, used = [], []
+
+    def make(number):
+        begun.append(number)
+        assert number <= len(used) + 3
+        Event().wait(0.01 * (number % 3))
+        return -number
+
+    with ThreadPoolExecutor(4) as others:
+        for made in made_ahead(others, make, range(20), 3):
+            used.append(made)
+    assert used == [-number for number in range(20)] and sorted(begun) == list(range(20))
+
+
+def test_things_are_made_at_the_same_time():
+    both = Barrier(2)
+    with ThreadPoolExecutor(2) as others:
+        assert list(made_ahead(others, lambda _: both.wait(20), range(2), 1)) in ([0, 1], [1, 0])
+
+
+def test_what_making_ahead_raises_comes_in_its_place():
+    def make(number):
+        return 6 // (3 - number)
+
+    with ThreadPoolExecutor(2) as others:
+        found = made_ahead(others, make, range(9), 4)
+        assert [next(found) for _ in range(3)] == [2, 3, 6]
+        with pytest.raises(ZeroDivisionError):
+            next(found)

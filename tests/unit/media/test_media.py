@@ -25,6 +25,7 @@ from ltx23_core.media import (
     to_uint8,
     write_video,
 )
+from ltx23_core.media.video import encodable, encoders
 
 RATE = 48000
 
@@ -308,6 +309,36 @@ def test_load_image_errors(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:1500])
     with pytest.raises(MediaError, match="cannot be read"):
         load_image(tmp_path / "cut.png")
+
+
+def test_the_encoder_works_on_frames_and_not_on_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libx264 writes its settings into the stream: the official ones, and threads of frames, as many as is said."""
+    monkeypatch.setattr("ltx23_core.media.video.processors", lambda: 4)
+    write_video(tmp_path / "a.mp4", clip(9, 256, 256), 24)
+    said = (tmp_path / "a.mp4").read_bytes()
+    for setting in (b"crf=19.0", b"me=hex subme=2", b"rc_lookahead=10", b"sliced_threads=0", b" threads=6 "):
+        assert setting in said
+
+
+@pytest.mark.parametrize(("count", "want"), [(1, 1), (2, 3), (16, 24), (128, 24)])
+def test_encoders_are_bounded(count: int, want: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltx23_core.media.video.processors", lambda: count)
+    assert encoders() == want
+
+
+def test_frames_beside_each_other_are_converted_like_one_alone(tmp_path: Path) -> None:
+    """With all threads of swscale, as PyAV would, or with one: the same bytes."""
+    frames = torch.randint(0, 256, (7, 136, 202, 3), dtype=torch.uint8, generator=torch.manual_seed(3)).numpy()
+    for frame in frames:
+        want = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        assert np.array_equal(encodable(frame).to_ndarray(), want.to_ndarray())
+
+
+def test_frames_that_are_not_wanted_any_more_are_left_out(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 24) as writer:
+        writer.write(torch.zeros(20, 32, 32, 3), lambda: writer.frames == 5)
+    assert writer.frames == 5
 
 
 def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
