@@ -1,4 +1,4 @@
-"""What a streamed step loses, and ways to lose less: recorded or not, copies asked for by a thread, a third place.
+"""What a streamed step loses, and ways to lose less: recorded or not, a third place.
 
 Each row has what the step takes without copies and what copies take alone, so that it shows whether host, bus or device
 is what it waits for. Results must equal those of the first row bit for bit.
@@ -22,9 +22,7 @@ WAYS: dict[str, tuple[dict[str, str], int, bool]] = {
     "resident": ({}, 2, False),
     "resident, not recorded": ({"LTX23_GRAPHS": "0"}, 2, False),
     "as it is": ({}, 2, True),
-    "copies by a thread": ({"LTX23_COPIES_ASIDE": "1"}, 2, True),
     "three places": ({}, 3, True),
-    "a thread and three places": ({"LTX23_COPIES_ASIDE": "1"}, 3, True),
     "as it is, again": ({}, 2, True),
 }
 

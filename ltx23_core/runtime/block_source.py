@@ -5,7 +5,6 @@ and where the system grants no pinned memory the ring's buffers are ordinary one
 """
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
@@ -103,17 +102,13 @@ class DeviceSource:
 
     Args:
         device: the device.
-        pages: registered pages; None: the ring alone.
-        aside: copies from pages are asked for by the thread too, which takes its calls off whoever computes;
-            None: as ``LTX23_COPIES_ASIDE`` says, 0 by default: not measured yet (docs/performance.md).
+        pages: registered pages; None: the ring alone. Their copies are asked for by whoever computes: by the thread,
+            a step took a tenth longer (docs/performance.md).
     """
 
-    def __init__(self, device: torch.device, pages: Pages | None, aside: bool | None = None) -> None:
+    def __init__(self, device: torch.device, pages: Pages | None) -> None:
         """Open nothing yet."""
         self._device, self._pages = device, pages
-        if aside is None:
-            aside = os.environ.get("LTX23_COPIES_ASIDE", "0") == "1"
-        self._aside = aside
         self._stream = torch.cuda.Stream(device)
         self._thread: ThreadPoolExecutor | None = None
         self._ring: tuple[SourceReader, Upload] | None = None
@@ -130,15 +125,12 @@ class DeviceSource:
             target.record_stream(self._stream)
         copies = self._from_pages(parts)
         idle = self._last is None or self._last.done()
-        if idle and copies is not None and not self._aside:
+        if idle and copies is not None:
             self._copy(copies, asked, there)
             return _Copy(self._device, there, None)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="ltx23-stream")
-        if copies is not None and self._aside:
-            self._last = self._thread.submit(self._copy, copies, asked, there)
-        else:
-            self._last = self._thread.submit(self._read, parts, asked, there)
+        self._last = self._thread.submit(self._read, parts, asked, there)
         return _Copy(self._device, there, self._last)
 
     def _copy(self, copies: tuple[list[Tensor], list[Tensor]], asked: torch.cuda.Event,

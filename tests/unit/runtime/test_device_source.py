@@ -22,7 +22,7 @@ from ltx23_core.errors import OverlayError
 from ltx23_core.memory import room
 from ltx23_core.memory.pieces import aligned
 from ltx23_core.overlay.bytes.header import read_header
-from ltx23_core.runtime import block_source, policy, stream
+from ltx23_core.runtime import policy, stream
 from ltx23_core.runtime.block_source import DeviceSource
 from ltx23_core.runtime.residency import LocalResidency
 from ltx23_core.weights.pages import SMALL, Pages, registered_bytes
@@ -87,17 +87,15 @@ def latents(overlay: Overlay, memory: str) -> Tensor:
 
 
 @pytest.mark.parametrize("places", [2, 3])
-@pytest.mark.parametrize("aside", [False, True])
-def test_streamed_equals_resident(tiny_overlay: Overlay, seam: list[str], aside: bool, places: int,
+def test_streamed_equals_resident(tiny_overlay: Overlay, seam: list[str], places: int,
                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """With the places of today, and with one more."""
     monkeypatch.setattr(room, "SLOTS", places)
     monkeypatch.setattr(stream, "SLOTS", places)
     want = latents(tiny_overlay, "resident")
-    monkeypatch.setattr(policy, "block_source", lambda device, pages: DeviceSource(device, pages, aside))
+    monkeypatch.setattr(policy, "block_source", DeviceSource)
     assert torch.equal(latents(tiny_overlay, "stream"), want)
-    names = {name.startswith("ltx23-stream") for name in seam}
-    assert len(seam) > 10 and names == {aside}
+    assert len(seam) > 10
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -145,14 +143,13 @@ def test_small_pieces_never_come_from_the_mapping(tmp_path: Path, seam: list[str
     pages.close()
 
 
-@pytest.mark.parametrize("aside", [False, True])
-def test_what_goes_wrong_is_raised_where_the_block_is_needed(tmp_path: Path, seam: list[str], aside: bool,
+def test_what_goes_wrong_is_raised_where_the_block_is_needed(tmp_path: Path, seam: list[str],
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that fails, and a file that changed; the next block comes."""
     save_file({"w": torch.arange(4096, dtype=torch.float32)}, tmp_path / "w.safetensors")
     ref = read_header(tmp_path / "w.safetensors").tensors["w"]
     place, pages = torch.zeros(ref.size_bytes, dtype=torch.uint8), Pages(CPU)
-    source, parts = DeviceSource(CPU, pages, aside), [(ref, place)]
+    source, parts = DeviceSource(CPU, pages), [(ref, place)]
     copy = torch._foreach_copy_
 
     def fails(*_: object, **__: object) -> None:
@@ -167,14 +164,8 @@ def test_what_goes_wrong_is_raised_where_the_block_is_needed(tmp_path: Path, sea
     source.close()
     pages.close()
     save_file({"w": torch.zeros(4096)}, tmp_path / "w.safetensors")
-    source = DeviceSource(CPU, pages, aside)
+    source = DeviceSource(CPU, pages)
     with pytest.raises(OverlayError, match="changed after the overlay was made"):
         source.fetch([(ref, place)]).wait()
     source.close()
     pages.close()
-
-
-def test_nobody_asks_for_it_by_default(monkeypatch: pytest.MonkeyPatch, seam: list[str]) -> None:
-    assert not DeviceSource(CPU, None)._aside
-    monkeypatch.setenv("LTX23_COPIES_ASIDE", "1")
-    assert DeviceSource(CPU, None)._aside and block_source.block_source(torch.device("cuda"), None)._aside

@@ -200,7 +200,7 @@ def test_ways_to_stream_and_to_load(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     loads = [line for line in lines if line.startswith("first load")]
     steps = [line for line in lines if line.startswith("tiny, ")]
-    assert len(loads) == 5 and len(steps) == 9
+    assert len(loads) == 5 and len(steps) == 7
     for line in (*loads, *steps):
         assert "bits equal" in line or "no copies" in line, line
     assert sum("no copies" in line for line in steps) == 2
