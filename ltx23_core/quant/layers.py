@@ -139,17 +139,18 @@ class NumbersRoom:
     """One piece of memory for the numbers of a block at a time: none of the activations' pieces is cut for them.
 
     Args:
-        blocks: those layers of each block whose numbers are held; on one device.
+        blocks: those layers of each block whose numbers are held, of one dtype.
+        device: where they are made.
     """
 
-    def __init__(self, blocks: Sequence[Sequence[QuantWeight]]) -> None:
-        self._size, self._at = 0, 0
+    def __init__(self, blocks: Sequence[Sequence[QuantWeight]], device: torch.device) -> None:
+        self._size, self._at, self._device = 0, 0, device
         self._memory: Tensor | None = None
-        self._like: Tensor | None = None
+        self._dtype = torch.bfloat16
         for layers in blocks:
             size, products = 0, set()
             for layer in layers:
-                rows, self._like = layer.shape[0], layer.weight.new_empty(0, dtype=layer.dtype)
+                rows, self._dtype = layer.shape[0], layer.dtype
                 if layer.product is not None:
                     rows = 0 if layer.product in products else layer.product.count
                     products.add(layer.product)
@@ -159,7 +160,7 @@ class NumbersRoom:
     def open(self) -> None:
         """Take the memory, for a forward."""
         if self._size and self._memory is None:
-            self._memory = torch.empty(self._size, dtype=torch.uint8, device=self._like.device)
+            self._memory = torch.empty(self._size, dtype=torch.uint8, device=self._device)
 
     def clear(self) -> None:
         """What was taken may be written over: another block begins."""
@@ -171,12 +172,12 @@ class NumbersRoom:
 
     def take(self, rows: int, columns: int) -> Tensor | None:
         """(rows, columns) of it; None where it is not open, or full."""
-        size = rows * columns * self._like.element_size()
+        size = rows * columns * self._dtype.itemsize
         start, end = self._at, self._at + size
         if self._memory is None or end > self._size:
             return None
         self._at = start + aligned(size)
-        return self._memory[start:end].view(self._like.dtype).view(rows, columns)
+        return self._memory[start:end].view(self._dtype).view(rows, columns)
 
 
 class OneProduct:
@@ -195,7 +196,7 @@ class OneProduct:
         self.count, self._dtype = 0, dtype
         for layer in layers:
             start, self.count = self.count, self.count + layer.out_features
-            self._rows[id(layer)] = slice(start, self._count)
+            self._rows[id(layer)] = slice(start, self.count)
         self._all: Tensor | None = None
         self._copied: set[int] = set()
         self._holds = False

@@ -43,7 +43,7 @@ class BlockStream:
                 held = [part for part in block.modules() if isinstance(part, QuantWeight) and part.makes_numbers]
                 join_products(block)
             self._quantised.append(held)
-        self._numbers = NumbersRoom(self._quantised)
+        self._numbers = NumbersRoom(self._quantised, device)
         self._current: int | None = None
         largest = 0
         for content in contents.values():
