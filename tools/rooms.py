@@ -16,7 +16,7 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms: python -m tools.rooms -->", "<!-- end of rooms -->"
 
 # The facts: every room may use them.
-FACTS = ("errors", "geometry", "config", "atomic", "locks", "version")
+FACTS = ("errors", "geometry", "config", "atomic", "locks", "version", "pieces")
 # Files that stand alone in ltx23_core, and the room that each is.
 SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "words": "pipeline",
           "arithmetic": "pipeline", "save": "save", "__main__": "cli"}
