@@ -16,7 +16,7 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms: python -m tools.rooms -->", "<!-- end of rooms -->"
 
 # The facts: every room may use them.
-FACTS = ("errors", "geometry", "config", "atomic", "locks", "version", "pieces")
+FACTS = ("errors", "geometry", "config", "atomic", "locks", "version")
 # Files that stand alone in ltx23_core, and the room that each is.
 SINGLE = {"pipeline": "pipeline", "shared": "pipeline", "coding": "pipeline", "words": "pipeline",
           "arithmetic": "pipeline", "save": "save", "__main__": "cli"}
@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ops": (),
     "hub": (),
     "media": ("ops",),
-    "models": ("ops",),
+    "models": ("ops", "memory"),
     "overlay.bytes": (),
     "overlay.packed": ("overlay.bytes",),
     "overlay.names": ("overlay.bytes", "overlay.packed", "models"),
@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "overlay.export": ("overlay.bytes", "overlay.packed", "overlay.names", "overlay"),
     "weights": ("overlay.bytes", "overlay.packed", "memory", "ops"),
     "lora": ("overlay.lora", "overlay", "overlay.bytes", "weights"),
-    "quant": ("overlay.bytes", "overlay.packed", "weights", "lora", "ops"),
+    "quant": ("overlay.bytes", "overlay.packed", "weights", "lora", "ops", "memory"),
     "runtime": ("overlay.bytes", "overlay.packed", "overlay.names", "weights", "lora", "quant", "ops", "memory"),
     "save": ("overlay", "overlay.bytes", "overlay.export", "weights", "runtime"),
     "bridge": ("overlay", "overlay.bytes", "overlay.names", "overlay.find", "overlay.export", "weights"),

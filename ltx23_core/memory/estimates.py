@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..config import AudioVAEConfig, GeneratorConfig, TransformerConfig, VocoderConfig, gemma_config
 from ..geometry import VideoGrid
-from ..pieces import forward_pieces, in_pieces
+from .pieces import forward_pieces, in_pieces
 
 WORKSPACE = 40 << 20  # of the matrix library: 32 MiB on an H100, allocated like a tensor
 PIECES = 0.05  # of activations: what the allocator cannot use between pieces of different sizes

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from ..lora.apply import apply
 from ..lora.layers import ChangedLayer
+from ..memory.pieces import aligned
 from ..ops.codes import Coded, codes_of
 from ..ops.matmul import linears
 from ..overlay.bytes.source import AnyRef, QuantRef
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
-from ..pieces import aligned
 from ..weights.dequant import dequantise
 from ..weights.reader import TORCH_DTYPES
 

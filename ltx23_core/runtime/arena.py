@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from ..memory.pieces import aligned
 from ..overlay.bytes.source import AnyRef, TensorRef
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
-from ..pieces import aligned
 from ..weights.reader import TORCH_DTYPES
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..lora.apply import Change, apply, finite, prepare
 from ..lora.layers import set_layer_changes
 from ..lora.plan import LoraPlan, ParameterLoras, Part
+from ..memory.pieces import aligned
 from ..ops.matmul import Together
 from ..overlay.bytes.source import AnyRef, QuantRef, TensorRef
 from ..overlay.packed.sizes import as_quantised, kept_parts, stays_quantised
-from ..pieces import aligned
 from ..quant.layers import coded_groups
 from ..weights.dequant import dequantise
 from ..weights.quantise import quantise

@@ -9,11 +9,11 @@ import torch
 
 from ..config import Stack, row_pieces
 from ..lora.plan import LoraPlan, ParameterLoras, factor_bytes
+from ..memory.pieces import aligned, together
 from ..memory.room import Need
 from ..overlay.bytes.source import AnyRef, QuantRef
 from ..overlay.packed.rows import can_stay
 from ..overlay.packed.sizes import bytes_on_device, stays_quantised
-from ..pieces import aligned, together
 from ..weights.reader import TORCH_DTYPES, read_parts
 
 _NOTHING = ParameterLoras()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ltx23_core.pieces import LARGE, MIDDLE, PIECE
+from ltx23_core.memory.pieces import LARGE, MIDDLE, PIECE
 
 from .live_bytes import LiveBytes
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from ...config import StreamConfig, TransformerConfig
+from ...memory.pieces import forward_pieces
 from ...ops.attention import AttentionFunction
 from ...ops.modulate import add_norm_modulate, per_token
 from ...ops.pick import chosen, kernels, way
 from ...ops.record import Beside, set_aside
 from ...ops.rope import rope_rows, rope_tables
-from ...pieces import forward_pieces
 from .adaln import AdaLayerNormSingle
 from .attention import Attention, KeysValues
 from .block import BlockCall, State, States, StreamStep, TransformerBlock
@@ -229,7 +229,7 @@ class Transformer(nn.Module):
         return self._velocities(branches, given, len(passes))
 
     def _set_aside(self, latent: Tensor, passes: Sequence[Pass]) -> None:
-        """Have memory in pieces that fit what a forward makes (`pieces.forward_pieces`)."""
+        """Have memory in pieces that fit what a forward makes (`memory.pieces.forward_pieces`)."""
         if kernels("norms", latent) is None:
             return  # the torch forms make other tensors
         kept, pushed = -1, False

@@ -11,7 +11,7 @@ from operator import attrgetter
 
 from ...config import REFERENCE_SPATIAL, REFERENCE_TEMPORAL, reference_factor
 from ...errors import OverlayError, word
-from ...pieces import together
+from ...memory.pieces import together
 from ..bytes.ggml import READABLE, is_quantised
 from ..bytes.header import Header
 from ..bytes.source import AnyRef, QuantRef, TensorRef

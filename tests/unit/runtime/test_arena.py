@@ -10,9 +10,9 @@ from torch import nn
 
 from ltx23_core import Overlay, Pipeline, materialize
 from ltx23_core.config import Stack
+from ltx23_core.memory.pieces import LARGE, PIECE, in_pieces
 from ltx23_core.ops.matmul import packed
 from ltx23_core.overlay.bytes.source import TensorRef
-from ltx23_core.pieces import LARGE, PIECE, in_pieces
 from ltx23_core.runtime.arena import Arenas
 from ltx23_core.runtime.policy import Streamed
 from ltx23_core.runtime.residency import LocalResidency

@@ -33,7 +33,7 @@ def forward_pieces(batch: int, tokens: int, width: int, heads: int, itemsize: in
     none: so 1280x704 in four passes holds 2.28 GB for 1.62 GB of tensors. If there is a piece for each from the
     beginning, 1.84 GB (`tests/unit/memory/test_allocator.py`, on all its sizes). They are: what a feed-forward
     makes, or queries, keys and values; a token's width as often as it is there, with the gate logits of one product;
-    two of the narrower ones of attention between the streams; and three for what prompts become.
+    one of the narrower ones of attention between the streams; and three for what prompts become.
 
     Args:
         batch: samples.
@@ -49,4 +49,4 @@ def forward_pieces(batch: int, tokens: int, width: int, heads: int, itemsize: in
         return []
     widths = 4 + 2 * kept + 3 * pushed
     half = tokens * (width // 2 + heads) * itemsize
-    return [4 * tokens * width * itemsize, *[one] * widths, half, half, *[batch * MIDDLE] * 3]
+    return [4 * tokens * width * itemsize, *[one] * widths, *[half] * min(batch, 2), *[batch * MIDDLE] * 3]
