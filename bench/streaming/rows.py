@@ -17,6 +17,7 @@ from ltx23_core.geometry import audio_latent_length, audio_positions, video_grid
 from ltx23_core.memory.estimates import sampling_bytes
 from ltx23_core.memory.room import Memory, Placement, place
 from ltx23_core.models.registry import STACKS, build
+from ltx23_core.models.transformer.graphs import most_tokens
 from ltx23_core.models.transformer.inputs import Pass, Perturbation, StreamInput
 from ltx23_core.runtime.block_source import Arrival, Parts
 from ltx23_core.runtime.component import Component
@@ -88,7 +89,9 @@ class Steps:
         self.passes = [Pass(v, a), Pass(nv, na), Pass(v, a, Perturbation(skip, skip)),
                        Pass(v, a, Perturbation(cross=True))]
         self.positions = video_positions(grid, 24.0).to(device), audio_positions(length).to(device)
-        self.bytes = {count: sampling_bytes(config, grid.tokens, length, count, 1, 2) for count in (1, 4)}
+        recorded = grid.tokens <= most_tokens(device)
+        self.bytes = {count: sampling_bytes(config, grid.tokens, length, count, 1, 2, recorded=recorded)
+                      for count in (1, 4)}
 
     def run(self, component: Component, passes: int) -> list[Tensor]:
         """Velocities of the first passes."""

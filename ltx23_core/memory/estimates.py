@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..config import AudioVAEConfig, GeneratorConfig, TransformerConfig, VocoderConfig, gemma_config
 from ..geometry import VideoGrid
+from .pieces import forward_pieces, in_pieces
 
 WORKSPACE = 40 << 20  # of the matrix library: 32 MiB on an H100, allocated like a tensor
 CUDNN = 64 << 20  # bytes that its convolutions take beside: 42 to 65 MB measured on an H200
@@ -42,11 +43,13 @@ def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: i
     stream and the update that waits to be added (`models.transformer.model`); the one that runs lets its old pair go,
     and has 7: its stream and its norm with queries, keys and values (3), which the gate logits keep, the attention's
     result and the output, or with what a feed-forward makes (4) and its output. The torch forms write nothing in place:
-    12. Keys and values of the prompts are there beside the feed-forward, and latents during the run, with the torch
-    forms also rotary tables (1.5); kernels read those by position (`ops.rope.RopeRows`). That none of this is
-    forgotten, and none counted twice, is tested by counting live bytes (`tests/unit/memory/test_estimates.py`). A
+    12. Where tensors are large a forward first takes pieces in which all of the video's fit (`pieces.forward_pieces`):
+    more than is alive, and all that the allocator holds. Keys and values of the prompts are there beside the
+    feed-forward, and latents during the run, with the torch forms also rotary tables (1.5); kernels read those by
+    position (`ops.rope.RopeRows`). That none of this is forgotten, and none counted twice, is tested by counting live
+    bytes, and what an allocator holds for them (`tests/unit/memory/test_estimates.py`, ``test_allocator.py``). A
     recorded forward (`models.transformer.graphs`) has its activations in memory of its own, in place of those of a
-    call, and copies of what a run keeps, its inputs.
+    call, copies of what a run keeps, its inputs, and the matrix library's workspace for each of its two streams.
 
     Args:
         video_tokens, audio_tokens: tokens of each stream, conditions included.
@@ -83,12 +86,20 @@ def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: i
     reading = 6 * width + pushed + copies + modulated
     call = kept + max(attending, feeding, reading)
     run = 1.5 * (not fused) * width + batch * (0.25 * width + prompts)
+    pieces = 0
+    if fused:
+        pieces = sum(map(in_pieces, forward_pieces(
+            batch, video_tokens, config.video.width, config.video.heads, bytes_per_value,
+            max(side_by_side[0] - 1, 0), nag and not positive_alone[0])))
+    if pieces:
+        own = 7 + 2 * max(side_by_side[1] - 1, 0)
+        call = own * audio_tokens * widths[1] + copies
     if recorded:
-        run *= 2
+        run = 2 * run + 2 * WORKSPACE
     mask = 0
     if masked:
         mask = MASK_QUERIES * (video_tokens + config.video.width) * bytes_per_value
-    return int((batch * call + run) * (1 + PIECES) + batch * (rows + mask)) + WORKSPACE
+    return int((batch * call + run) * (1 + PIECES) + batch * (rows + mask)) + pieces + WORKSPACE
 
 
 def upsample_bytes(mid_channels: int, grid: VideoGrid, bytes_per_value: int) -> int:

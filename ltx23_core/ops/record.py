@@ -45,6 +45,21 @@ def tied() -> bool:
     return torch.cuda.get_allocator_backend() == ASYNC
 
 
+def set_aside(device: torch.device, sizes: Sequence[int]) -> None:
+    """Let torch's own allocator have pieces of memory of these sizes, free, for what comes next on this stream.
+
+    Where it has them already this takes nothing. Inside a recording they are the recording's.
+
+    Raises:
+        torch.OutOfMemoryError: there is no room for them.
+    """
+    if device.type != "cuda" or torch.compiler.is_compiling() or torch.cuda.get_allocator_backend() != NATIVE:
+        return
+    held = []
+    for size in sizes:
+        held.append(torch.empty(size, dtype=torch.uint8, device=device))
+
+
 def never_free(error: BaseException) -> None:
     """Keep an exception, and so all that its frames hold, until the process is gone; not even the exit frees it."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(error))

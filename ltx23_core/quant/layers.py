@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ..lora.apply import apply
 from ..lora.layers import ChangedLayer
+from ..memory.pieces import aligned
 from ..ops.codes import Coded, codes_of
 from ..ops.matmul import linears
 from ..overlay.bytes.source import AnyRef, QuantRef
@@ -46,6 +47,7 @@ class QuantWeight(ChangedLayer):
         self.parameters = dict(ref.parameters)
         self.part_names, self._held, self._holds = tuple(kept_parts(ref)), None, False
         self.product: OneProduct | None = None  # whose numbers lie behind its own
+        self._room: NumbersRoom | None = None
         for name, part in kept_parts(ref).items():
             self.register_buffer(name, torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype], device="meta"))
 
@@ -70,6 +72,8 @@ class QuantWeight(ChangedLayer):
         out = None
         if self._holds and self.product is not None:
             out = self.product.place(self)
+        elif self._holds and self._room is not None:
+            out = self._room.take(*self.shape)
         weight = dequantise(self.format, parts, self.parameters, self.shape, self.dtype, out)
         changes = [change for change in self.changes() if change.strength]
         if changes:
@@ -113,11 +117,11 @@ class QuantWeight(ChangedLayer):
         """Whether a product with it needs the numbers, now."""
         return not self.direct or self.per_row(with_loras=True) is None
 
-    def hold(self, on: bool) -> None:
-        """From now on keep the numbers that are made until this is called with False."""
-        self._held, self._holds = None, on
+    def hold(self, on: bool, room: NumbersRoom | None = None) -> None:
+        """From now on keep the numbers that are made, in a room if there is one, until this is called with False."""
+        self._held, self._holds, self._room = None, on, room
         if self.product is not None:
-            self.product.hold(on)
+            self.product.hold(on, room)
 
     def rows(self, at: Tensor | slice) -> Tensor:
         """Numbers of some rows, (n, columns), without LoRAs: the formats of `packed.sizes.BY_ROW`."""
@@ -131,8 +135,56 @@ class QuantWeight(ChangedLayer):
         return dequantise(self.format, parts, self.parameters, shape, self.dtype)
 
 
+class NumbersRoom:
+    """One piece of memory for the numbers of a block at a time: none of the activations' pieces is cut for them.
+
+    Args:
+        blocks: those layers of each block whose numbers are held, of one dtype.
+        device: where they are made.
+    """
+
+    def __init__(self, blocks: Sequence[Sequence[QuantWeight]], device: torch.device) -> None:
+        self._size, self._at, self._device = 0, 0, device
+        self._memory: Tensor | None = None
+        self._dtype = torch.bfloat16
+        for layers in blocks:
+            size, products = 0, set()
+            for layer in layers:
+                rows, self._dtype = layer.shape[0], layer.dtype
+                if layer.product is not None:
+                    rows = 0 if layer.product in products else layer.product.count
+                    products.add(layer.product)
+                size += aligned(rows * layer.shape[1] * layer.dtype.itemsize)
+            self._size = max(self._size, size)
+
+    def open(self) -> None:
+        """Take the memory, for a forward."""
+        if self._size and self._memory is None:
+            self._memory = torch.empty(self._size, dtype=torch.uint8, device=self._device)
+
+    def clear(self) -> None:
+        """What was taken may be written over: another block begins."""
+        self._at = 0
+
+    def close(self) -> None:
+        """Let the memory go."""
+        self._memory, self._at = None, 0
+
+    def take(self, rows: int, columns: int) -> Tensor | None:
+        """(rows, columns) of it; None where it is not open, or full."""
+        size = rows * columns * self._dtype.itemsize
+        start, end = self._at, self._at + size
+        if self._memory is None or end > self._size:
+            return None
+        self._at = start + aligned(size)
+        return self._memory[start:end].view(self._dtype).view(rows, columns)
+
+
 class OneProduct:
     """Where the numbers of layers that take the same input lie behind each other, so that they are copied once at most.
+
+    Attributes:
+        count: rows of all.
 
     Args:
         layers: in the order of `ops.matmul`; quantised, or plain beside such (gate logits), all of one width.
@@ -141,18 +193,21 @@ class OneProduct:
 
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
         self._rows: dict[int, slice] = {}
-        self._count, self._dtype = 0, dtype
+        self.count, self._dtype = 0, dtype
         for layer in layers:
-            start, self._count = self._count, self._count + layer.out_features
-            self._rows[id(layer)] = slice(start, self._count)
+            start, self.count = self.count, self.count + layer.out_features
+            self._rows[id(layer)] = slice(start, self.count)
         self._all: Tensor | None = None
         self._copied: set[int] = set()
         self._holds = False
+        self._room: NumbersRoom | None = None
 
     def place(self, layer: nn.Module) -> Tensor:
         """The part of a layer, (rows, columns)."""
+        if self._all is None and self._room is not None:
+            self._all = self._room.take(self.count, layer.in_features)
         if self._all is None:
-            shape = self._count, layer.in_features
+            shape = self.count, layer.in_features
             self._all = torch.empty(shape, dtype=self._dtype, device=layer.weight.device)
         return self._all[self._rows[id(layer)]]
 
@@ -166,9 +221,9 @@ class OneProduct:
             self._copied.add(id(layer))
         return place
 
-    def hold(self, on: bool) -> None:
+    def hold(self, on: bool, room: NumbersRoom | None = None) -> None:
         """Keep what is put there until this is called again."""
-        self._all, self._holds = None, on
+        self._all, self._holds, self._room = None, on, room
         self._copied.clear()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..memory.room import SLOTS
-from ..quant.layers import QuantWeight, join_products
+from ..quant.layers import NumbersRoom, QuantWeight, join_products
 from .block_content import BlockContent
 from .block_source import Arrival, BlockSource, Parts
 
@@ -44,6 +44,7 @@ class BlockStream:
                 held = [part for part in parts if isinstance(part, QuantWeight) and part.makes_numbers]
                 join_products(parts)
             self._quantised.append(held)
+        self._numbers = NumbersRoom(self._quantised, device)
         self._current: int | None = None
         largest = 0
         for content in contents.values():
@@ -64,7 +65,8 @@ class BlockStream:
         me = weakref.ref(self)
         for number, block in enumerate(blocks):
             self._handles.append(block.register_forward_pre_hook(lambda *_, number=number: me().enter(number)))
-        self._handles.append(root.register_forward_hook(lambda *_: me()._forget_numbers(), always_call=True))
+        self._handles.append(root.register_forward_pre_hook(lambda *_: me()._numbers.open()))
+        self._handles.append(root.register_forward_hook(lambda *_: me()._end(), always_call=True))
 
     @property
     def size_bytes(self) -> int:
@@ -90,8 +92,9 @@ class BlockStream:
                 self._holds[place] = None
                 raise
             self._contents[number].bind(place, self._places[place])
+        self._numbers.clear()
         for layer in self._quantised[number]:
-            layer.hold(True)
+            layer.hold(True, self._numbers)
         self._current = number
 
     def close(self) -> None:
@@ -119,6 +122,11 @@ class BlockStream:
             return
         for layer in self._quantised[self._current]:
             layer.hold(False)
+
+    def _end(self) -> None:
+        """A forward is over."""
+        self._forget_numbers()
+        self._numbers.close()
 
     def _fetch_ahead(self, number: int) -> None:
         """Ask for the blocks that are needed next, from this one on, as many as there are places."""

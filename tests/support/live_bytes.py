@@ -73,6 +73,11 @@ def _rope_rows(middles: Tensor, width: int, max_pos: tuple[float, ...], theta: f
     return RopeRows(table, torch.empty_like(table), torch.empty(middles.shape, dtype=torch.int32, device="meta"))
 
 
+def _set_aside(device: torch.device, sizes: Sequence[int]) -> None:
+    held = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
+    del held
+
+
 def like_a_device(model: Transformer, monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
     """Let a model on the meta device allocate what it does on a GPU.
 
@@ -94,3 +99,4 @@ def like_a_device(model: Transformer, monkeypatch: pytest.MonkeyPatch, fused: bo
     for module in (modulate, norms, gates, gelu, model_module):
         monkeypatch.setattr(module, "kernels", lambda name, x: found[name])
     monkeypatch.setattr(model_module, "rope_rows", _rope_rows)
+    monkeypatch.setattr(model_module, "set_aside", _set_aside)

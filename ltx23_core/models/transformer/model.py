@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from ...config import StreamConfig, TransformerConfig
+from ...memory.pieces import forward_pieces
 from ...ops.attention import AttentionFunction
 from ...ops.modulate import add_norm_modulate, per_token
 from ...ops.pick import chosen, kernels, way
-from ...ops.record import Beside
+from ...ops.record import Beside, set_aside
 from ...ops.rope import rope_rows, rope_tables
 from .adaln import AdaLayerNormSingle
 from .attention import Attention, KeysValues
@@ -206,6 +207,8 @@ class Transformer(nn.Module):
 
         ``beside``: a second stream of the device for the sound. It gains where nothing waits for the host.
         """
+        if video is not None:
+            self._set_aside(video.latent, passes)
         given, steps = {}, {}
         for name, own, other, constant in zip(STREAMS, (video, audio), (audio, video), tables, strict=True):
             if own is not None:
@@ -224,6 +227,18 @@ class Transformer(nn.Module):
         if span.last < layers:
             return self._hidden(branches, steps, len(passes))
         return self._velocities(branches, given, len(passes))
+
+    def _set_aside(self, latent: Tensor, passes: Sequence[Pass]) -> None:
+        """Have memory in pieces that fit what a forward makes (`memory.pieces.forward_pieces`)."""
+        if kernels("norms", latent) is None:
+            return  # the torch forms make other tensors
+        kept, pushed = -1, False
+        for each in passes:
+            kept += "video" in each.needs(True)
+            pushed = pushed or each.nag_of("video") is not None
+        shape = self.config.video
+        set_aside(latent.device, forward_pieces(*latent.shape[:2], shape.width, shape.heads, latent.element_size(),
+                                                max(kept, 0), pushed))
 
     def _beginning(self, video: StreamInput | None, audio: StreamInput | None, count: int, span: Span) -> list[Branch]:
         """The passes before the first block of a span."""

@@ -168,9 +168,9 @@ def test_what_a_card_can_do(tmp_path):
                    "bf16 | 768x512 | 1 passes | budget None | resident | step 0.400 | x1.0\n")
     text = cards.report(cards.measured_steps(out))
     assert "| 8 GB | bf16 | 4 of 48 blocks resident | 1.23 | 34.0 GB: 1.4 s at PCIe 4" in text
-    assert "| 80 GB | bf16 | all resident, 38.8 GB | 1.10 | no limit |" in text
+    assert "| 80 GB | bf16 | all resident, 39.0 GB | 1.10 | no limit |" in text
     assert "| 12 GB | Q4_K |" in text and "not measured" in text
-    for row in ("| 8 GB | 4, 34.0 GB | 8, 15.5 GB | 8, 15.5 GB | 17, 6.8 GB | 9, 16.1 GB | 20, 6.1 GB |",
+    for row in ("| 8 GB | 4, 34.0 GB | 8, 15.5 GB | 8, 15.5 GB | 16, 7.0 GB | 8, 16.5 GB | 19, 6.3 GB |",
                 "| 12 GB | streamed 27 of 48 blocks | 32 frames at a time, 1.9 GB | "):
         assert row in text, "as in docs/performance.md and the README"
 
