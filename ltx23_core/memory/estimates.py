@@ -93,7 +93,7 @@ def sampling_bytes(config: TransformerConfig, video_tokens: int, audio_tokens: i
             max(side_by_side[0] - 1, 0), nag and not positive_alone[0])))
     if pieces:
         own = 7 + 2 * max(side_by_side[1] - 1, 0)
-        call = own * audio_tokens * widths[1] + copies
+        call = own * audio_tokens * widths[1] + 0.75 * copies  # the smallest pieces hold the rest
     if recorded:
         run = 2 * run + 2 * WORKSPACE
     mask = 0

@@ -30,10 +30,11 @@ def forward_pieces(batch: int, tokens: int, width: int, heads: int, itemsize: in
     """The pieces of memory in which a forward of the transformer has room; [] where its tensors are small.
 
     The allocator cuts a piece for a smaller tensor if it has none that fits better, and what is made next then finds
-    none: so 1280x704 in four passes holds 2.28 GB for 1.62 GB of tensors. If there is a piece for each from the
-    beginning, 1.84 GB (`tests/unit/memory/test_allocator.py`, on all its sizes). They are: what a feed-forward
-    makes, or queries, keys and values; a token's width as often as it is there, with the gate logits of one product;
-    one of the narrower ones of attention between the streams; and three for what prompts become.
+    none: so 1280x704 in four passes holds 2.28 GB for 1.62 GB of tensors (simulated; on an H200 0.8 GB more than was
+    alive). If there is a piece for each from the beginning, 1.85 GB (simulated by `tests/unit/memory/test_allocator.py`
+    for many sizes). They are: what a feed-forward makes, or queries, keys and values; a token's width as often as it is
+    there, with the gate logits of one product; the narrower one of attention between the streams; and three for what
+    prompts become.
 
     Args:
         batch: samples.
