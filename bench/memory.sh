@@ -77,7 +77,7 @@ second)
     show goes "passed|failed|skipped|^E  |FAILED|SKIPPED|Fatal" 300
     bench rows2 170 streaming --folder "$folder/s" --bf16 "$bf16" --only peer,cards
     show rows2 "^bf16|^peer|Error" 205
-    bench server 300 comfy --comfyui "${COMFYUI:?a ComfyUI source tree}" --folder "$folder/c" --only short,twenty --seconds 260
+    bench server 330 comfy --comfyui "${COMFYUI:?a ComfyUI source tree}" --folder "$folder/c" --only short,twenty --seconds 290
     show server "^# |rows, |Error" 150
     bench quantise 50 quantise --folder "$folder/q" --layers 12 --forms Q8_0,Q4_K --save Q4_K --steps 6 --repeats 3
     show quantise "^\||bits|Error" 200
