@@ -6,7 +6,7 @@ import torch
 
 from ltx23_core.config import AudioVAEConfig, VocoderConfig
 from ltx23_core.decode import sound
-from ltx23_core.memory.estimates import sound_decode_bytes, sound_encode_bytes
+from ltx23_core.memory.estimates import WORKSPACE, sound_decode_bytes, sound_encode_bytes
 from ltx23_core.models.audio.mel import waveform_to_mel
 from ltx23_core.models.registry import build
 from tests.unit.models.test_audio import CONFIG, filled, small_audio, small_vocoder
@@ -118,5 +118,6 @@ def test_the_estimate_stops_growing_at_a_piece() -> None:
     vae, voices = AudioVAEConfig.from_dict(CONFIG["audio_vae"]), VocoderConfig.from_dict(CONFIG["vocoder"])
     minute, hour = (sound_decode_bytes(vae, voices, 25 * seconds, 2) for seconds in (60, 3600))
     assert minute == hour == sound_decode_bytes(vae, voices, sound.PIECE, 2) < 1e9
-    assert sound_decode_bytes(vae, voices, 126, 2) < minute / 2.9
+    fixed = WORKSPACE  # of the matrix library, for a sound of any length
+    assert sound_decode_bytes(vae, voices, 126, 2) - fixed < (minute - fixed) / 2.9
     assert sound_encode_bytes(vae, 25 * 60, 2) < 0.4e9
