@@ -57,7 +57,7 @@ first)
     show decode "^\| c|Error"
     show prompts "^\| (stream|auto)|Error|# libraries"
     show sound .
-    bench approaches 125 streaming --folder "$folder/s" --bf16 "$bf16" --only loads,shares,approaches
+    bench approaches 125 streaming --folder "$folder/s" --bf16 "$bf16" --only loads,approaches
     show approaches "^ranges|^component|^bf16, |^first load|Error" 250
     bench rows 260 streaming --folder "$folder/s" --bf16 "$bf16" --only bf16,peer,cards
     show rows "^bf16|^peer|Error" 205
@@ -103,7 +103,7 @@ smoke)
     show prompts "^\| (stream|auto)|Error|# libraries"
     run sound 90 "$python" -m bench.sound_memory --small
     show sound .
-    bench approaches 90 streaming --folder "$folder/s" --only shares,approaches --tiny
+    bench approaches 90 streaming --folder "$folder/s" --only approaches --tiny
     show approaches "^tiny, |^first load|Error" 250
     bench quantise 90 quantise --folder "$folder/q" --checkpoint "$tests/ltx-2.3-tiny.safetensors" --device cpu \
         --forms Q8_0,Q4_K --size tiny --run tiny --steps 1 --text 8 --repeats 1 --save Q4_K

@@ -147,17 +147,15 @@ def loads(lines: Sequence[str]) -> list[list[object]]:
     return []
 
 
-def ways(rows: Sequence[Row], found: Mapping[str, Sequence[str]]) -> str:
-    """Ways to stream in per cent of what is the default, and first loads by their share of pages."""
+def ways(rows: Sequence[Row]) -> str:
+    """Ways to stream in per cent of what is the default."""
     lines = []
     for passes in (4, 1):
         now = {row.name.partition(", ")[2]: row.step for row in rows if row.passes == passes}
         usual = [now[name] for name in ("as it is", "as it is, again") if name in now]
         for name, step in now.items() if usual else ():
             lines.append([name, passes, step, f"{100 * (step / (sum(usual) / len(usual)) - 1):+.1f} %"])
-    shares = [line.split(" | ")[2:4] for line in found.get("approaches", ()) if line.startswith("first load")]
-    return (table(("way, 768x512 within 8 GB", "passes", "seconds", "to as it is"), lines) + "\n\n"
-            + table(("first load", "rate"), shares))
+    return table(("way, 768x512 within 8 GB", "passes", "seconds", "to as it is"), lines)
 
 
 def served(found: Mapping[str, Sequence[str]]) -> dict[float, float]:
@@ -221,7 +219,7 @@ def report(folders: Iterable[Path]) -> str:
     rows = placements(found, ("rows", "rows2", "fp8", "q4"))
     parts = {"Targets": targets(rows, found),
              "By card: seconds of a guided step, blocks streamed; of a whole clip": by_card(rows, served(found)),
-             "Ways": ways(placements(found, ("approaches",)), found),
+             "Ways": ways(placements(found, ("approaches",))),
              "Within a budget": budgets(rows)}
     return "\n\n".join(f"## {name}\n\n{text}" for name, text in parts.items()) + "\n\n" + passed_on(found)
 

@@ -19,8 +19,6 @@ from ltx23_core.weights.reader import RangeReader, read_tensors
 
 from .rows import Rows, ram_gb
 
-MOST_OF_A_FIRST_LOAD = 20  # GB of a file: one takes a second or two, and there are five
-
 
 def transformer(path: Path, most: float = math.inf) -> tuple[dict[str, TensorRef], float]:
     """A file's tensors of the transformer, at most so many GB of them; and how many that are."""
@@ -64,31 +62,6 @@ def ranges(rows: Rows, path: Path, what: str) -> None:
     rows.say("ranges", what, f"{size:.1f} GB", f"ring {ring:.1f} GB/s",
              f"registered {held:.1f} GB in {registering:.2f} s = {held / registering:.1f} GB/s",
              f"then {rates} GB/s", f"given back in {giving:.2f} s", f"refused {sum(each is None for each in spans)}")
-
-
-def shares(rows: Rows, path: Path, what: str) -> None:
-    """The first load of a process, part of it by registered pages and the rest by the ring; bytes as by the ring."""
-    refs, size = transformer(path, MOST_OF_A_FIRST_LOAD)
-    sizes = [ref.size_bytes for ref in refs.values()]
-    largest, want = sizes.index(max(sizes)), None
-    for share in (0.0, 0.25, 0.4, 1.0, 0.0):
-        pages = Pages(rows.device)
-        rows.card.wait()
-        start = time.perf_counter()
-        reader = RangeReader(rows.device, pages, share)
-        reader.expect(refs.values())
-        kept = [reader.read(ref, None) for ref in refs.values()]
-        rows.card.wait()
-        seconds = time.perf_counter() - start
-        reader.close()
-        got = kept[largest].cpu()
-        want = got if want is None else want
-        rows.say("first load", what, f"{100 * share:.0f} % by pages", f"{size / seconds:.1f} GB/s",
-                 f"registered {pages.held_bytes / 1e9:.1f} of {size:.1f} GB",
-                 "bits equal" if torch.equal(got.view(torch.uint8), want.view(torch.uint8)) else "BITS DIFFER",
-                 f"({sizes[largest]} bytes compared)")
-        del kept
-        pages.close()
 
 
 def component(rows: Rows, overlay: Overlay, what: str) -> None:

@@ -1,7 +1,7 @@
 """22B within a budget of device memory: streamed against resident in time, memory and bits; loads; a peer.
 
     python -m bench streaming --folder /dev/shm/w [--disk DIR] [--only bf16,peer,fp8,q4,loads,registering,gemma]
-    python -m bench streaming --folder /tmp/w --only shares,approaches --tiny     # a smoke run, on any computer
+    python -m bench streaming --folder /tmp/w --only approaches --tiny     # a smoke run, on any computer
 
 Reads transformers of random weights in the true 22B layout, each block with its own numbers, in every way; files that
 are not there are written: bf16 (38 GB, or ``--bf16 FILE``: also one with more than the transformer), fp8 (19 GB, or
@@ -42,7 +42,7 @@ from ltx23_core.weights.reader import read_tensors
 from . import approaches, gguf, loads, peer
 from .rows import SIZES, Rows, Steps
 
-PARTS = ("loads", "shares", "approaches", "bf16", "peer", "cards", "fp8", "q4", "registering", "gemma")
+PARTS = ("loads", "approaches", "bf16", "peer", "cards", "fp8", "q4", "registering", "gemma")
 MARGIN = 250_000  # bytes: room for a third place of the tiny model, and not for all of it
 PEER = round(4.2 * 2**30 / 1e9, 2)  # GB: the peer's own peak at 1280x704
 
@@ -63,7 +63,7 @@ class Bench:
         if self.args.tiny:
             self.tiny(wanted)
             return
-        if {"bf16", "loads", "shares", "approaches", "peer", "cards", "registering"} & set(wanted):
+        if {"bf16", "loads", "approaches", "peer", "cards", "registering"} & set(wanted):
             self.bf16(wanted)
         if "fp8" in wanted:
             self.fp8()
@@ -81,8 +81,6 @@ class Bench:
         """What runs without a GPU, with the tiny model."""
         self.args.folder.mkdir(parents=True, exist_ok=True)
         overlay = materialize(TINY, TOKENIZER, output=self.args.folder / "tiny.json")
-        if "shares" in wanted:
-            loads.shares(self.rows, TINY, "tiny")
         if "approaches" in wanted:
             need, work = self.rows.component("transformer", overlay).need(), Steps(overlay, SIZES["tiny"], self.device)
             room = (need.least + work.bytes[4] + MARGIN) / (1 - SPARE) / 1e9
@@ -106,8 +104,6 @@ class Bench:
         if "loads" in wanted:
             loads.ranges(self.rows, path, "bf16")
             loads.component(self.rows, overlay, "bf16")
-        if "shares" in wanted:
-            loads.shares(self.rows, path, "bf16")
         if "registering" in wanted:
             registering.run(path, 8)
         if "approaches" in wanted:
@@ -187,7 +183,7 @@ def main() -> None:
     parser.add_argument("--disk", type=Path, help="a folder on a disk, for registering pages that come from it")
     parser.add_argument("--bf16", type=Path, help="a file that is there: the monolith, or its transformer")
     parser.add_argument("--fp8", type=Path, help="the same of the one in fp8")
-    parser.add_argument("--tiny", action="store_true", help="the tiny model: a smoke run of shares and approaches")
+    parser.add_argument("--tiny", action="store_true", help="the tiny model: a smoke run of approaches")
     parser.add_argument("--only", type=lambda text: text.split(","), default=PARTS, help=", ".join(PARTS))
     torch.manual_seed(0)
     Bench(parser.parse_args()).run()

@@ -29,18 +29,17 @@ class RangeReader:
     On a CUDA device copies run on the current stream, where results may be used at once.
     """
 
-    def __init__(self, device: torch.device, pages: Pages | None = None, share: float = 1.0) -> None:
+    def __init__(self, device: torch.device, pages: Pages | None = None) -> None:
         """Open nothing yet.
 
         Args:
             device: where the tensors shall be.
             pages: registered pages of files, used on a CUDA device where they can be had; the caller's to close.
-            share: as of `Upload`.
         """
         self.device = device
         self._source = SourceReader()
         self._staging: Tensor | None = None
-        self._upload = Upload(device, self._source, pages, share) if device.type == "cuda" else None
+        self._upload = Upload(device, self._source, pages) if device.type == "cuda" else None
 
     def close(self) -> None:
         """Wait for everything under way and close all files."""

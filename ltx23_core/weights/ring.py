@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,7 +19,6 @@ SLOT_BYTES = 16 << 20
 SLOTS = 16  # read ahead
 SINGLE_SLOTS = 4  # for tensors that nobody announced
 MOST_PINNED = 0.4  # of all RAM: what the buffers of one reader may take together
-RUN = 1 << 30  # bytes of a file that come one way, several pieces that are registered at once
 LOOK_AHEAD = 1 << 30  # bytes of announced tensors of which is decided how they are read
 
 
@@ -30,21 +28,15 @@ Spans = list[tuple[Tensor, int]]  # of `Pages.spans`
 class Upload:
     """Copies tensors from files to a device, on the stream that is current. Casts run on the device."""
 
-    def __init__(self, device: torch.device, source: SourceReader, pages: Pages | None = None,
-                 share: float = 1.0) -> None:
+    def __init__(self, device: torch.device, source: SourceReader, pages: Pages | None = None) -> None:
         """Allocate nothing yet.
 
         Args:
             device: a CUDA device.
             source: reads the files.
             pages: registered pages, which come before the ring where they can be had; the caller's to close.
-            share: of the announced bytes, how many may come from pages: registering and reading ahead take different
-                things (the driver's time; processors and RAM), so both together may be faster than each alone.
         """
-        self.device, self._source, self._pages, self._share = device, source, pages, share
-        self._seen = self._by_pages = 0  # bytes of announced tensors
-        self._run: tuple[Path, int] | None = None  # of a file, and whether its tensors come from pages
-        self._registers = False
+        self.device, self._source, self._pages = device, source, pages
         self._ahead = ReadAhead(source, SLOTS, SLOT_BYTES, _slot, self._copied)
         self._single: ReadAhead | None = None
         self._staged: Tensor | None = None  # device side of one buffer, only where something is cast
@@ -111,24 +103,12 @@ class Upload:
         lot = []
         while self._announced and self._decided_bytes < LOOK_AHEAD:
             ref = self._announced.popleft()
-            spans = self._from_pages(ref)
+            spans = self._spans(ref, DTYPE_BITS[ref.dtype] // 8 or 1)
             self._decided.append((ref, spans))
             self._decided_bytes += ref.size_bytes
             if spans is None:
                 lot.append(ref)
         self._ahead.expect(lot)
-
-    def _from_pages(self, ref: TensorRef) -> Spans | None:
-        """A tensor's pages, registered now or before; of each `RUN` all or none are."""
-        run = ref.path, ref.start // RUN
-        if run != self._run:
-            self._run = run
-            self._registers = self._by_pages + RUN <= self._share * (self._seen + RUN)
-        self._seen += ref.size_bytes
-        spans = self._spans(ref, DTYPE_BITS[ref.dtype] // 8 or 1) if self._registers else None
-        if spans is not None:
-            self._by_pages += ref.size_bytes
-        return spans
 
     def _single_reader(self, ref: TensorRef) -> ReadAhead:
         """Who reads a tensor that was not announced, which is the next one there."""
